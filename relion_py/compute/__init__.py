@@ -1,0 +1,1 @@
+"""How pictures become a map; a library that knows nothing of jobs, projects or windows."""

@@ -1,0 +1,1 @@
+"""The array seam: which library computes the kernels, on which device."""

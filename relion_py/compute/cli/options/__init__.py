@@ -1,0 +1,1 @@
+"""Flag tables of the programs, cheap to import."""

@@ -1,0 +1,1 @@
+"""Directions and rotations: Euler angles, point groups, HEALPix sampling."""

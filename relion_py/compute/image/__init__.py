@@ -1,0 +1,1 @@
+"""Two- and three-dimensional image operations: CTF, masks, filters, spectra."""

@@ -1,0 +1,1 @@
+"""Files: STAR tables, MRC images, particle stacks."""

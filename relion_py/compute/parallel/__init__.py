@@ -1,0 +1,1 @@
+"""The communicator seam: one rank (serial) or many (MPI)."""

@@ -1,0 +1,1 @@
+"""Maximum-a-posteriori refinement of maps against particle images."""

@@ -1,0 +1,1 @@
+"""The window: Qt views over pipeline.Project; no project logic lives here."""

@@ -1,0 +1,1 @@
+"""What a job is: declarations only; no Qt, no NumPy, no processes."""
