@@ -1,0 +1,395 @@
+"""What a refinement was asked to do: the command line, checked, as one frozen dataclass.
+
+`RefineOptions.from_args` makes it for a new run, `RefineOptions.continued` for one that goes on from an
+`_optimiser.star`. All checks here need no file; those that do are in `checks.py`. Which options a run accepts
+at all is the table in `cli/options/refine.py`.
+
+Source of names, defaults and of what may change at a continuation: ml_optimiser.cpp, parseInitial,
+parseContinue and initialiseGeneral.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from relion_py.compute.errors import UserError
+
+Kind = Literal["text", "switch", "off_switch", "number", "integer"]
+
+
+def _option(
+    flag: str,
+    kind: Kind,
+    default: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    unset: float | None = None,
+    on_continue: Literal["fixed", "change", "again"] = "fixed",
+) -> Any:
+    """A field that is read from `flag`.
+
+    `minimum` and `maximum` bound numbers; `unset` is the one number outside of them that means "not given".
+    on_continue: "fixed" comes from the run that is continued and may not differ, "change" comes from it
+    unless it is given again, "again" is not remembered and always read from the command line.
+    """
+    metadata = {
+        "flag": flag,
+        "kind": kind,
+        "minimum": minimum,
+        "maximum": maximum,
+        "unset": unset,
+        "on_continue": on_continue,
+    }
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """Options of a 3D auto-refinement, one field per honoured flag; A and degrees unless it says pixels."""
+
+    # files
+    particles: str = _option("--i", "text", "")  # STAR file
+    output_root: str = _option("--o", "text", "", on_continue="change")  # "Refine3D/job007/run"
+    reference: str = _option("--ref", "text", "None")  # MRC file
+    continue_from: str = _option("--continue", "text", "", on_continue="again")  # _optimiser.star
+    solvent_mask: str = _option("--solvent_mask", "text", "None", on_continue="change")
+    tau_spectrum: str = _option("--tau", "text", "None", on_continue="change")  # STAR file
+    pipeline_control: str = _option("--pipeline_control", "text", "", on_continue="again")  # directory
+
+    # what kind of run
+    auto_refine: bool = _option("--auto_refine", "switch", False)
+    split_random_halves: bool = _option("--split_random_halves", "switch", False)
+    iterations: int = _option("--iter", "integer", -1, minimum=1, unset=-1, on_continue="change")
+    auto_iter_max: int = _option("--auto_iter_max", "integer", 999, minimum=1, on_continue="again")
+    force_converge: bool = _option("--force_converge", "switch", False, on_continue="again")
+    random_seed: int = _option("--random_seed", "integer", -1, minimum=0, unset=-1)  # -1: from the clock
+    verb: int = _option("--verb", "integer", 1, minimum=0, on_continue="again")
+
+    # reference and prior
+    ini_high: float = _option("--ini_high", "number", -1.0, minimum=0.0, unset=-1)  # A; <= 0: no filter
+    firstiter_cc: bool = _option("--firstiter_cc", "switch", False)
+    ref_angpix: float = _option("--ref_angpix", "number", -1.0, minimum=1e-3, unset=-1)  # A/pixel
+    trust_ref_size: bool = _option("--trust_ref_size", "switch", False, on_continue="again")
+    tau2_fudge: float = _option("--tau2_fudge", "number", -1.0, minimum=1e-6, unset=-1, on_continue="change")
+    padding_factor: int = _option("--pad", "integer", 2, minimum=1, maximum=2, on_continue="change")
+    low_resol_join_halves: float = _option(
+        "--low_resol_join_halves", "number", -1.0, minimum=0.0, unset=-1
+    )  # A
+    symmetry: str = _option("--sym", "text", "c1")
+    incr_size: int = _option("--incr_size", "integer", 10, minimum=1)  # shells
+
+    # masks
+    particle_diameter: float = _option(
+        "--particle_diameter", "number", -1.0, minimum=1.0, unset=-1, on_continue="change"
+    )  # A; -1: box less the mask edge
+    zero_mask: bool = _option("--zero_mask", "switch", False)
+    flatten_solvent: bool = _option("--flatten_solvent", "switch", False, on_continue="change")
+    solvent_correct_fsc: bool = _option("--solvent_correct_fsc", "switch", False, on_continue="change")
+    mask_edge: int = _option("--maskedge", "integer", 5, minimum=0)  # pixels
+
+    # corrections
+    ctf: bool = _option("--ctf", "switch", False)
+    ctf_intact_first_peak: bool = _option("--ctf_intact_first_peak", "switch", False)
+    ctf_uncorrected_ref: bool = _option("--ctf_uncorrected_ref", "switch", False)
+    ctf_phase_flipped: bool = _option("--ctf_phase_flipped", "switch", False)
+    only_flip_phases: bool = _option("--only_flip_phases", "switch", False)
+    norm: bool = _option("--norm", "switch", False, on_continue="change")
+    scale: bool = _option("--scale", "switch", False, on_continue="change")
+    no_norm: bool = _option("--no_norm", "off_switch", False, on_continue="again")
+    no_scale: bool = _option("--no_scale", "off_switch", False, on_continue="again")
+
+    # sampling
+    healpix_order: int = _option("--healpix_order", "integer", 2, minimum=0, maximum=9)
+    auto_local_healpix_order: int = _option(
+        "--auto_local_healpix_order", "integer", 4, minimum=0, maximum=9, on_continue="change"
+    )
+    oversampling: int = _option("--oversampling", "integer", 1, minimum=0, maximum=4, on_continue="change")
+    offset_range: float = _option("--offset_range", "number", 6.0, minimum=0.0)  # pixels
+    offset_step: float = _option("--offset_step", "number", 2.0, minimum=1e-3)  # pixels
+    sigma_offset: float = _option("--offset", "number", 10.0, minimum=1e-3, on_continue="change")  # A
+    perturb: float = _option("--perturb", "number", 0.5, minimum=0.0, maximum=1.0, on_continue="change")
+    sigma_ang: float = _option(
+        "--sigma_ang", "number", -1.0, minimum=0.0, unset=-1, on_continue="change"
+    )  # degrees
+    sigma_rot: float = _option("--sigma_rot", "number", -1.0, minimum=0.0, unset=-1, on_continue="change")
+    sigma_tilt: float = _option("--sigma_tilt", "number", -1.0, minimum=0.0, unset=-1, on_continue="change")
+    sigma_psi: float = _option("--sigma_psi", "number", -1.0, minimum=0.0, unset=-1, on_continue="change")
+    auto_ignore_angles: bool = _option("--auto_ignore_angles", "switch", False, on_continue="again")
+    auto_resol_angles: bool = _option("--auto_resol_angles", "switch", False, on_continue="again")
+    minimum_angular_sampling: float = _option(
+        "--minimum_angular_sampling", "number", 0.0, minimum=0.0, on_continue="again"
+    )  # degrees; 0: none
+    maximum_angular_sampling: float = _option(
+        "--maximum_angular_sampling", "number", 0.0, minimum=0.0, on_continue="again"
+    )  # degrees; 0: none
+
+    # expectation
+    adaptive_fraction: float = _option("--adaptive_fraction", "number", 0.999, minimum=1e-3, maximum=1.0)
+    maximum_significants: int = _option(
+        "--maxsig", "integer", -1, minimum=1, unset=-1, on_continue="change"
+    )  # poses; -1: no limit
+    max_coarse_size: int = _option("--coarse_size", "integer", -1, minimum=8, unset=-1)  # pixels
+    strict_highres_exp: float = _option(
+        "--strict_highres_exp", "number", -1.0, minimum=0.0, unset=-1, on_continue="change"
+    )  # A
+    strict_lowres_exp: float = _option("--strict_lowres_exp", "number", -1.0, minimum=0.0, unset=-1)  # A
+    fix_sigma_noise: bool = _option("--fix_sigma_noise", "switch", False)
+    fix_sigma_offset: bool = _option("--fix_sigma_offset", "switch", False)
+    min_sigma2_offset: float = _option(
+        "--min_sigma2_offset", "number", 2.0, minimum=0.0, on_continue="again"
+    )  # A^2
+    nr_parts_sigma2noise: int = _option("--nr_parts_sigma2noise", "integer", -1, minimum=1, unset=-1)
+    dont_check_norm: bool = _option("--dont_check_norm", "switch", False)
+
+    # computation
+    threads: int = _option("--j", "integer", 1, minimum=1, on_continue="again")
+    pool: int = _option("--pool", "integer", 1, minimum=1, on_continue="again")  # particles per thread
+    cpu: bool = _option("--cpu", "switch", False, on_continue="again")  # computes there in any case
+    dont_combine_weights_via_disc: bool = _option(
+        "--dont_combine_weights_via_disc", "switch", False, on_continue="again"
+    )
+    no_parallel_disc_io: bool = _option("--no_parallel_disc_io", "switch", False, on_continue="again")
+    preread_images: bool = _option("--preread_images", "switch", False, on_continue="again")
+    scratch_dir: str = _option("--scratch_dir", "text", "", on_continue="again")
+    keep_free_scratch: float = _option(
+        "--keep_free_scratch", "number", 10.0, minimum=0.0, on_continue="again"
+    )  # GB
+    reuse_scratch: bool = _option("--reuse_scratch", "switch", False, on_continue="again")
+    keep_scratch: bool = _option("--keep_scratch", "switch", False, on_continue="again")
+
+    # for the head of _optimiser.star
+    command_line: str = ""
+
+    # ---- what follows from the options ----
+
+    @property
+    def max_iterations(self) -> int:
+        """Iteration at which the run stops in any case."""
+        return min(self.iterations, self.auto_iter_max) if self.iterations > 0 else self.auto_iter_max
+
+    @property
+    def tau2_fudge_factor(self) -> float:
+        return self.tau2_fudge if self.tau2_fudge > 0 else 1.0
+
+    @property
+    def do_norm_correction(self) -> bool:
+        return self.norm and not self.no_norm
+
+    @property
+    def do_scale_correction(self) -> bool:
+        """As asked; with a single group there is nothing to correct (ml_optimiser.cpp, initialiseGeneral)."""
+        return self.scale and not self.no_scale
+
+    @property
+    def combine_weights_via_disc(self) -> bool:
+        return not self.dont_combine_weights_via_disc
+
+    @property
+    def has_solvent_mask(self) -> bool:
+        return self.solvent_mask not in ("", "None")
+
+    @property
+    def prior_sigmas(self) -> tuple[float, float, float] | None:
+        """Standard deviations (degrees) of rot, tilt, psi for local searches, or None when not asked for."""
+        if self.sigma_ang > 0:
+            return (self.sigma_ang,) * 3
+        sigmas = (self.sigma_rot, self.sigma_tilt, self.sigma_psi)
+        if max(sigmas) > 0:
+            return (max(sigmas[0], 0.0), max(sigmas[1], 0.0), max(sigmas[2], 0.0))
+        return None
+
+    @property
+    def minimum_particles_sigma2_noise(self) -> int:
+        """Particles per optics group for the first noise spectra."""
+        return self.nr_parts_sigma2noise if self.nr_parts_sigma2noise > 0 else 1000
+
+    # ---- from the command line ----
+
+    @classmethod
+    def from_args(
+        cls,
+        values: Mapping[str, str | bool | float | int],
+        command_line: str = "",
+    ) -> RefineOptions:
+        """Options of a new run.
+
+        `values` maps flag names with their dashes to what was given ("12", True ...); flags that are absent
+        take the reference's defaults. Raises UserError, one sentence per problem, for everything that can be
+        seen without opening a file.
+        """
+        options = cls(**_read_fields(values), command_line=command_line)
+        problems = _problems_of_new_run(options)
+        if problems:
+            raise UserError(" ".join(problems))
+        return options
+
+    @classmethod
+    def continued(
+        cls,
+        previous: RefineOptions,
+        iteration: int,
+        values: Mapping[str, str | bool | float | int],
+        given: Collection[str],
+        command_line: str = "",
+    ) -> RefineOptions:
+        """Options of a run that goes on after `iteration` of the run that had `previous`.
+
+        `given` names the flags that were on the command line: what is not among them stays as it was, what
+        is and cannot change then is a UserError unless it says the same as before. Without a rootname of its
+        own the run writes to OLD_ctITER (ml_optimiser.cpp, parseContinue).
+        """
+        read = _read_fields(values)
+        changed: dict[str, Any] = {"command_line": command_line}
+        for option in _OPTIONS:
+            flag, when = option.metadata["flag"], option.metadata["on_continue"]
+            if when == "again" and option.name in read:
+                changed[option.name] = read[option.name]
+            elif when == "again":
+                changed[option.name] = option.default
+            elif flag not in given:
+                continue
+            elif when == "change":
+                changed[option.name] = read[option.name]
+            elif read[option.name] != getattr(previous, option.name) and not _same_symmetry(
+                option.name, read[option.name], previous
+            ):
+                raise UserError(
+                    f"{flag} cannot change when a run is continued: leave it out, or start a new run."
+                )
+        changed.update(_switches_that_norm_and_scale_leave(previous, values, given))
+        root = changed.get("output_root", previous.output_root)
+        if root in ("", previous.output_root):
+            changed["output_root"] = f"{previous.output_root}_ct{iteration}"
+        options = dataclasses.replace(previous, **changed)
+        problems = _problems_of_any_run(options)
+        if problems:
+            raise UserError(" ".join(problems))
+        return options
+
+
+_OPTIONS = tuple(f for f in dataclasses.fields(RefineOptions) if "flag" in f.metadata)
+
+HONOURED_FLAGS: frozenset[str] = frozenset(f.metadata["flag"] for f in _OPTIONS)
+"""The flags that this dataclass is read from."""
+
+
+def _same_symmetry(name: str, value: Any, previous: RefineOptions) -> bool:
+    return name == "symmetry" and value.lower() == previous.symmetry.lower()
+
+
+def _switches_that_norm_and_scale_leave(
+    previous: RefineOptions, values: Mapping[str, Any], given: Collection[str]
+) -> dict[str, bool]:
+    """--norm and --scale stay on unless --no_norm or --no_scale say otherwise (parseContinue)."""
+    result = {}
+    for name in ("norm", "scale"):
+        before = getattr(previous, name) and not getattr(previous, f"no_{name}")
+        on = before or (f"--{name}" in given and _is_on(values.get(f"--{name}", False)))
+        result[name] = on and not _is_on(values.get(f"--no_{name}", False))
+        result[f"no_{name}"] = False
+    return result
+
+
+def _is_on(value: Any) -> bool:
+    return value is True or str(value).strip().lower() in ("true", "1", "yes")
+
+
+def _read_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Field name -> value for the flags in `values`; UserError lists all that cannot be read."""
+    fields: dict[str, Any] = {}
+    problems = []
+    for option in _OPTIONS:
+        flag = option.metadata["flag"]
+        if flag not in values:
+            continue
+        try:
+            fields[option.name] = _convert(flag, values[flag], option.metadata)
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError(" ".join(problems))
+    return fields
+
+
+def _convert(flag: str, value: Any, metadata: Mapping[str, Any]) -> Any:
+    kind = metadata["kind"]
+    if kind == "text":
+        return str(value).strip()
+    if kind in ("switch", "off_switch"):
+        return _is_on(value)
+    noun = "a whole number" if kind == "integer" else "a number"
+    try:
+        number = float(str(value).strip())
+    except ValueError:
+        raise UserError(f"{flag} must be {noun}, not '{value}'.") from None
+    if not math.isfinite(number) or (kind == "integer" and number != int(number)):
+        raise UserError(f"{flag} must be {noun}, not '{value}'.")
+    _check_range(flag, number, metadata)
+    return int(number) if kind == "integer" else number
+
+
+def _check_range(flag: str, number: float, metadata: Mapping[str, Any]) -> None:
+    minimum, maximum, unset = metadata["minimum"], metadata["maximum"], metadata["unset"]
+    if unset is not None and number <= unset:
+        return
+    if minimum is not None and number < minimum:
+        bound = f"at least {minimum:g}" if minimum >= 0.01 or minimum <= 0 else "greater than 0"
+        raise UserError(f"{flag} must be {bound}, not {number:g}.")
+    if maximum is not None and number > maximum:
+        raise UserError(f"{flag} must be at most {maximum:g}, not {number:g}.")
+
+
+def _problems_of_new_run(options: RefineOptions) -> list[str]:
+    """Sentences about options that are missing or that contradict each other."""
+    problems = []
+    if not options.particles:
+        problems.append("No particles were given: name their STAR file with --i.")
+    if not options.output_root:
+        problems.append("No output name was given: name it with --o, such as Refine3D/job001/run.")
+    if options.reference in ("", "None"):
+        problems.append("No reference was given: name a map with --ref.")
+    elif options.reference == "denovo":
+        problems.append("--ref denovo is not in this release: name a map with --ref.")
+    if not options.auto_refine:
+        problems.append("This release refines with --auto_refine only: add it, or use RELION for this job.")
+    if not options.split_random_halves:
+        problems.append("Auto-refinement needs --split_random_halves: add it.")
+    if options.force_converge:
+        problems.append("--force_converge goes with --continue only.")
+    if "," in options.symmetry:
+        problems.append(f"--sym takes one point group, not the list '{options.symmetry}'.")
+    return problems + _problems_of_any_run(options)
+
+
+def _problems_of_any_run(options: RefineOptions) -> list[str]:
+    problems = []
+    if options.has_solvent_mask and not (options.flatten_solvent or options.solvent_correct_fsc):
+        problems.append(
+            "--solvent_mask has no effect without --flatten_solvent: add it, or leave the mask out."
+        )
+    if options.solvent_correct_fsc and not options.has_solvent_mask:
+        problems.append("--solvent_correct_fsc needs a mask: name one with --solvent_mask.")
+    for flag, given in (
+        ("--ctf_intact_first_peak", options.ctf_intact_first_peak),
+        ("--only_flip_phases", options.only_flip_phases),
+        ("--ctf_phase_flipped", options.ctf_phase_flipped),
+    ):
+        if given and not options.ctf:
+            problems.append(f"{flag} has no effect without --ctf: add it, or leave {flag} out.")
+    if options.preread_images and options.scratch_dir:
+        problems.append("--preread_images and --scratch_dir exclude each other: give one of them.")
+    if not options.scratch_dir:
+        for flag, given in (
+            ("--reuse_scratch", options.reuse_scratch),
+            ("--keep_scratch", options.keep_scratch),
+        ):
+            if given:
+                problems.append(f"{flag} needs a directory: name it with --scratch_dir.")
+    if options.strict_highres_exp > 0 and 0 < options.strict_lowres_exp <= options.strict_highres_exp:
+        problems.append("--strict_lowres_exp must be a larger number of A than --strict_highres_exp.")
+    return problems
