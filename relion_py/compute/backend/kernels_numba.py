@@ -39,10 +39,10 @@ _ROUNDING = np.float32(1.0 + 1e-5)
 
 
 def _jit(*signatures: str) -> Callable[[Callable], Any]:
-    """Compile once, at import, for the given signatures; keep the machine code where a cache can be written."""
+    """Compile once, at import, for the given signatures; cache the machine code where one can be written."""
 
     def decorate(function: Callable) -> Any:
-        options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
+        options: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
         try:
             return numba.njit(list(signatures), cache=True, **options)(function)
         except RuntimeError:  # neither the installation nor the user's cache directory is writable
@@ -89,8 +89,9 @@ def _four_rows(builder: Any, address: Any, step_y: Any, step_z: Any) -> list[Any
     return [address, next_y, builder.add(address, step_z), builder.add(next_y, step_z)]
 
 
+@_intrinsic
 def _gather(typing_context: Any, address, step_y, step_z, fx, fy, fz):  # type: ignore[no-untyped-def]
-    """Trilinear value (re, im) in a complex64 array: byte address of the low corner, byte steps, fractions."""
+    """Trilinear value (re, im) in a complex64 array: address of the low corner, steps (bytes), fractions."""
     result = types.UniTuple(types.float32, 2)
     signature = result(types.int64, types.int64, types.int64, types.float32, types.float32, types.float32)
 
@@ -109,10 +110,11 @@ def _gather(typing_context: Any, address, step_y, step_z, fx, fy, fz):  # type: 
     return signature, generate
 
 
+@_intrinsic
 def _scatter(  # type: ignore[no-untyped-def]
     typing_context: Any, address, step_y, step_z, fx, fy, fz, re, im, weight
 ):
-    """Add (re, im, weight) to eight neighbours in a grid: byte address of the low corner, steps, fractions.
+    """Add (re, im, weight) to eight neighbours in a grid: address of the low corner, steps (bytes), fractions.
 
     Two voxels are six floats; eight are rewritten, the last two with nothing added. Behind them lies the next
     voxel, which always exists because the kernels stay off the outermost shell.
