@@ -172,6 +172,10 @@ class RefineOptions:
         """Iteration at which the run stops in any case."""
         return min(self.iterations, self.auto_iter_max) if self.iterations > 0 else self.auto_iter_max
 
+    def mask_diameter(self, box: int, pixel_size: float) -> float:
+        """Diameter (A) of the particle mask: as given, or the box less the soft edge."""
+        return self.particle_diameter if self.particle_diameter > 0 else (box - self.mask_edge) * pixel_size
+
     @property
     def tau2_fudge_factor(self) -> float:
         return self.tau2_fudge if self.tau2_fudge > 0 else 1.0

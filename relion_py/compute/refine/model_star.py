@@ -1,0 +1,628 @@
+"""Model, sampling and optimiser as the STAR tables of RELION 5, and back from those of every release.
+
+Only text and numbers here; which files they go to is `outputs.py`. Tables, labels and their order are those
+of ml_model.cpp (MlModel::write), healpix_sampling.cpp (HealpixSampling::write) and ml_optimiser.cpp
+(MlOptimiser::write); how older files differ is in the `read` functions beside them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from relion_py.compute.errors import UserError
+from relion_py.compute.io.star import StarFile, Table, format_float
+from relion_py.compute.refine.model import (
+    UNKNOWN,
+    FloatArray,
+    ModelState,
+    OptimiserState,
+    SamplingState,
+    number_of_shells,
+    shell_to_resolution,
+)
+from relion_py.compute.refine.options import RefineOptions
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+def model_to_star(model: ModelState) -> StarFile:
+    """The tables of `_model.star`. `reference_names` must have been set to the maps that go with it."""
+    star = StarFile()
+    star["model_general"] = Table(_model_general(model), loop=False)
+    star["model_classes"] = Table(_model_classes(model))
+    for k in range(model.nr_classes):
+        star[f"model_class_{k + 1}"] = Table(_class_spectra(model, k))
+    star["model_groups"] = Table(
+        {
+            "rlnGroupNumber": np.arange(1, model.nr_groups + 1),
+            "rlnGroupName": model.group_names,
+            "rlnGroupNrParticles": model.nr_particles_per_group,
+            "rlnGroupScaleCorrection": _texts(model.scale_correction),
+        }
+    )
+    for g in range(model.nr_optics_groups):
+        # shells without an estimate are left out (MlModel::write)
+        shells = np.flatnonzero(model.sigma2_noise[g] > 0)
+        star[f"model_optics_group_{g + 1}"] = Table(
+            {
+                "rlnSpectralIndex": shells,
+                "rlnResolution": _texts(shells / (model.ori_size * model.pixel_size)),
+                "rlnSigma2Noise": _texts(model.sigma2_noise[g][shells]),
+            }
+        )
+    if model.ref_dim == 3:
+        for k in range(model.nr_classes):
+            star[f"model_pdf_orient_class_{k + 1}"] = Table(
+                {"rlnOrientationDistribution": _texts(model.pdf_direction[k])}
+            )
+    return star
+
+
+def _model_general(model: ModelState) -> dict[str, str]:
+    return _as_text(
+        {
+            "rlnReferenceDimensionality": model.ref_dim,
+            "rlnDataDimensionality": model.data_dim,
+            "rlnOriginalImageSize": model.ori_size,
+            "rlnCurrentResolution": model.current_resolution,
+            "rlnCurrentImageSize": model.current_size,
+            "rlnPaddingFactor": model.padding_factor,
+            "rlnIsHelix": False,
+            "rlnFourierSpaceInterpolator": model.interpolator,
+            "rlnMinRadiusNnInterpolation": model.r_min_nn,
+            "rlnPixelSize": model.pixel_size,
+            "rlnNrClasses": model.nr_classes,
+            "rlnNrBodies": 1,
+            "rlnNrGroups": model.nr_groups,
+            "rlnNrOpticsGroups": model.nr_optics_groups,
+            "rlnTau2FudgeFactor": float(model.tau2_fudge),
+            "rlnNormCorrectionAverage": float(model.avg_norm_correction),
+            "rlnSigmaOffsetsAngst": float(model.sigma_offset),
+            "rlnOrientationalPriorMode": model.orientational_prior_mode,
+            "rlnSigmaPriorRotAngle": float(model.sigma_rot),
+            "rlnSigmaPriorTiltAngle": float(model.sigma_tilt),
+            "rlnSigmaPriorPsiAngle": float(model.sigma_psi),
+            "rlnLogLikelihood": float(model.log_likelihood),
+            "rlnAveragePmax": float(model.ave_pmax),
+        }
+    )
+
+
+def _model_classes(model: ModelState) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        "rlnReferenceImage": model.reference_names,
+        "rlnClassDistribution": _texts(model.pdf_class),
+        "rlnAccuracyRotations": _texts(model.accuracy_rot),
+        "rlnAccuracyTranslationsAngst": _texts(model.accuracy_trans),
+        "rlnEstimatedResolution": _texts(model.estimated_resolution),
+        "rlnOverallFourierCompleteness": _texts(model.total_fourier_coverage),
+    }
+    if model.ref_dim == 2:
+        columns["rlnClassPriorOffsetX"] = _texts(model.prior_offset_class[:, 0])
+        columns["rlnClassPriorOffsetY"] = _texts(model.prior_offset_class[:, 1])
+    return columns
+
+
+def _class_spectra(model: ModelState, k: int) -> dict[str, Any]:
+    shells = np.arange(model.nr_shells)
+    columns: dict[str, Any] = {
+        "rlnSpectralIndex": shells,
+        "rlnResolution": _texts(shells / (model.ori_size * model.pixel_size)),
+        "rlnAngstromResolution": _texts(shell_to_resolution(shells, model.ori_size, model.pixel_size)),
+        "rlnSsnrMap": _texts(model.data_vs_prior_class[k]),
+        "rlnGoldStandardFsc": _texts(model.fsc_halves_class[k]),
+        "rlnFourierCompleteness": _texts(model.fourier_coverage_class[k]),
+        "rlnReferenceSigma2": _texts(model.sigma2_class[k]),
+        "rlnReferenceTau2": _texts(model.tau2_class[k]),
+    }
+    if model.orientability_contrib is not None:
+        columns["rlnSpectralOrientabilityContribution"] = _texts(model.orientability_contrib[k])
+    return columns
+
+
+def model_from_star(star: StarFile, nr_optics_groups: int = 1) -> ModelState:
+    """The model of a `_model.star`; `references` is left empty, `reference_names` says where the maps are.
+
+    Release 3.1 and older kept noise spectra per micrograph group: as the reference does, the first one then
+    serves every one of `nr_optics_groups`. Release 3.0 and older gave offsets in pixels. UserError says what
+    is missing.
+    """
+    general = _Values(star["model_general"], star.path)
+    _refuse_foreign_model(general, star.path)
+    pixel_size = general.number("rlnPixelSize")
+    ori_size = general.integer("rlnOriginalImageSize")
+    in_pixels = "rlnSigmaOffsetsAngst" not in general
+    to_angstrom = pixel_size if in_pixels else 1.0
+    model = ModelState(
+        ori_size=ori_size,
+        pixel_size=pixel_size,
+        ref_dim=general.integer("rlnReferenceDimensionality"),
+        data_dim=general.integer("rlnDataDimensionality", 2),
+        current_size=general.integer("rlnCurrentImageSize"),
+        current_resolution=general.number("rlnCurrentResolution"),
+        padding_factor=general.number("rlnPaddingFactor"),
+        interpolator=general.integer("rlnFourierSpaceInterpolator"),
+        r_min_nn=general.integer("rlnMinRadiusNnInterpolation"),
+        tau2_fudge=general.number("rlnTau2FudgeFactor"),
+        avg_norm_correction=general.number("rlnNormCorrectionAverage"),
+        sigma_offset=general.number("rlnSigmaOffsets" if in_pixels else "rlnSigmaOffsetsAngst") * to_angstrom,
+        orientational_prior_mode=general.integer("rlnOrientationalPriorMode"),
+        sigma_rot=general.number("rlnSigmaPriorRotAngle"),
+        sigma_tilt=general.number("rlnSigmaPriorTiltAngle"),
+        sigma_psi=general.number("rlnSigmaPriorPsiAngle"),
+        log_likelihood=general.number("rlnLogLikelihood"),
+        ave_pmax=general.number("rlnAveragePmax"),
+    )
+    _read_classes(model, star, general.integer("rlnNrClasses"))
+    groups = star["model_groups"]
+    model.group_names = groups.strings("rlnGroupName")
+    model.nr_particles_per_group = groups.ints("rlnGroupNrParticles")
+    model.scale_correction = groups.floats("rlnGroupScaleCorrection")
+    _read_noise(model, star, general.integer("rlnNrOpticsGroups", 0), nr_optics_groups)
+    return model
+
+
+def _refuse_foreign_model(general: _Values, path: str) -> None:
+    if general.integer("rlnIsHelix", 0):
+        raise UserError(f"{path} is the model of a helix, which is not in this release.")
+    if general.integer("rlnNrBodies", 1) > 1:
+        raise UserError(f"{path} is the model of a multi-body refinement, which is not in this release.")
+
+
+def _read_classes(model: ModelState, star: StarFile, nr_classes: int) -> None:
+    table = star["model_classes"]
+    if len(table) != nr_classes:
+        raise UserError(f"{star.path}: model_classes has {len(table)} rows for {nr_classes} classes.")
+    model.reference_names = table.strings("rlnReferenceImage")
+    model.pdf_class = table.floats("rlnClassDistribution")
+    model.accuracy_rot = table.floats("rlnAccuracyRotations")
+    if "rlnAccuracyTranslationsAngst" in table:
+        model.accuracy_trans = table.floats("rlnAccuracyTranslationsAngst")
+    else:
+        model.accuracy_trans = table.floats("rlnAccuracyTranslations") * model.pixel_size
+    model.estimated_resolution = _column(table, "rlnEstimatedResolution", nr_classes)
+    model.total_fourier_coverage = _column(table, "rlnOverallFourierCompleteness", nr_classes)
+    model.prior_offset_class = np.zeros((nr_classes, 2))
+    if "rlnClassPriorOffsetX" in table:
+        model.prior_offset_class[:, 0] = table.floats("rlnClassPriorOffsetX")
+        model.prior_offset_class[:, 1] = table.floats("rlnClassPriorOffsetY")
+
+    spectra = [star[f"model_class_{k + 1}"] for k in range(nr_classes)]
+    shape = (nr_classes, model.nr_shells)
+
+    def stacked(label: str) -> FloatArray:
+        rows = np.zeros(shape)
+        for k, table in enumerate(spectra):
+            if label in table:
+                rows[k, _shells_of(table, model.nr_shells, star.path)] = table.floats(label)
+        return rows
+
+    model.data_vs_prior_class = stacked("rlnSsnrMap")
+    model.fsc_halves_class = stacked("rlnGoldStandardFsc")
+    model.fourier_coverage_class = stacked("rlnFourierCompleteness")
+    model.sigma2_class = stacked("rlnReferenceSigma2")
+    model.tau2_class = stacked("rlnReferenceTau2")
+    if all("rlnSpectralOrientabilityContribution" in table for table in spectra):
+        model.orientability_contrib = stacked("rlnSpectralOrientabilityContribution")
+    if model.ref_dim == 3:
+        pdfs = [
+            star[f"model_pdf_orient_class_{k + 1}"].floats("rlnOrientationDistribution")
+            for k in range(nr_classes)
+        ]
+        model.pdf_direction = np.stack(pdfs)
+
+
+def _read_noise(model: ModelState, star: StarFile, written: int, wanted: int) -> None:
+    """sigma2_noise, one row per optics group; `written` is 0 in files before release 4."""
+    if written and written != wanted:
+        raise UserError(
+            f"{star.path} has {written} optics groups and the particles have {wanted}: "
+            "they do not belong together."
+        )
+    model.sigma2_noise = np.zeros((wanted, number_of_shells(model.ori_size)))
+    for g in range(wanted):
+        table = star[f"model_optics_group_{g + 1}" if written else "model_group_1"]
+        if len(table):
+            model.sigma2_noise[g, _shells_of(table, model.nr_shells, star.path)] = table.floats(
+                "rlnSigma2Noise"
+            )
+
+
+def _shells_of(table: Table, nr_shells: int, path: str) -> np.ndarray:
+    shells = table.ints("rlnSpectralIndex")
+    if len(shells) and (shells.min() < 0 or shells.max() >= nr_shells):
+        raise UserError(f"{path} has a spectrum with more shells than its box has ({nr_shells}).")
+    return shells
+
+
+# --------------------------------------------------------------------------------------------- sampling
+
+
+def sampling_to_star(sampling: SamplingState) -> StarFile:
+    """The tables of `_sampling.star`."""
+    general: dict[str, Any] = {
+        "rlnIs3DSampling": sampling.is_3d,
+        "rlnIs3DTranslationalSampling": sampling.is_3d_trans,
+    }
+    if sampling.is_3d:
+        general["rlnHealpixOrder"] = sampling.healpix_order
+        general["rlnSymmetryGroup"] = sampling.symmetry
+        general["rlnTiltAngleLimit"] = float(sampling.limit_tilt)
+    general |= {
+        "rlnPsiStep": float(sampling.angular_step),
+        "rlnOffsetRange": float(sampling.offset_range),
+        "rlnOffsetStep": float(sampling.offset_step),
+        "rlnHelicalOffsetStep": float(sampling.helical_offset_step),
+        "rlnSamplingPerturbInstance": float(sampling.random_perturbation),
+        "rlnSamplingPerturbFactor": float(sampling.perturbation_factor),
+        "rlnHealpixOrderOriginal": sampling.healpix_order_ori,
+        "rlnPsiStepOriginal": float(sampling.psi_step_ori),
+        "rlnOffsetRangeOriginal": float(sampling.offset_range_ori),
+        "rlnOffsetStepOriginal": float(sampling.offset_step_ori),
+    }
+    star = StarFile()
+    star["sampling_general"] = Table(_as_text(general), loop=False)
+    if sampling.is_3d:
+        star["sampling_directions"] = Table(
+            {
+                "rlnAngleRot": _texts(sampling.directions[:, 0]),
+                "rlnAngleTilt": _texts(sampling.directions[:, 1]),
+            }
+        )
+    return star
+
+
+def sampling_from_star(star: StarFile, pixel_size_of_offsets: float = 1.0) -> SamplingState:
+    """The sampling of a `_sampling.star`. Files of release 3.0 and older have offsets in pixels: give their
+    pixel size (A) then."""
+    general = _Values(star["sampling_general"], star.path)
+    is_3d = bool(general.integer("rlnIs3DSampling"))
+    offset_range = general.number("rlnOffsetRange") * pixel_size_of_offsets
+    offset_step = general.number("rlnOffsetStep") * pixel_size_of_offsets
+    order = general.integer("rlnHealpixOrder") if is_3d else 0
+    psi_step = general.number("rlnPsiStep")
+    directions = np.zeros((0, 2))
+    if is_3d and "sampling_directions" in star:
+        table = star["sampling_directions"]
+        directions = np.column_stack([table.floats("rlnAngleRot"), table.floats("rlnAngleTilt")])
+    return SamplingState(
+        healpix_order=order,
+        psi_step=-1.0 if is_3d else psi_step,  # in 3D it follows from the order (HealpixSampling::read)
+        offset_range=offset_range,
+        offset_step=offset_step,
+        symmetry=general.text("rlnSymmetryGroup") if is_3d else "C1",
+        is_3d=is_3d,
+        is_3d_trans=bool(general.integer("rlnIs3DTranslationalSampling", 0)),
+        limit_tilt=general.number("rlnTiltAngleLimit") if is_3d else 0.0,
+        helical_offset_step=general.number("rlnHelicalOffsetStep", -1.0),
+        random_perturbation=general.number("rlnSamplingPerturbInstance", 0.0),
+        perturbation_factor=general.number("rlnSamplingPerturbFactor"),
+        healpix_order_ori=general.integer("rlnHealpixOrderOriginal", order),
+        psi_step_ori=general.number("rlnPsiStepOriginal", psi_step),
+        offset_range_ori=general.number("rlnOffsetRangeOriginal", offset_range),
+        offset_step_ori=general.number("rlnOffsetStepOriginal", offset_step),
+        directions=directions,
+    )
+
+
+# -------------------------------------------------------------------------------------------- optimiser
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimiserFiles:
+    """The names in `_optimiser.star`; `model2` is "" unless there are two halves."""
+
+    output_root: str
+    model: str
+    model2: str
+    data: str
+    sampling: str
+
+
+def optimiser_to_star(
+    state: OptimiserState,
+    options: RefineOptions,
+    files: OptimiserFiles,
+    *,
+    iteration: int,
+    split_random_halves: bool,
+    particle_diameter: float,
+) -> StarFile:
+    """The table of `_optimiser.star`, above it the command line as the reference puts it there.
+
+    particle_diameter in A, after -1 has been resolved. What this program cannot do is written as the
+    reference writes it when it is off, so that its own `--continue` accepts the file.
+    """
+    general: dict[str, Any] = {"rlnOutputRootName": files.output_root, "rlnModelStarFile": files.model}
+    if split_random_halves:
+        general["rlnModelStarFile2"] = files.model2
+    general |= {
+        "rlnExperimentalDataStarFile": files.data,
+        "rlnTomoTomogramsFile": "",
+        "rlnTomoTrajectoriesFile": "",
+        "rlnOrientSamplingStarFile": files.sampling,
+        "rlnCurrentIteration": iteration,
+        "rlnNumberOfIterations": options.max_iterations,
+        "rlnDoSplitRandomHalves": split_random_halves,
+        "rlnJoinHalvesUntilThisResolution": options.low_resol_join_halves,
+        "rlnAdaptiveOversampleOrder": options.oversampling,
+        "rlnAdaptiveOversampleFraction": options.adaptive_fraction,
+        "rlnRandomSeed": state.random_seed,
+        "rlnParticleDiameter": float(particle_diameter),
+        "rlnWidthMaskEdge": options.mask_edge,
+        "rlnDoZeroMask": options.zero_mask,
+        "rlnDoSolventFlattening": options.flatten_solvent,
+        "rlnDoSolventFscCorrection": options.solvent_correct_fsc,
+        "rlnSolventMaskName": options.solvent_mask,
+        "rlnSolventMask2Name": "None",
+        "rlnBodyStarFile": "None",
+        "rlnTauSpectrumName": options.tau_spectrum,
+        "rlnMaximumCoarseImageSize": options.max_coarse_size,
+        "rlnHighresLimitExpectation": options.strict_highres_exp,
+        "rlnLowresLimitExpectation": options.strict_lowres_exp,
+        "rlnIncrementImageSize": state.incr_size,
+        "rlnDoMapEstimation": True,
+        **_SWITCHED_OFF,
+        "rlnTau2FudgeScheme": "",
+        "rlnTau2FudgeArg": options.tau2_fudge,
+        "rlnMaximumSignificantPoses": options.maximum_significants,
+        "rlnDoAutoRefine": options.auto_refine,
+        "rlnDoAutoSampling": options.auto_refine,
+        "rlnAutoLocalSearchesHealpixOrder": options.auto_local_healpix_order,
+        "rlnNumberOfIterWithoutResolutionGain": state.nr_iter_wo_resol_gain,
+        "rlnBestResolutionThusFar": 1.0 / state.best_resolution,
+        "rlnNumberOfIterWithoutChangingAssignments": state.nr_iter_wo_large_hidden_variable_changes,
+        "rlnDoSkipAlign": False,
+        "rlnDoSkipRotate": False,
+        "rlnOverallAccuracyRotations": float(state.accuracy_rot),
+        "rlnOverallAccuracyTranslationsAngst": float(state.accuracy_trans),
+        "rlnChangesOptimalOrientations": float(state.current_changes_optimal_orientations),
+        "rlnChangesOptimalOffsets": float(state.current_changes_optimal_offsets),
+        "rlnChangesOptimalClasses": float(state.current_changes_optimal_classes),
+        "rlnSmallestChangesOrientations": float(state.smallest_changes_optimal_orientations),
+        "rlnSmallestChangesOffsets": float(state.smallest_changes_optimal_offsets),
+        "rlnSmallestChangesClasses": int(state.smallest_changes_optimal_classes),
+        "rlnLocalSymmetryFile": "None",
+        **_NO_HELIX,
+        "rlnHasConverged": state.has_converged,
+        "rlnHasHighFscAtResolLimit": state.has_high_fsc_at_limit,
+        "rlnHasLargeSizeIncreaseIterationsAgo": state.has_large_incr_size_iter_ago,
+        "rlnDoCorrectNorm": options.do_norm_correction,
+        "rlnDoCorrectScale": options.do_scale_correction,
+        "rlnDoCorrectCtf": options.ctf,
+        "rlnDoCenterClasses": False,
+        "rlnDoIgnoreCtfUntilFirstPeak": options.ctf_intact_first_peak,
+        "rlnCtfDataArePhaseFlipped": options.ctf_phase_flipped,
+        "rlnDoOnlyFlipCtfPhases": options.only_flip_phases,
+        "rlnRefsAreCtfCorrected": state.refs_are_ctf_corrected,
+        "rlnFixSigmaNoiseEstimates": options.fix_sigma_noise,
+        "rlnFixSigmaOffsetEstimates": options.fix_sigma_offset,
+        "rlnMaxNumberOfPooledParticles": options.pool * options.threads,
+        "rlnOffsetRangeX": -1.0,
+        "rlnOffsetRangeY": -1.0,
+        "rlnOffsetRangeZ": -1.0,
+    }
+    star = StarFile()
+    table = Table(_as_text(general), loop=False)
+    head = ["# RELION optimiser; written by relion-py", f"# {_one_line(options.command_line)}"]
+    table.comments = (*head, *table.comments)
+    star["optimiser_general"] = table
+    return star
+
+
+_SWITCHED_OFF: Mapping[str, Any] = {
+    "rlnDoFastSubsetOptimisation": False,
+    "rlnDoExternalReconstruct": False,
+    "rlnDoBlush": False,
+    "rlnBlushNoSpectralTrailing": False,
+    "rlnDoGradientRefine": False,
+    "rlnDoStochasticGradientDescent": False,
+    "rlnGradEmIters": 0,
+    "rlnGradHasConverged": False,
+    "rlnGradCurrentStepsize": 0.0,
+    "rlnGradSubsetOrder": 0,
+    "rlnGradSuspendFinerSamplingIter": -1,
+    "rlnGradSuspendLocalSamplingIter": -1,
+    "rlnSgdInitialIterationsFraction": 0.3,
+    "rlnSgdFinalIterationsFraction": 0.2,
+    "rlnSgdMinimumResolution": 20.0,
+    "rlnSgdInitialResolution": -1.0,
+    "rlnSgdFinalResolution": -1.0,
+    "rlnSgdInitialSubsetSize": -1,
+    "rlnSgdFinalSubsetSize": -1,
+    "rlnSgdMuFactor": 0.0,
+    "rlnSgdSkipAnneal": False,
+    "rlnSgdClassInactivityThreshold": 0.0,
+    "rlnSgdSubsetSize": -1,
+    "rlnSgdWriteEverySubset": 10,
+    "rlnSgdStepsize": -1.0,
+    "rlnSgdStepsizeScheme": "",
+}
+"""Gradient descent and external programs, as the reference writes them in an auto-refinement."""
+
+_NO_HELIX: Mapping[str, Any] = {
+    "rlnDoHelicalRefine": False,
+    "rlnIgnoreHelicalSymmetry": False,
+    "rlnFourierMask": "None",
+    "rlnHelicalTwistInitial": 0.0,
+    "rlnHelicalRiseInitial": 0.0,
+    "rlnHelicalCentralProportion": 0.3,
+    "rlnNrHelicalNStart": 1,
+    "rlnHelicalMaskTubeInnerDiameter": -1.0,
+    "rlnHelicalMaskTubeOuterDiameter": -1.0,
+    "rlnHelicalSymmetryLocalRefinement": False,
+    "rlnHelicalSigmaDistance": -1.0,
+    "rlnHelicalKeepTiltPriorFixed": False,
+}
+
+_FOREIGN: Mapping[str, tuple[str, str]] = {
+    "rlnDoGradientRefine": ("0", "gradient descent"),
+    "rlnDoHelicalRefine": ("0", "a helix"),
+    "rlnBodyStarFile": ("None", "several bodies"),
+    "rlnLocalSymmetryFile": ("None", "local symmetry"),
+    "rlnDoBlush": ("0", "Blush regularisation"),
+    "rlnDoExternalReconstruct": ("0", "external reconstruction"),
+    "rlnSolventMask2Name": ("None", "a second solvent mask"),
+    "rlnFourierMask": ("None", "a Fourier mask"),
+    "rlnDoSkipAlign": ("0", "fixed alignments"),
+    "rlnDoSkipRotate": ("0", "fixed orientations"),
+    "rlnDoCenterClasses": ("0", "centred classes"),
+    "rlnTomoTomogramsFile": ("", "tomograms"),
+    "rlnFourierSpaceInterpolator": ("1", "nearest-neighbour interpolation"),
+}
+"""Label -> (the value that this release continues from, what the run did otherwise)."""
+
+
+def optimiser_from_star(star: StarFile) -> tuple[OptimiserState, RefineOptions, OptimiserFiles]:
+    """State, options and file names of an `_optimiser.star` of any release from 2 on.
+
+    The state still lacks what lives in the sampling and model files. UserError names what the run did that
+    this release does not, or the label that is missing.
+    """
+    general = _Values(star["optimiser_general"], star.path)
+    if not general.integer("rlnDoAutoRefine", 0):
+        raise UserError(
+            f"{star.path} is not of a 3D auto-refinement, and this release continues no other: use RELION for it."
+        )
+    for label, (wanted, what) in _FOREIGN.items():
+        if label in general and general.text(label) != wanted:
+            raise UserError(f"{star.path} is of a run with {what}, which is not in this release.")
+    split = bool(general.integer("rlnDoSplitRandomHalves"))
+    files = OptimiserFiles(
+        output_root=general.text("rlnOutputRootName"),
+        model=general.text("rlnModelStarFile"),
+        model2=general.text("rlnModelStarFile2", "") if split else "",
+        data=general.text("rlnExperimentalDataStarFile"),
+        sampling=general.text("rlnOrientSamplingStarFile"),
+    )
+    if not split or not files.model2 or general.integer("rlnCurrentIteration") < 0:
+        raise UserError(
+            f"{star.path} is of the last iteration, after the halves were joined: "
+            "continue from the _optimiser.star of a numbered iteration."
+        )
+    return _optimiser_state(general), _options_of_run(general, files), files
+
+
+def _optimiser_state(general: _Values) -> OptimiserState:
+    best = general.number("rlnBestResolutionThusFar")
+    return OptimiserState(
+        iteration=general.integer("rlnCurrentIteration"),
+        random_seed=general.integer("rlnRandomSeed"),
+        has_converged=bool(general.integer("rlnHasConverged")),
+        nr_iter_wo_resol_gain=general.integer("rlnNumberOfIterWithoutResolutionGain"),
+        nr_iter_wo_large_hidden_variable_changes=general.integer("rlnNumberOfIterWithoutChangingAssignments"),
+        best_resolution=1.0 / best if best > 0 else UNKNOWN,
+        has_high_fsc_at_limit=bool(general.integer("rlnHasHighFscAtResolLimit")),
+        has_large_incr_size_iter_ago=general.integer("rlnHasLargeSizeIncreaseIterationsAgo"),
+        incr_size=general.integer("rlnIncrementImageSize"),
+        accuracy_rot=general.number("rlnOverallAccuracyRotations"),
+        accuracy_trans=general.number("rlnOverallAccuracyTranslationsAngst", UNKNOWN),
+        current_changes_optimal_orientations=general.number("rlnChangesOptimalOrientations"),
+        current_changes_optimal_offsets=general.number("rlnChangesOptimalOffsets"),
+        current_changes_optimal_classes=general.number("rlnChangesOptimalClasses"),
+        smallest_changes_optimal_orientations=general.number("rlnSmallestChangesOrientations"),
+        smallest_changes_optimal_offsets=general.number("rlnSmallestChangesOffsets"),
+        smallest_changes_optimal_classes=general.integer("rlnSmallestChangesClasses"),
+        refs_are_ctf_corrected=bool(general.integer("rlnRefsAreCtfCorrected")),
+        nr_pool=general.integer("rlnMaxNumberOfPooledParticles"),
+    )
+
+
+def _options_of_run(general: _Values, files: OptimiserFiles) -> RefineOptions:
+    return RefineOptions(
+        particles=files.data,
+        output_root=files.output_root,
+        solvent_mask=general.text("rlnSolventMaskName"),
+        tau_spectrum=general.text("rlnTauSpectrumName"),
+        auto_refine=True,
+        split_random_halves=True,
+        random_seed=general.integer("rlnRandomSeed"),
+        tau2_fudge=general.number("rlnTau2FudgeArg", -1.0),
+        low_resol_join_halves=general.number("rlnJoinHalvesUntilThisResolution"),
+        incr_size=general.integer("rlnIncrementImageSize"),
+        particle_diameter=general.number("rlnParticleDiameter"),
+        zero_mask=bool(general.integer("rlnDoZeroMask")),
+        flatten_solvent=bool(general.integer("rlnDoSolventFlattening")),
+        solvent_correct_fsc=bool(general.integer("rlnDoSolventFscCorrection", 0)),
+        mask_edge=general.integer("rlnWidthMaskEdge"),
+        ctf=bool(general.integer("rlnDoCorrectCtf")),
+        ctf_intact_first_peak=bool(general.integer("rlnDoIgnoreCtfUntilFirstPeak")),
+        ctf_uncorrected_ref=not general.integer("rlnRefsAreCtfCorrected"),
+        ctf_phase_flipped=bool(general.integer("rlnCtfDataArePhaseFlipped")),
+        only_flip_phases=bool(general.integer("rlnDoOnlyFlipCtfPhases")),
+        norm=bool(general.integer("rlnDoCorrectNorm")),
+        scale=bool(general.integer("rlnDoCorrectScale")),
+        auto_local_healpix_order=general.integer("rlnAutoLocalSearchesHealpixOrder"),
+        oversampling=general.integer("rlnAdaptiveOversampleOrder"),
+        adaptive_fraction=general.number("rlnAdaptiveOversampleFraction"),
+        maximum_significants=general.integer("rlnMaximumSignificantPoses", -1),
+        max_coarse_size=general.integer("rlnMaximumCoarseImageSize"),
+        strict_highres_exp=general.number("rlnHighresLimitExpectation"),
+        strict_lowres_exp=general.number("rlnLowresLimitExpectation", -1.0),
+        fix_sigma_noise=bool(general.integer("rlnFixSigmaNoiseEstimates")),
+        fix_sigma_offset=bool(general.integer("rlnFixSigmaOffsetEstimates")),
+    )
+
+
+# ---------------------------------------------------------------------------------------------- helpers
+
+
+class _Values:
+    """A list block, with sentences for what is missing or not a number."""
+
+    def __init__(self, table: Table, path: str) -> None:
+        self._table, self._path = table, path
+
+    def __contains__(self, label: str) -> bool:
+        return label in self._table
+
+    def text(self, label: str, default: str | None = None) -> str:
+        if label not in self._table:
+            if default is not None:
+                return default
+            raise UserError(f"{self._path} has no _{label}: it is damaged, or not of RELION.")
+        return self._table.value(label)
+
+    def number(self, label: str, default: float | None = None) -> float:
+        if label not in self._table and default is not None:
+            return default
+        text = self.text(label)
+        try:
+            return float(text)
+        except ValueError:
+            raise UserError(f"{self._path}: _{label} is '{text}', not a number.") from None
+
+    def integer(self, label: str, default: int | None = None) -> int:
+        number = self.number(label, default)
+        if number != number or number != int(number):
+            raise UserError(f"{self._path}: _{label} is {number:g}, not a whole number.")
+        return int(number)
+
+
+def _texts(values: Any) -> list[str]:
+    return [format_float(float(value)) for value in np.asarray(values).tolist()]
+
+
+def _as_text(values: Mapping[str, Any]) -> dict[str, str]:
+    """Floats in the reference's twelve characters, switches as 1 and 0."""
+    texts = {}
+    for label, value in values.items():
+        if isinstance(value, bool | np.bool_):
+            texts[label] = "1" if value else "0"
+        elif isinstance(value, float | np.floating):
+            texts[label] = format_float(float(value))
+        else:
+            texts[label] = str(value)
+    return texts
+
+
+def _column(table: Table, label: str, rows: int) -> FloatArray:
+    return table.floats(label) if label in table else np.zeros(rows)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
