@@ -486,7 +486,7 @@ def optimiser_from_star(star: StarFile) -> tuple[OptimiserState, RefineOptions, 
     general = _Values(star["optimiser_general"], star.path)
     if not general.integer("rlnDoAutoRefine", 0):
         raise UserError(
-            f"{star.path} is not of a 3D auto-refinement, and this release continues no other: use RELION for it."
+            f"{star.path} is not of a 3D auto-refinement, the only kind that this release continues."
         )
     for label, (wanted, what) in _FOREIGN.items():
         if label in general and general.text(label) != wanted:

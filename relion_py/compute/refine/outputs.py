@@ -1,0 +1,266 @@
+"""The files of a refinement: `run_it012_half1_model.star` and the rest, and reading them to go on.
+
+Every file appears whole or not at all, and `_optimiser.star`, which names the others, appears last: whoever
+finds it finds the complete iteration. Names as in ml_optimiser.cpp (MlOptimiser::write), ml_model.cpp
+(MlModel::write) and ml_optimiser_mpi.cpp (iterate). A rank that holds one half writes that half with
+`write_model`; the rank that ends an iteration calls `write_optimiser` when all others have written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.errors import UserError
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import read_map, write_map
+from relion_py.compute.refine.model import FloatArray, ModelState, OptimiserState, SamplingState
+from relion_py.compute.refine.model_star import (
+    OptimiserFiles,
+    model_from_star,
+    model_to_star,
+    optimiser_from_star,
+    optimiser_to_star,
+    sampling_from_star,
+    sampling_to_star,
+)
+from relion_py.compute.refine.options import RefineOptions
+
+FINAL = -1
+"""The iteration number of the last, all-data iteration: its files bear none."""
+
+
+@dataclass(frozen=True)
+class OutputNames:
+    """File names of one iteration: `root` is --o, `iteration` its number or FINAL."""
+
+    root: str
+    iteration: int
+
+    @property
+    def stem(self) -> str:
+        return self.root if self.iteration == FINAL else f"{self.root}_it{self.iteration:03d}"
+
+    @property
+    def optimiser(self) -> str:
+        return f"{self.stem}_optimiser.star"
+
+    @property
+    def data(self) -> str:
+        return f"{self.stem}_data.star"
+
+    @property
+    def sampling(self) -> str:
+        return f"{self.stem}_sampling.star"
+
+    def model(self, half: int = 0) -> str:
+        """Model of half 1 or 2, or of all particles (0)."""
+        return f"{self._of_half(half)}_model.star"
+
+    def reference(self, half: int = 0, k: int = 1) -> str:
+        """Map of class k = 1, 2 ..."""
+        return f"{self._of_half(half)}_class{k:03d}.mrc"
+
+    def unfiltered(self, half: int, k: int = 1) -> str:
+        """Half map before any filter or mask: what post-processing reads."""
+        return f"{self._of_half(half)}_class{k:03d}_unfil.mrc"
+
+    def _of_half(self, half: int) -> str:
+        return f"{self.stem}_half{half}" if half else self.stem
+
+
+# ----------------------------------------------------------------------------------------------- writing
+
+
+def write_model(names: OutputNames, model: ModelState, half: int = 0) -> None:
+    """The maps and the `_model.star` of half 1 or 2, or of all particles (0); sets `reference_names`."""
+    model.reference_names = [names.reference(half, k + 1) for k in range(model.nr_classes)]
+    for name, reference in zip(model.reference_names, model.references, strict=True):
+        write_reference(name, reference, model.pixel_size)
+    with _told(names.model(half)):
+        star.write(names.model(half), model_to_star(model))
+
+
+def write_reference(path: str, volume: NDArray[np.floating], pixel_size: float) -> None:
+    """A map (z, y, x) as float32 with its pixel size (A)."""
+    with _told(path):
+        write_map(path, np.asarray(volume, dtype=np.float32), pixel_size)
+
+
+def write_sampling(names: OutputNames, sampling: SamplingState) -> None:
+    with _told(names.sampling):
+        star.write(names.sampling, sampling_to_star(sampling))
+
+
+def write_data(names: OutputNames, data: star.StarFile) -> None:
+    """The particles: `data` is what `ParticleSet.to_star` gives."""
+    with _told(names.data):
+        star.write(names.data, data)
+
+
+def write_optimiser(
+    names: OutputNames, state: OptimiserState, options: RefineOptions, box: int, pixel_size: float
+) -> None:
+    """The file that names the others, last. box (pixels) and pixel_size (A) are those of the reference."""
+    split = names.iteration != FINAL
+    files = OptimiserFiles(
+        output_root=names.root,
+        model=names.model(1) if split else names.model(),
+        model2=names.model(2) if split else "",
+        data=names.data,
+        sampling=names.sampling,
+    )
+    table = optimiser_to_star(
+        state,
+        options,
+        files,
+        iteration=names.iteration,
+        split_random_halves=split,
+        particle_diameter=options.mask_diameter(box, pixel_size),
+    )
+    with _told(names.optimiser):
+        star.write(names.optimiser, table)
+
+
+def write_iteration(
+    options: RefineOptions,
+    state: OptimiserState,
+    sampling: SamplingState,
+    models: Sequence[ModelState],
+    data: star.StarFile,
+) -> OutputNames:
+    """All files of one iteration, for one who holds everything.
+
+    Two models are the two halves; a single one is the joined model of the last iteration, whose files bear no
+    number.
+    """
+    names = OutputNames(options.output_root, state.iteration if len(models) == 2 else FINAL)
+    for half, model in zip((1, 2) if len(models) == 2 else (0,), models, strict=True):
+        write_model(names, model, half)
+    write_sampling(names, sampling)
+    write_data(names, data)
+    write_optimiser(names, state, options, models[0].ori_size, models[0].pixel_size)
+    return names
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """What can go wrong with a disc, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{path} cannot be written because the disc is full: make room, then continue the job."
+            ) from error
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+# ----------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Everything that a run goes on from."""
+
+    options: RefineOptions
+    state: OptimiserState
+    sampling: SamplingState
+    models: tuple[ModelState, ModelState]  # half 1, half 2
+    data: str  # STAR file of the particles
+
+
+def read_optimiser(path: str, with_references: bool = True) -> Continuation:
+    """What `--continue PATH` needs, from files of release 2 to 5 or of this program.
+
+    Names inside the file are relative to the project directory, where programs run; a file that is not there
+    is looked for beside PATH. Without `with_references` the maps are left unread. UserError names the file
+    that is missing or damaged, or what the run did that this release cannot continue.
+    """
+    if not path.endswith("_optimiser.star"):
+        raise UserError(f"--continue takes an _optimiser.star file, not {path}.")
+    state, options, files = optimiser_from_star(star.read(path))
+    data = _found(files.data, path)
+    groups = _number_of_optics_groups(data)
+    models = tuple(
+        _read_model(_found(name, path), groups, with_references) for name in (files.model, files.model2)
+    )
+    first, second = models
+    sampling_star = star.read(_found(files.sampling, path))
+    old_units = "rlnSigmaOffsets" in star.read(_found(files.model, path))["model_general"]
+    sampling = sampling_from_star(sampling_star, first.pixel_size if old_units else 1.0)
+    if old_units:
+        _accuracy_to_angstrom(state, path, first.pixel_size)
+    pixels = first.pixel_size
+    options = replace(
+        options,
+        particles=data,
+        symmetry=sampling.symmetry,
+        padding_factor=int(first.padding_factor),
+        sigma_offset=first.sigma_offset,
+        perturb=sampling.perturbation_factor,
+        healpix_order=sampling.healpix_order_ori,
+        offset_range=sampling.offset_range_ori / pixels,
+        offset_step=sampling.offset_step_ori / pixels,
+        tau2_fudge=first.tau2_fudge,
+    )
+    return Continuation(options, state, sampling, (first, second), data)
+
+
+def _accuracy_to_angstrom(state: OptimiserState, path: str, pixel_size: float) -> None:
+    """Before release 3.1 the accuracy of offsets was in pixels, under another label."""
+    general = star.read(path)["optimiser_general"]
+    if "rlnOverallAccuracyTranslations" in general:
+        state.accuracy_trans = float(general.floats("rlnOverallAccuracyTranslations")[0]) * pixel_size
+
+
+def _read_model(path: str, nr_optics_groups: int, with_references: bool) -> ModelState:
+    model = model_from_star(star.read(path), nr_optics_groups)
+    if with_references:
+        for name in model.reference_names:
+            volume, _ = read_map(_found(name, path))
+            if volume.shape != (model.ori_size,) * 3:
+                raise UserError(
+                    f"{name} has the shape {volume.shape}, but {path} says that its box is {model.ori_size}."
+                )
+            model.references.append(volume)
+    return model
+
+
+def _number_of_optics_groups(data: str) -> int:
+    tables = star.read(data)
+    return len(tables["optics"]) if "optics" in tables else 1
+
+
+def _found(name: str, beside: str) -> str:
+    """`name` as it is, or its last part beside the file that names it."""
+    if os.path.exists(name):
+        return name
+    other = os.path.join(os.path.dirname(beside), os.path.basename(name))
+    if os.path.exists(other):
+        return other
+    raise UserError(
+        f"{beside} names {name}, which does not exist: continue from an iteration whose files are all there."
+    )
+
+
+def read_tau2_spectrum(path: str, nr_shells: int, tau2_fudge: float) -> FloatArray:
+    """tau2 (nr_shells,) of `--tau`, times the fudge factor; shells that the file lacks are 0.
+
+    Source: ml_model.cpp, readTauSpectrum.
+    """
+    tables = star.read(path)
+    for table in tables.values():
+        if "rlnSpectralIndex" in table and "rlnReferenceTau2" in table:
+            shells, values = table.ints("rlnSpectralIndex"), table.floats("rlnReferenceTau2")
+            spectrum = np.zeros(nr_shells)
+            inside = (shells >= 0) & (shells < nr_shells)
+            spectrum[shells[inside]] = tau2_fudge * values[inside]
+            return spectrum
+    raise UserError(f"{path} has no table with _rlnSpectralIndex and _rlnReferenceTau2.")
