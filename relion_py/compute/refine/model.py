@@ -13,6 +13,7 @@ parseInitial). Spectra have one value per Fourier shell 0 ... ori_size/2 of the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,7 +185,7 @@ class ModelState:
 
     def copy(self) -> ModelState:
         """Deep copy: the two halves start as copies of one model."""
-        values = {}
+        values: dict[str, Any] = {}
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
                 values[name] = value.copy()
