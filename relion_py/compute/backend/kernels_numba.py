@@ -114,7 +114,7 @@ def _gather(typing_context: Any, address, step_y, step_z, fx, fy, fz):  # type: 
 def _scatter(  # type: ignore[no-untyped-def]
     typing_context: Any, address, step_y, step_z, fx, fy, fz, re, im, weight
 ):
-    """Add (re, im, weight) to eight neighbours in a grid: address of the low corner, steps (bytes), fractions.
+    """Add (re, im, weight) to eight neighbours in a grid; addresses and steps in bytes, fractions as above.
 
     Two voxels are six floats; eight are rewritten, the last two with nothing added. Behind them lies the next
     voxel, which always exists because the kernels stay off the outermost shell.

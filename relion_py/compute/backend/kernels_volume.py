@@ -1,0 +1,318 @@
+"""CPU kernels that run once per iteration over a whole 3D transform: shells, symmetry, averages, division.
+
+Arrays and conventions are those of `kernels_numba`: transforms complex64 (Z, Y, X) and grids float32
+(Z, Y, X, 3), half a Hermitian transform with x >= 0 and origin at (Z // 2, Y // 2, 0). Radii are in padded
+voxels, shells in image pixels (`radius / pad`). A 2D transform has Z == 3; only its middle plane counts.
+"""
+
+import numba
+import numpy as np
+
+_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+
+@numba.njit(**_OPTIONS)
+def planes(depth):  # type: ignore[no-untyped-def]
+    """First and last + 1 of the planes that count: all of a 3D transform, the middle one of a 2D transform."""
+    return (1, 2) if depth == 3 else (0, depth)
+
+
+@numba.njit(**_OPTIONS)
+def transform_shells(volume, pad, limit, n_shells):  # type: ignore[no-untyped-def]
+    """Mean over each shell (nearest) of |value|^2 / 2, float64 (n_shells,); shells without voxels are 0.
+
+    volume  complex64 (Z, Y, X)
+    limit   voxels whose squared radius is above it are not looked at
+    """
+    power = np.zeros(n_shells)
+    counts = np.zeros(n_shells)
+    depth, height, width = volume.shape
+    first, last = planes(depth)
+    for k in range(first, last):
+        for i in range(height):
+            plane = (k - depth // 2) ** 2 + (i - height // 2) ** 2
+            for j in range(width):
+                squared = plane + j * j
+                if squared > limit:
+                    break
+                shell = int(np.sqrt(squared) / pad + 0.5)
+                if shell < n_shells:
+                    value = volume[k, i, j]
+                    power[shell] += (value.real * value.real + value.imag * value.imag) * 0.5
+                    counts[shell] += 1.0
+    for shell in range(n_shells):
+        if counts[shell] > 0:
+            power[shell] /= counts[shell]
+    return power
+
+
+@numba.njit(**_OPTIONS)
+def weight_shells(grid, pad, limit, half, n_shells):  # type: ignore[no-untyped-def]
+    """Sum of the grid's weights in each shell, over voxels whose squared radius is below `limit`.
+
+    half  0.5: shell is the nearest integer of radius / pad; 0.0: the integer below it
+    Returns (sums, counts), float64 (n_shells,) each; shells beyond the last are left out.
+    """
+    sums = np.zeros(n_shells)
+    counts = np.zeros(n_shells)
+    depth, height, width, _ = grid.shape
+    first, last = planes(depth)
+    for k in range(first, last):
+        for i in range(height):
+            plane = (k - depth // 2) ** 2 + (i - height // 2) ** 2
+            for j in range(width):
+                squared = plane + j * j
+                if squared >= limit:
+                    break
+                shell = int(np.sqrt(squared) / pad + half)
+                if shell < n_shells:
+                    sums[shell] += grid[k, i, j, 2]
+                    counts[shell] += 1.0
+    return sums, counts
+
+
+@numba.njit(**_OPTIONS)
+def evidence_shells(grid, pad, limit, inverse_tau2):  # type: ignore[no-untyped-def]
+    """Weight over prior in each shell (nearest): sum of ratios, number of ratios >= 1, number of voxels.
+
+    inverse_tau2  float64 (n_shells,): prior in the units of the weights; where it is negative there is no prior
+                  and it stands for 1000 / weight, as the reference takes it
+    Returns three float64 (n_shells,) arrays.
+    """
+    n_shells = len(inverse_tau2)
+    ratios, covered, counts = np.zeros(n_shells), np.zeros(n_shells), np.zeros(n_shells)
+    depth, height, width, _ = grid.shape
+    first, last = planes(depth)
+    for k in range(first, last):
+        for i in range(height):
+            plane = (k - depth // 2) ** 2 + (i - height // 2) ** 2
+            for j in range(width):
+                squared = plane + j * j
+                if squared >= limit:
+                    break
+                shell = int(np.sqrt(squared) / pad + 0.5)
+                if shell >= n_shells:
+                    continue
+                weight = float(grid[k, i, j, 2])
+                prior = inverse_tau2[shell]
+                ratio = weight / prior if prior >= 0.0 else 0.001 * weight * weight
+                ratios[shell] += ratio
+                covered[shell] += 1.0 if ratio >= 1.0 else 0.0
+                counts[shell] += 1.0
+    return ratios, covered, counts
+
+
+@numba.njit(**_OPTIONS)
+def add_prior(grid, pad, limit, inverse_tau2, first_shell):  # type: ignore[no-untyped-def]
+    """Weights of the grid with the prior added, float64 (Z, Y, X); the grid is not changed.
+
+    limit         squared radius; voxels beyond it get weight 0
+    inverse_tau2  float64 (n_shells,) as in `evidence_shells`; empty for no prior
+    first_shell   the prior is added from this shell on
+    Voxels on the rim (squared radius == limit) keep their weight without prior.
+    """
+    depth, height, width, _ = grid.shape
+    weights = np.zeros((depth, height, width))
+    first, last = planes(depth)
+    for k in range(first, last):
+        for i in range(height):
+            plane = (k - depth // 2) ** 2 + (i - height // 2) ** 2
+            for j in range(width):
+                squared = plane + j * j
+                if squared > limit:
+                    break
+                weight = float(grid[k, i, j, 2])
+                if squared < limit and len(inverse_tau2) > 0:
+                    shell = int(np.sqrt(squared) / pad + 0.5)
+                    if first_shell <= shell < len(inverse_tau2):
+                        prior = inverse_tau2[shell]
+                        if prior >= 0.0:
+                            weight += prior
+                        elif weight > 1e-20:
+                            weight += 1000.0 / weight
+                weights[k, i, j] = weight
+    return weights
+
+
+@numba.njit(**_OPTIONS)
+def floored_shells(weights, pad, limit, n_shells):  # type: ignore[no-untyped-def]
+    """A thousandth of the mean weight in each shell (integer below radius / pad), float64 (n_shells,).
+
+    limit  squared radius, exclusive
+    """
+    sums = np.zeros(n_shells)
+    counts = np.zeros(n_shells)
+    depth, height, width = weights.shape
+    first, last = planes(depth)
+    for k in range(first, last):
+        for i in range(height):
+            plane = (k - depth // 2) ** 2 + (i - height // 2) ** 2
+            for j in range(width):
+                squared = plane + j * j
+                if squared >= limit:
+                    break
+                shell = int(np.sqrt(squared) / pad)
+                if shell < n_shells:
+                    sums[shell] += weights[k, i, j]
+                    counts[shell] += 1.0
+    for shell in range(n_shells):
+        sums[shell] = sums[shell] / (1000.0 * counts[shell]) if counts[shell] > 0 else 0.0
+    return sums
+
+
+@numba.njit(**_OPTIONS)
+def divide(grid, weights, pad, limit, floors):  # type: ignore[no-untyped-def]
+    """Data of the grid over max(weights, floors of the shell), complex64 (Z, Y, X); zero beyond `limit`.
+
+    floors  float64 (r_max,); shells beyond the last use the last
+    Voxels without any weight stay zero.
+    """
+    depth, height, width, _ = grid.shape
+    out = np.zeros((depth, height, width), np.complex64)
+    first, last = planes(depth)
+    for k in range(first, last):
+        for i in range(height):
+            plane = (k - depth // 2) ** 2 + (i - height // 2) ** 2
+            for j in range(width):
+                squared = plane + j * j
+                if squared > limit:
+                    break
+                shell = min(int(np.sqrt(squared) / pad), len(floors) - 1)
+                weight = max(weights[k, i, j], floors[shell])
+                if weight > 0.0:
+                    out[k, i, j] = complex(grid[k, i, j, 0] / weight, grid[k, i, j, 1] / weight)
+    return out
+
+
+@numba.njit(**_OPTIONS)
+def fold_friedel_plane(grid):  # type: ignore[no-untyped-def]
+    """Add the Friedel mates of the plane x == 0 to each other, in place.
+
+    Afterwards both members of each pair hold the (conjugate) sum; the origin is left as it is
+    (backprojector.cpp, enforceHermitianSymmetry).
+    """
+    depth, height, _, _ = grid.shape
+    first, last = planes(depth)
+    for k in range(first, last):
+        z = k - depth // 2
+        for i in range(height):
+            y = i - height // 2
+            if y < 0 or (y == 0 and z >= 0):
+                continue
+            mate_k, mate_i = depth // 2 - z, height // 2 - y
+            re = grid[k, i, 0, 0] + grid[mate_k, mate_i, 0, 0]
+            im = grid[k, i, 0, 1] - grid[mate_k, mate_i, 0, 1]
+            weight = grid[k, i, 0, 2] + grid[mate_k, mate_i, 0, 2]
+            grid[k, i, 0, 0], grid[k, i, 0, 1], grid[k, i, 0, 2] = re, im, weight
+            grid[mate_k, mate_i, 0, 0], grid[mate_k, mate_i, 0, 1] = re, -im
+            grid[mate_k, mate_i, 0, 2] = weight
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def add_rotated(grid, operators, radius, first, last, out):  # type: ignore[no-untyped-def]
+    """Add to `out` the grid rotated by each operator, planes first..last: out(x) += grid(R x), trilinear.
+
+    grid, out  float32 (Z, Y, X, 3), not the same array
+    operators  float32 (S, 3, 3)
+    radius     voxels farther from the origin are left alone
+    """
+    depth, height, width, _ = grid.shape
+    half_z, half_y = depth // 2, height // 2
+    limit = radius * radius
+    for k in range(first, last):
+        z = k - half_z
+        for i in range(height):
+            y = i - half_y
+            for j in range(width):
+                if z * z + y * y + j * j > limit:
+                    break
+                for s in range(len(operators)):
+                    xp = operators[s, 0, 0] * j + operators[s, 0, 1] * y + operators[s, 0, 2] * z
+                    yp = operators[s, 1, 0] * j + operators[s, 1, 1] * y + operators[s, 1, 2] * z
+                    zp = operators[s, 2, 0] * j + operators[s, 2, 1] * y + operators[s, 2, 2] * z
+                    side = 1.0 if xp >= 0 else -1.0
+                    xp, yp, zp = xp * side, yp * side, zp * side
+                    x0 = int(xp)
+                    y0, z0 = int(np.floor(yp)), int(np.floor(zp))
+                    fx, fy, fz = xp - x0, yp - y0, zp - z0
+                    y0, z0 = y0 + half_y, z0 + half_z
+                    for c in range(3):
+                        near = (1 - fy) * ((1 - fx) * grid[z0, y0, x0, c] + fx * grid[z0, y0, x0 + 1, c])
+                        near += fy * ((1 - fx) * grid[z0, y0 + 1, x0, c] + fx * grid[z0, y0 + 1, x0 + 1, c])
+                        far = (1 - fy) * (
+                            (1 - fx) * grid[z0 + 1, y0, x0, c] + fx * grid[z0 + 1, y0, x0 + 1, c]
+                        )
+                        far += fy * (
+                            (1 - fx) * grid[z0 + 1, y0 + 1, x0, c] + fx * grid[z0 + 1, y0 + 1, x0 + 1, c]
+                        )
+                        value = (1 - fz) * near + fz * far
+                        out[k, i, j, c] += value * side if c == 1 else value
+
+
+@numba.njit(**_OPTIONS)
+def downsample(grid, pad, half_size):  # type: ignore[no-untyped-def]
+    """Weighted average of the padded voxels that are nearest to each unpadded one.
+
+    half_size  r_max + 1: the result is complex128 (2 half_size + 1,) * 2 + (half_size + 1,); a 2D grid
+               gives depth 1
+    (backprojector.cpp, getDownsampledAverage with divide)
+    """
+    depth, height, width, _ = grid.shape
+    first, last = planes(depth)
+    flat = depth == 3
+    size = 2 * half_size + 1
+    sums = np.zeros((1 if flat else size, size, half_size + 1), np.complex128)
+    weights = np.zeros(sums.shape)
+    for k in range(first, last):
+        z = _nearest((k - depth // 2) / pad)
+        kk = 0 if flat else z + half_size
+        for i in range(height):
+            ii = _nearest((i - height // 2) / pad) + half_size
+            for j in range(width):
+                jj = _nearest(j / pad)
+                if 0 <= kk < sums.shape[0] and 0 <= ii < size and jj <= half_size:
+                    sums[kk, ii, jj] += complex(grid[k, i, j, 0], grid[k, i, j, 1])
+                    weights[kk, ii, jj] += grid[k, i, j, 2]
+    for kk in range(sums.shape[0]):
+        for ii in range(size):
+            for jj in range(half_size + 1):
+                if weights[kk, ii, jj] > 0.0:
+                    sums[kk, ii, jj] /= weights[kk, ii, jj]
+                else:
+                    sums[kk, ii, jj] = 0.0
+    return sums
+
+
+@numba.njit(**_OPTIONS)
+def _nearest(value):  # type: ignore[no-untyped-def]
+    """Nearest integer, halves away from zero (macros.h, ROUND)."""
+    return int(value + 0.5) if value > 0 else int(value - 0.5)
+
+
+@numba.njit(**_OPTIONS)
+def correlate_shells(first, second, r_max, n_shells):  # type: ignore[no-untyped-def]
+    """Fourier shell correlation of two unpadded transforms, float64 (n_shells,); shells beyond r_max are 0.
+
+    first, second  complex128 (Z, Y, X), origin in the centre of z and y, as `downsample` makes them
+    """
+    cross, power_1, power_2 = np.zeros(n_shells), np.zeros(n_shells), np.zeros(n_shells)
+    depth, height, width = first.shape
+    for k in range(depth):
+        for i in range(height):
+            plane = (k - depth // 2) ** 2 + (i - height // 2) ** 2
+            for j in range(width):
+                squared = plane + j * j
+                if squared > r_max * r_max:
+                    break
+                shell = int(np.sqrt(squared) + 0.5)
+                if shell >= n_shells:
+                    continue
+                a, b = first[k, i, j], second[k, i, j]
+                cross[shell] += a.real * b.real + a.imag * b.imag
+                power_1[shell] += a.real * a.real + a.imag * a.imag
+                power_2[shell] += b.real * b.real + b.imag * b.imag
+    fsc = np.zeros(n_shells)
+    for shell in range(n_shells):
+        if power_1[shell] * power_2[shell] > 0.0:
+            fsc[shell] = cross[shell] / np.sqrt(power_1[shell] * power_2[shell])
+    return fsc

@@ -1,0 +1,170 @@
+"""A reference map as an oversampled Fourier transform, and its projections.
+
+The transform is scaled as that of a 2D image of the same box whose forward transform is divided by box^2, so that
+a projection can be compared with an image's transform directly (projector.cpp, computeFourierTransformMap).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from relion_py.compute.backend import kernels_numba, kernels_volume
+
+Array = NDArray[Any]
+
+
+def padded_box(box: int, padding: float) -> int:
+    """Even size of the padded real-space map in pixels."""
+    size = int(padding * box + 0.5)
+    return size + size % 2
+
+
+def disc(r_max: int, *, friedel_pairs: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Pixels (kx, ky) of an image's half transform within radius `r_max`, int32 (P,) each, rows by ky.
+
+    friedel_pairs  keep both members of the pairs at kx == 0 (as FFTW stores them), not only ky >= 0
+    """
+    ky, kx = np.mgrid[-r_max : r_max + 1, 0 : r_max + 1].astype(np.int32)
+    keep = kx * kx + ky * ky <= r_max * r_max
+    if not friedel_pairs:
+        keep &= (kx > 0) | (ky >= 0)
+    return np.ascontiguousarray(kx[keep]), np.ascontiguousarray(ky[keep])
+
+
+def interpolation_transform(box: int, padded: int, ndim: int = 3) -> NDArray[np.float64]:
+    """sinc^2(r / padded) in real space, the transform of the trilinear interpolator: float64 (box,) * ndim.
+
+    Origin at box // 2. Maps are divided by it (projector.cpp, griddingCorrect).
+    """
+    axis = (np.arange(box) - box // 2).astype(np.float64) ** 2
+    squared = sum(np.meshgrid(*[axis] * ndim, indexing="ij", sparse=True))
+    return np.sinc(np.sqrt(squared) / padded) ** 2
+
+
+@dataclass(frozen=True)
+class FourierReference:
+    """Oversampled transform of a map, up to radius `r_max`.
+
+    data      complex64 (Z, Y, X), half transform x >= 0, origin at (Z // 2, Y // 2, 0), Z = Y = 2 (R + 1) + 1,
+              X = R + 2 with R = round(pad * r_max); zero beyond R. A 2D reference has Z == 3 and its data in
+              the middle plane.
+    box       size of the map, pixels
+    r_max     Fourier pixels of the unpadded transform
+    pad       padded voxels per Fourier pixel
+    spectrum  mean of |F|^2 / 2 in each shell, float64 (box // 2 + 1,); zero beyond r_max
+    """
+
+    data: NDArray[np.complex64]
+    box: int
+    r_max: int
+    pad: float
+    spectrum: NDArray[np.float64]
+
+    @classmethod
+    def from_map(
+        cls,
+        volume: Array,
+        current_size: int = -1,
+        padding: float = 2.0,
+        *,
+        correct_gridding: bool = True,
+        min_shell: int = -1,
+        workers: int = 1,
+    ) -> FourierReference:
+        """Transform of a real-space map, ready for trilinear interpolation.
+
+        volume            float (n, n, n) or (n, n), origin at n // 2; not changed
+        current_size      image size in pixels up to which Fourier pixels are kept; -1 for the box
+        padding           oversampling in Fourier space; made such that padding * n is an even integer
+        correct_gridding  divide the map by the interpolator's transform first
+        min_shell         shells up to this one are set to zero (after the spectrum is taken); -1 for none
+        workers           threads of the FFT
+        Raises ValueError for a map that is not a cube or a square.
+        """
+        box = volume.shape[0]
+        if volume.ndim not in (2, 3) or len(set(volume.shape)) != 1:
+            raise ValueError(f"A reference must be a cube or a square, not {volume.shape}.")
+        padded = padded_box(box, padding)
+        pad = padded / box
+        r_max = min(current_size // 2 if current_size >= 0 else box // 2, box // 2)
+        radius = int(pad * r_max + 0.5)
+        work = volume
+        if correct_gridding:
+            work = volume / interpolation_transform(box, padded, volume.ndim)
+        data = _transform(work, padded, radius, workers) / np.float32(box) ** 2
+        limit = radius * radius
+        spectrum = kernels_volume.transform_shells(data, pad, limit, box // 2 + 1)
+        if min_shell > 0:
+            _clear_outside(data, int(min_shell * pad + 0.5) ** 2, limit)
+        else:
+            _clear_outside(data, -1, limit)
+        return cls(data, box, r_max, pad, spectrum)
+
+    @property
+    def r_max_padded(self) -> int:
+        """Radius of the filled sphere, padded voxels."""
+        return int(self.pad * self.r_max + 0.5)
+
+    def project(
+        self, rotations: Array, kx: Array, ky: Array, out: NDArray[np.complex64] | None = None
+    ) -> NDArray[np.complex64]:
+        """Central slices, complex64 (R, P); 0 beyond `r_max`.
+
+        rotations  Euler matrices (R, 3, 3); for a 2D reference those of psi alone
+        kx, ky     int (P,), Fourier pixels of the image
+        out        where to put them
+        """
+        rotations = np.ascontiguousarray(rotations, np.float32)
+        kx, ky = np.ascontiguousarray(kx, np.int32), np.ascontiguousarray(ky, np.int32)
+        if not np.isfinite(rotations).all():
+            raise ValueError("A rotation matrix is not finite.")
+        if out is None:
+            out = np.empty((len(rotations), len(kx)), np.complex64)
+        kernels_numba.project(self.data, rotations, kx, ky, self.pad, self.r_max_padded, out)
+        return out
+
+
+def _transform(volume: Array, padded: int, radius: int, workers: int) -> NDArray[np.complex64]:
+    """FFT of a map zero-padded about its origin, cut to |k| <= radius + 1 along each axis.
+
+    Axis by axis, so that neither the padding nor what lies beyond the radius is ever transformed.
+    """
+    size = radius + 1
+    box = volume.shape[0]
+    keep = np.arange(-size, size + 1)
+    kept = np.abs(keep) <= padded // 2
+    work = scipy.fft.rfft(volume.astype(np.float32), padded, axis=-1, workers=workers)
+    work = work[..., : size + 1] * _origin_phase(np.arange(min(size + 1, work.shape[-1])), box, padded)
+    for axis in range(volume.ndim - 1):
+        work = scipy.fft.fft(work, padded, axis=axis, workers=workers)
+        shape = [1] * work.ndim
+        shape[axis] = -1
+        phase = np.where(kept, _origin_phase(keep, box, padded), 0).astype(np.complex64)
+        work = np.take(work, keep % padded, axis=axis) * phase.reshape(shape)
+    depth = 3 if volume.ndim == 2 else 2 * size + 1
+    data = np.zeros((depth, 2 * size + 1, size + 1), np.complex64)
+    width = work.shape[-1]
+    if volume.ndim == 2:
+        data[1, :, :width] = work
+    else:
+        data[:, :, :width] = work
+    return data
+
+
+def _origin_phase(k: Array, box: int, padded: int) -> NDArray[np.complex64]:
+    """Factors that move the origin of a transform from index 0 to index box // 2."""
+    return np.exp(2j * np.pi * ((k * (box // 2)) % padded) / padded).astype(np.complex64)
+
+
+def _clear_outside(data: Array, inner: int, outer: int) -> None:
+    """Zero where the squared radius is <= inner or > outer, in place."""
+    depth, height, width = data.shape
+    y = (np.arange(height) - height // 2)[:, None] ** 2 + np.arange(width)[None, :] ** 2
+    for plane in range(depth):
+        squared = y + (plane - depth // 2) ** 2
+        data[plane][(squared <= inner) | (squared > outer)] = 0
