@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from relion_py.compute.errors import UserError
 from relion_py.compute.io.atomic import atomic_write
 from relion_py.compute.io.mrc import StackWriter, open_stack, read_header
+from relion_py.compute.io.particles import split_image_name
 
 DIRECTORY = "relion_volatile"
 _OWNER = "owner"
@@ -44,10 +45,9 @@ class Scratch:
     def stack(self, group: int) -> str:
         return os.path.join(self.directory, f"opticsgroup{group}_particles.mrcs")
 
-    def locate(self, group: int, name: str) -> str | None:
-        """The name of the copy of particle `name`, or None when it has to be read from its original place."""
-        place = self._places.get(group, {}).get(name)
-        return None if place is None else f"{place + 1}@{self.stack(group)}"
+    def place(self, group: int, name: str) -> int:
+        """Index (from 0) of particle `name` in the group's stack, -1 when it is to be read where it was."""
+        return self._places.get(group, {}).get(name, -1)
 
     # ---- the first rank of a node ----
 
@@ -173,7 +173,7 @@ class Scratch:
         return pid
 
     def _copy_group(self, group: int, names: Sequence[str], progress: Callable[[int], None]) -> None:
-        first_stack = split_name(names[0])[1]
+        first_stack = split_image_name(names[0])[1]
         header = read_header(first_stack)
         dtype = "float16" if header.mode == _FLOAT16_MODE else "float32"
         shape = (header.ny, header.nx)
@@ -185,7 +185,7 @@ class Scratch:
                         part = indices[start : start + _BATCH]
                         if part and max(part) >= len(stack):
                             raise UserError(
-                                f"{path} has {len(stack)} images, but a particle is image {max(part) + 1} of it."
+                                f"{path} has {len(stack)} images, but a particle is its image {max(part) + 1}."
                             )
                         writer.append(stack.images(part))
                         done += len(part)
@@ -211,21 +211,11 @@ def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> C
     return lambda done: progress(before + done, total)
 
 
-def split_name(name: str) -> tuple[int, str]:
-    """`7@stack.mrcs` -> (6, "stack.mrcs"): index from 0 and file; a name without @ is the first image."""
-    number, at, path = name.partition("@")
-    if not at:
-        return 0, name
-    if not number.isdigit() or int(number) < 1:
-        raise UserError(f"The image name {name} does not begin with a number from 1 before the @.")
-    return int(number) - 1, path
-
-
 def runs_of_stacks(names: Sequence[str]) -> list[tuple[str, list[int]]]:
     """Consecutive images of the same file together: each file is opened once per run."""
     runs: list[tuple[str, list[int]]] = []
     for name in names:
-        index, path = split_name(name)
+        index, path = split_image_name(name)
         if not runs or runs[-1][0] != path:
             runs.append((path, []))
         runs[-1][1].append(index)
@@ -234,5 +224,5 @@ def runs_of_stacks(names: Sequence[str]) -> list[tuple[str, list[int]]]:
 
 def bytes_of_image(name: str) -> int:
     """Space that the copy of one image takes."""
-    header = read_header(split_name(name)[1])
+    header = read_header(split_image_name(name)[1])
     return header.nx * header.ny * (2 if header.mode == _FLOAT16_MODE else 4)
