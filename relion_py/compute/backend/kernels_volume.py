@@ -5,15 +5,17 @@ Arrays and conventions are those of `kernels_numba`: transforms complex64 (Z, Y,
 voxels, shells in image pixels (`radius / pad`). A 2D transform has Z == 3; only its middle plane counts.
 """
 
+from typing import Any
+
 import numba
 import numpy as np
 
-_OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 @numba.njit(**_OPTIONS)
 def planes(depth):  # type: ignore[no-untyped-def]
-    """First and last + 1 of the planes that count: all of a 3D transform, the middle one of a 2D transform."""
+    """Bounds of the planes that count: all of a 3D transform, the middle one of a 2D transform."""
     return (1, 2) if depth == 3 else (0, depth)
 
 
@@ -75,8 +77,8 @@ def weight_shells(grid, pad, limit, half, n_shells):  # type: ignore[no-untyped-
 def evidence_shells(grid, pad, limit, inverse_tau2):  # type: ignore[no-untyped-def]
     """Weight over prior in each shell (nearest): sum of ratios, number of ratios >= 1, number of voxels.
 
-    inverse_tau2  float64 (n_shells,): prior in the units of the weights; where it is negative there is no prior
-                  and it stands for 1000 / weight, as the reference takes it
+    inverse_tau2  float64 (n_shells,): prior in the units of the weights; negative where there is none: then
+                  1000 / weight stands for it, as in the reference
     Returns three float64 (n_shells,) arrays.
     """
     n_shells = len(inverse_tau2)

@@ -1,7 +1,7 @@
 """A reference map as an oversampled Fourier transform, and its projections.
 
-The transform is scaled as that of a 2D image of the same box whose forward transform is divided by box^2, so that
-a projection can be compared with an image's transform directly (projector.cpp, computeFourierTransformMap).
+The transform is scaled as that of a 2D image of the same box whose forward transform is divided by box^2, so
+that a projection compares with an image's transform directly (projector.cpp, computeFourierTransformMap).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def interpolation_transform(box: int, padded: int, ndim: int = 3) -> NDArray[np.
 class FourierReference:
     """Oversampled transform of a map, up to radius `r_max`.
 
-    data      complex64 (Z, Y, X), half transform x >= 0, origin at (Z // 2, Y // 2, 0), Z = Y = 2 (R + 1) + 1,
+    data      complex64 (Z, Y, X), half transform x >= 0, origin at (Z // 2, Y // 2, 0); Z = Y = 2 R + 3 and
               X = R + 2 with R = round(pad * r_max); zero beyond R. A 2D reference has Z == 3 and its data in
               the middle plane.
     box       size of the map, pixels

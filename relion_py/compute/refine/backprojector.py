@@ -1,0 +1,201 @@
+"""The accumulator of a reconstruction: weighted central slices summed in an oversampled Fourier transform.
+
+Images are transforms divided by box^2, as `projector` makes them. A pixel adds `weight * value` to the data
+and `weight` to the weights, e.g. CTF * F / sigma^2 and CTF^2 / sigma^2; reconstruction divides the one by the
+other (backprojector.cpp).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.backend import kernels_numba, kernels_volume
+from relion_py.compute.refine.projector import padded_box
+
+Array = NDArray[Any]
+
+
+class BackProjector:
+    """Sums of weighted slices.
+
+    grid   float32 (Z, Y, X, 3): real, imaginary, weight; x >= 0, origin at (Z // 2, Y // 2, 0),
+           Z = Y = 2 R + 3, X = R + 2 with R = round(pad * r_max). A 2D average has Z == 3 and its sums in the
+           middle plane. One contiguous array, so that a reduction over processes is one call.
+    box    size of the map to reconstruct, pixels
+    r_max  Fourier pixels of the unpadded transform
+    pad    padded voxels per Fourier pixel
+    """
+
+    def __init__(
+        self,
+        box: int,
+        current_size: int = -1,
+        padding: float = 2.0,
+        operators: Array | None = None,
+        *,
+        ndim: int = 3,
+    ) -> None:
+        """An empty accumulator.
+
+        current_size  image size in pixels up to which Fourier pixels are kept; -1 for the box
+        padding       oversampling; made such that padding * box is an even integer
+        operators     rotation matrices (S, 3, 3) of the point group, identity first, for `symmetrise`
+        ndim          3, or 2 for an average in the plane
+        """
+        if ndim not in (2, 3):
+            raise ValueError(f"A reconstruction has 2 or 3 dimensions, not {ndim}.")
+        self.box = box
+        self.ndim = ndim
+        self.pad = padded_box(box, padding) / box
+        self.r_max = min(current_size // 2 if current_size >= 0 else box // 2, box // 2)
+        self.operators = np.eye(3)[None] if operators is None else np.asarray(operators, np.float64)
+        size = self.r_max_padded + 1
+        depth = 3 if ndim == 2 else 2 * size + 1
+        self.grid: NDArray[np.float32] = np.zeros((depth, 2 * size + 1, size + 1, 3), np.float32)
+
+    @property
+    def r_max_padded(self) -> int:
+        """Radius of the filled sphere, padded voxels."""
+        return int(self.pad * self.r_max + 0.5)
+
+    @property
+    def data(self) -> NDArray[np.complex64]:
+        """View of the sums of weighted values, complex64 (Z, Y, X)."""
+        return self.grid[..., :2].view(np.complex64)[..., 0]
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        """View of the sums of weights, float32 (Z, Y, X)."""
+        return self.grid[..., 2]
+
+    def insert(self, images: Array, weights: Array, rotations: Array, kx: Array, ky: Array) -> None:
+        """Add slices.
+
+        images     complex64 (R, P), already multiplied with their weights
+        weights    float32 (R, P); pixels whose weight is not positive are left out
+        rotations  Euler matrices float32 (R, 3, 3)
+        kx, ky     int32 (P,); of the pairs at kx == 0 only ky >= 0 is used
+        One thread at a time: the sums are updated in place.
+        """
+        rotations = np.ascontiguousarray(rotations, np.float32)
+        if not np.isfinite(rotations).all():
+            raise ValueError("A rotation matrix is not finite.")
+        kernels_numba.insert(
+            self.grid,
+            np.ascontiguousarray(images, np.complex64),
+            np.ascontiguousarray(weights, np.float32),
+            rotations,
+            np.ascontiguousarray(kx, np.int32),
+            np.ascontiguousarray(ky, np.int32),
+            self.pad,
+            self.r_max_padded,
+        )
+
+    def clear(self) -> None:
+        """Start again from nothing."""
+        self.grid[...] = 0
+
+    def copy(self) -> BackProjector:
+        """An independent accumulator with the same sums."""
+        other = object.__new__(BackProjector)
+        other.__dict__.update(self.__dict__)
+        other.grid = self.grid.copy()
+        return other
+
+    def merge(self, other: BackProjector) -> None:
+        """Add the sums of another accumulator of the same shape."""
+        self._check_same_shape(other)
+        self.grid += other.grid
+
+    def enforce_hermitian(self) -> None:
+        """Add the Friedel mates in the plane x == 0 to each other; once, when the sums are complete."""
+        kernels_volume.fold_friedel_plane(self.grid)
+
+    def symmetrise(self, operators: Array | None = None, workers: int = 1) -> None:
+        """Fold the Friedel mates and sum over the point group; call it once, when the sums are complete.
+
+        operators  (S, 3, 3), identity first; default: those given at construction
+        workers    threads
+        (backprojector.cpp, symmetrise; the sum is not divided by the number of operators)
+        """
+        self.enforce_hermitian()
+        group = self.operators if operators is None else np.asarray(operators, np.float64)
+        others = np.ascontiguousarray(group[1:], np.float32)
+        if self.ndim == 2 or len(others) == 0:
+            return
+        source = self.grid.copy()
+        depth = len(source)
+        bounds = np.linspace(0, depth, 4 * max(workers, 1) + 1).astype(int)
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
+            jobs = [
+                pool.submit(
+                    kernels_volume.add_rotated, source, others, self.r_max_padded, first, last, self.grid
+                )
+                for first, last in pairwise(bounds)
+            ]
+            for job in jobs:
+                job.result()
+
+    def low_resolution(self, r_low: int) -> NDArray[np.float32]:
+        """Copy of the sums within `r_low` Fourier pixels, float32 (z, y, x, 3); zero beyond that radius.
+
+        The two halves exchange and average them, so that both keep the same orientation and hand
+        (getLowResDataAndWeight). Raises ValueError when r_low exceeds r_max.
+        """
+        inside, window = self._low_sphere(r_low)
+        return np.where(inside[..., None], self.grid[window], np.float32(0))
+
+    def set_low_resolution(self, sums: Array, r_low: int) -> None:
+        """Replace the sums within `r_low` Fourier pixels by those that `low_resolution` gave."""
+        inside, window = self._low_sphere(r_low)
+        if sums.shape != self.grid[window].shape:
+            raise ValueError(f"Low-resolution sums of shape {sums.shape} do not fit radius {r_low}.")
+        self.grid[window][inside] = sums[inside]
+
+    def downsampled_average(self) -> NDArray[np.complex128]:
+        """Data over weight, averaged over the padded voxels nearest to each Fourier pixel.
+
+        Complex128 (2 r_max + 3, 2 r_max + 3, r_max + 2), origin in the centre of z and y; depth 1 in 2D.
+        """
+        return kernels_volume.downsample(self.grid, self.pad, self.r_max + 1)
+
+    def fsc(self, other: BackProjector | Array) -> NDArray[np.float64]:
+        """Fourier shell correlation of two halves, float64 (box // 2 + 1,), 1 at the origin.
+
+        other  the other half, or its `downsampled_average` (which is what processes exchange)
+        """
+        if isinstance(other, BackProjector):
+            self._check_same_shape(other)
+            theirs = other.downsampled_average()
+        else:
+            theirs = np.ascontiguousarray(other, np.complex128)
+        ours = self.downsampled_average()
+        if ours.shape != theirs.shape:
+            raise ValueError(f"Half averages of shapes {ours.shape} and {theirs.shape} cannot be correlated.")
+        curve = kernels_volume.correlate_shells(ours, theirs, self.r_max, self.box // 2 + 1)
+        curve[0] = 1.0
+        return curve
+
+    def _low_sphere(self, r_low: int) -> tuple[NDArray[np.bool_], tuple[slice, slice, slice]]:
+        if not 0 <= r_low <= self.r_max:
+            raise ValueError(f"A low-resolution radius of {r_low} is outside 0 to {self.r_max} pixels.")
+        radius = int(self.pad * r_low + 0.5)
+        size = radius + 1
+        centre = self.grid.shape[1] // 2
+        along = slice(centre - size, centre + size + 1)
+        planes = slice(0, 3) if self.ndim == 2 else along
+        z = np.arange(3) - 1 if self.ndim == 2 else np.arange(-size, size + 1)
+        y, x = np.arange(-size, size + 1), np.arange(size + 1)
+        squared = z[:, None, None] ** 2 + y[None, :, None] ** 2 + x[None, None, :] ** 2
+        return squared <= radius * radius, (planes, along, slice(0, size + 1))
+
+    def _check_same_shape(self, other: BackProjector) -> None:
+        if self.grid.shape != other.grid.shape or self.box != other.box:
+            raise ValueError(
+                f"Accumulators of shapes {self.grid.shape} and {other.grid.shape} cannot be combined."
+            )
