@@ -50,8 +50,8 @@ class ParticleSet:
     """N particles in the order of their micrographs' names. Angles in degrees, origins in A.
 
     Arrays are (N,); a refinement changes them in place. rot, tilt, psi and origin_x, origin_y are RELION's:
-    the image, moved by the origin, is the projection of the map turned by the three angles. A missing prior is
-    None. group is the index into group_names (scale correction), optics_group that into
+    the image, moved by the origin, is the projection of the map turned by the three angles. A missing prior
+    is None. group is the index into group_names (scale correction), optics_group that into
     table.optics_groups, random_subset 0 before the halves are made, then 1 or 2. has_results: log_likelihood,
     max_prob and nr_significant hold something; set it after the first iteration.
     """
@@ -94,26 +94,34 @@ class ParticleSet:
             names = table.strings("rlnMicrographName")
             table = table.select(sorted(range(len(names)), key=names.__getitem__))
         group_names, group = _scale_groups(table)
-        priors = {name: table.floats(label) if label in table else None for name, label in _PRIOR_COLUMNS}
-        return cls(
-            table=table,
-            rot=table.floats("rlnAngleRot", 0.0),
-            tilt=table.floats("rlnAngleTilt", 0.0),
-            psi=table.floats("rlnAnglePsi", 0.0),
-            origin_x=table.floats("rlnOriginXAngst", 0.0),
-            origin_y=table.floats("rlnOriginYAngst", 0.0),
-            class_number=table.ints("rlnClassNumber", 0),
-            norm_correction=table.floats("rlnNormCorrection", 1.0),
-            optics_group=table.group_index.copy(),
-            group=group,
-            group_names=group_names,
-            random_subset=table.ints("rlnRandomSubset", 0),
-            log_likelihood=table.floats("rlnLogLikeliContribution", 0.0),
-            max_prob=table.floats("rlnMaxValueProbDistribution", 0.0),
-            nr_significant=table.ints("rlnNrOfSignificantSamples", 0),
-            has_results=all(label in table for _, label in _RESULT_COLUMNS),
-            **priors,
-        )._checked()
+        return (
+            cls(
+                table=table,
+                rot=table.floats("rlnAngleRot", 0.0),
+                tilt=table.floats("rlnAngleTilt", 0.0),
+                psi=table.floats("rlnAnglePsi", 0.0),
+                origin_x=table.floats("rlnOriginXAngst", 0.0),
+                origin_y=table.floats("rlnOriginYAngst", 0.0),
+                class_number=table.ints("rlnClassNumber", 0),
+                norm_correction=table.floats("rlnNormCorrection", 1.0),
+                optics_group=table.group_index.copy(),
+                group=group,
+                group_names=group_names,
+                random_subset=table.ints("rlnRandomSubset", 0),
+                log_likelihood=table.floats("rlnLogLikeliContribution", 0.0),
+                max_prob=table.floats("rlnMaxValueProbDistribution", 0.0),
+                nr_significant=table.ints("rlnNrOfSignificantSamples", 0),
+                has_results=all(label in table for _, label in _RESULT_COLUMNS),
+            )
+            ._with_priors()
+            ._checked()
+        )
+
+    def _with_priors(self) -> ParticleSet:
+        for name, label in _PRIOR_COLUMNS:
+            if label in self.table:
+                setattr(self, name, self.table.floats(label))
+        return self
 
     def _checked(self) -> ParticleSet:
         for name, label in _POSE_COLUMNS:

@@ -185,7 +185,7 @@ class Scratch:
                         part = indices[start : start + _BATCH]
                         if part and max(part) >= len(stack):
                             raise UserError(
-                                f"{path} has {len(stack)} images, but a particle is its image {max(part) + 1}."
+                                f"{path} has {len(stack)} images; a particle is image {max(part) + 1}."
                             )
                         writer.append(stack.images(part))
                         done += len(part)
