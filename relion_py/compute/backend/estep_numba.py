@@ -1,0 +1,545 @@
+"""CPU kernels of the expectation step: scores and weighted sums of many particles that share projections.
+
+Work is arranged by *groups*. A group is one particle together with one reference direction ("block": class and
+direction), a list of in-plane angles and a span of translations. Groups are sorted by block, so that each
+projection is made once per block and serves every particle that needs it; the scores of a group are one matrix
+product. With Y = CTF X / sigma2 (shifted) and P a projection, the exponent of the Gaussian likelihood is
+
+    log p = const + Re <Y, P> - 1/2 <CTF^2 / sigma2, |P|^2>        (Scheres 2012, JMB 415:406, eq. 5)
+
+All kernels release the GIL and take a range of groups, so that several threads can work side by side on disjoint
+ranges. Arrays are C-contiguous; complex numbers travel as pairs of float32 in the last axis.
+
+Shapes used below: D directions, Q in-plane angles, C child directions, S child in-plane angles, T coarse
+translations, V child translations (C = S = V = 1 without oversampling), P pixels of the Fourier disc.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from relion_py.compute.backend.kernels_numba import insert, project
+
+LOG_RANGE = 30.0
+"""Weights below exp(-LOG_RANGE) of the largest are dropped; they cannot reach 0.1 % of a sum together."""
+BINS_PER_LOG = 64
+"""Resolution of the histogram that finds the significance threshold: 1.6 % in the weight."""
+_MINUS_INFINITY = np.float32(-np.inf)
+
+_OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "arcp", "nsz"}, "cache": True, "boundscheck": False}
+
+
+@njit(**_OPTIONS)
+def shift_rows(images, image_of_row, shift_x, shift_y, kx, ky, box, out):
+    """Fourier transforms of shifted images: out[r] = images[i] exp(-2 pi i (kx tx + ky ty) / box).
+
+    images (N, P, 2) float32; image_of_row (R,) int; shift_x, shift_y (R,) pixels; kx, ky (P,) int;
+    out (R, P, 2). A positive shift moves the image to larger x, y (fftw.cpp, shiftImageInFourierTransform).
+    """
+    k_max = 0
+    for p in range(kx.shape[0]):
+        k_max = max(k_max, kx[p], abs(ky[p]))
+    cos_x = np.empty(k_max + 1, np.float32)
+    sin_x = np.empty(k_max + 1, np.float32)
+    cos_y = np.empty(2 * k_max + 1, np.float32)
+    sin_y = np.empty(2 * k_max + 1, np.float32)
+    for r in range(image_of_row.shape[0]):
+        angle_x = -2.0 * np.pi * shift_x[r] / box
+        angle_y = -2.0 * np.pi * shift_y[r] / box
+        for k in range(k_max + 1):
+            cos_x[k] = np.cos(angle_x * k)
+            sin_x[k] = np.sin(angle_x * k)
+        for k in range(-k_max, k_max + 1):
+            cos_y[k + k_max] = np.cos(angle_y * k)
+            sin_y[k + k_max] = np.sin(angle_y * k)
+        source = images[image_of_row[r]]
+        target = out[r]
+        for p in range(kx.shape[0]):
+            i, j = kx[p], ky[p] + k_max
+            c = cos_x[i] * cos_y[j] - sin_x[i] * sin_y[j]
+            s = cos_x[i] * sin_y[j] + sin_x[i] * cos_y[j]
+            re, im = source[p, 0], source[p, 1]
+            target[p, 0] = re * c - im * s
+            target[p, 1] = re * s + im * c
+
+
+@njit(**_OPTIONS)
+def _turn(dir_mat, cosine, sine, out):
+    """Euler matrix of a direction at an in-plane angle, from the one at psi = 0 (euler.cpp)."""
+    for j in range(3):
+        out[0, j] = cosine * dir_mat[0, j] + sine * dir_mat[1, j]
+        out[1, j] = cosine * dir_mat[1, j] - sine * dir_mat[0, j]
+        out[2, j] = dir_mat[2, j]
+
+
+@njit(**_OPTIONS)
+def block_rotations(dir_mats, psi_table, psis, n_psi, out):
+    """Euler matrices of all children of the in-plane angles psis[:n_psi] of one direction.
+
+    dir_mats (C, 3, 3) at psi = 0; psi_table (Q, S, 2) cos, sin; out (>= n_psi C S, 3, 3).
+    Order: in-plane angle, child direction, child in-plane angle.
+    """
+    r = 0
+    for i in range(n_psi):
+        for c in range(dir_mats.shape[0]):
+            for s in range(psi_table.shape[1]):
+                _turn(dir_mats[c], psi_table[psis[i], s, 0], psi_table[psis[i], s, 1], out[r])
+                r += 1
+
+
+@njit(**_OPTIONS)
+def powers_of(rows, n_rows, out):
+    """|P|^2 of the first n_rows projections: rows (R, P) complex64 -> out (R, P) float32."""
+    for r in range(n_rows):
+        row, power = rows[r], out[r]
+        for p in range(row.shape[0]):
+            power[p] = row[p].real * row[p].real + row[p].imag * row[p].imag
+
+
+@njit(**_OPTIONS)
+def _slots_of_block(first, last, psi_start, psi_count, psi_idx, slot_of_psi, psis):
+    """Sorted union of the in-plane angles of the groups of one block; slot_of_psi must be -1 and is filled."""
+    for g in range(first, last):
+        for i in range(psi_start[g], psi_start[g] + psi_count[g]):
+            slot_of_psi[psi_idx[i]] = 0
+    n = 0
+    for q in range(slot_of_psi.shape[0]):
+        if slot_of_psi[q] == 0:
+            slot_of_psi[q] = n
+            psis[n] = q
+            n += 1
+    return n
+
+
+@njit(**_OPTIONS)
+def _end_of_block(group_block, g, last):
+    h = g + 1
+    while h < last and group_block[h] == group_block[g]:
+        h += 1
+    return h
+
+
+@njit(**_OPTIONS)
+def score_groups(
+    volumes, pad, r_max, kx, ky, dir_mats, psi_table, block, particle, prior, psi_start, psi_count, psi_idx, psi_prior,
+    slot_first, slot_count, out_start, slot_prior, table_start, shifted, n_shifts, ctf2, correlate, out, first, last,
+):  # fmt: skip
+    """Log-weights (up to a constant per particle) of the groups first ... last-1, into out.
+
+    volumes (K, Z, Y, X) complex64: padded transforms of the references, used up to r_max padded voxels;
+    dir_mats (D, C, 3, 3) at psi = 0; psi_table (Q, S, 2).
+    A group g: block[g] = class * D + direction (groups are sorted by it), particle[g], prior[g] (log), in-plane
+    angles psi_idx[psi_start[g] : + psi_count[g]] ascending with psi_prior (log), translation slots
+    slot_first[g] : + slot_count[g], and its (angles * C * S, slots * V) scores row-major from out[out_start[g]].
+    Row table_start[n] + slot * V + child of shifted (rows, P, 2) holds CTF X / sigma2 of particle n, shifted;
+    slot_prior[row // V] (log) goes with it; V = n_shifts. ctf2 (N, P) = CTF^2 / sigma2.
+    correlate: score <Y, P> / sqrt(<ctf2, |P|^2>) without priors, Y and ctf2 given without 1/sigma2, as in a first
+    iteration by cross-correlation (ml_optimiser.cpp, getAllSquaredDifferences, do_firstiter_cc).
+    """
+    n_pix, n_dir = kx.shape[0], dir_mats.shape[0]
+    n_children = dir_mats.shape[1] * psi_table.shape[1]
+    slot_of_psi = np.full(psi_table.shape[0], -1, np.int32)
+    psis = np.empty(psi_table.shape[0], np.int32)
+    capacity = 0
+    rotations = np.empty((0, 3, 3), np.float32)
+    rows = np.empty((0, n_pix), np.complex64)
+    powers = np.empty((0, n_pix), np.float32)
+    norms = np.empty(0, np.float32)
+    products = np.empty(4096, np.float32)
+    g = first
+    while g < last:
+        h = _end_of_block(block, g, last)
+        n_psi = _slots_of_block(g, h, psi_start, psi_count, psi_idx, slot_of_psi, psis)
+        k, d = block[g] // n_dir, block[g] % n_dir
+        if n_psi * n_children > capacity:
+            capacity = n_psi * n_children
+            rotations = np.empty((capacity, 3, 3), np.float32)
+            rows = np.empty((capacity, n_pix), np.complex64)
+            powers = np.empty((capacity, n_pix), np.float32)
+            norms = np.empty(capacity, np.float32)
+        block_rotations(dir_mats[d], psi_table, psis, n_psi, rotations)
+        n_block = n_psi * n_children
+        project(volumes[k], rotations[:n_block], kx, ky, pad, r_max, rows[:n_block])
+        powers_of(rows, n_block, powers)
+        flat_rows = rows.view(np.float32)
+        for gg in range(g, h):
+            n = particle[gg]
+            columns = slot_count[gg] * n_shifts
+            start = table_start[n] + slot_first[gg] * n_shifts
+            y = shifted[start : start + columns].reshape(columns, 2 * n_pix)
+            i, end = psi_start[gg], psi_start[gg] + psi_count[gg]
+            target = out_start[gg]
+            while i < end:
+                # a run of neighbouring angles is one matrix product
+                slot = slot_of_psi[psi_idx[i]]
+                run = 1
+                while i + run < end and slot_of_psi[psi_idx[i + run]] == slot + run:
+                    run += 1
+                r0, n_rows = slot * n_children, run * n_children
+                if n_rows * columns > products.shape[0]:
+                    products = np.empty(n_rows * columns, np.float32)
+                product = products[: n_rows * columns].reshape(n_rows, columns)
+                np.dot(flat_rows[r0 : r0 + n_rows], y.T, product)
+                np.dot(powers[r0 : r0 + n_rows], ctf2[n], norms[:n_rows])
+                for r in range(n_rows):
+                    if correlate:
+                        scale = np.float32(1.0) / np.sqrt(max(norms[r], np.float32(1e-30)))
+                        for c in range(columns):
+                            out[target] = product[r, c] * scale
+                            target += 1
+                    else:
+                        base = prior[gg] + psi_prior[i + r // n_children] - np.float32(0.5) * norms[r]
+                        for c in range(columns):
+                            out[target] = product[r, c] + base + slot_prior[(start + c) // n_shifts]
+                            target += 1
+                i += run
+        for i in range(n_psi):
+            slot_of_psi[psis[i]] = -1
+        g = h
+
+
+@njit(**_OPTIONS)
+def add_dense_terms(products, norms, orientation_prior, shift_prior, correlate):
+    """Scores of a block of orientations for all particles, in place of the products (R, N, T).
+
+    norms (R, N) = <ctf2, |P|^2>; orientation_prior (R,), shift_prior (N, T): log. Same formula as score_groups.
+    """
+    for r in range(products.shape[0]):
+        for n in range(products.shape[1]):
+            if correlate:
+                scale = np.float32(1.0) / np.sqrt(max(norms[r, n], np.float32(1e-30)))
+                for t in range(products.shape[2]):
+                    products[r, n, t] *= scale
+            else:
+                base = orientation_prior[r] - np.float32(0.5) * norms[r, n]
+                for t in range(products.shape[2]):
+                    products[r, n, t] += base + shift_prior[n, t]
+
+
+@njit(**_OPTIONS)
+def _bin_of(score, best, n_bins):
+    """Histogram bin of a log-weight: 0 for the best, ascending with falling weight; n_bins when out of range."""
+    depth = (best - score) * BINS_PER_LOG
+    return int(depth) if depth < n_bins else n_bins
+
+
+@njit(**_OPTIONS)
+def _depth_of_threshold(weight_in_bin, count_in_bin, fraction, max_count):
+    """How far below the best log-weight the smallest significant one lies, and how many are above it."""
+    total = 0.0
+    for b in range(weight_in_bin.shape[0]):
+        total += weight_in_bin[b]
+    so_far, count = 0.0, 0
+    for b in range(weight_in_bin.shape[0]):
+        if max_count > 0 and count > 0 and count + count_in_bin[b] > max_count:
+            return b / BINS_PER_LOG, count
+        so_far += weight_in_bin[b]
+        count += count_in_bin[b]
+        if so_far > fraction * total:
+            return (b + 1) / BINS_PER_LOG, count
+    return weight_in_bin.shape[0] / BINS_PER_LOG, count
+
+
+@njit(**_OPTIONS)
+def find_significant(
+    scores, group_ptr, base, row_stride, psi_count, n_trans, fraction, max_count, best_only,
+    threshold, n_significant, n_groups, n_angles, trans_used, first, last,
+):  # fmt: skip
+    """Significance threshold of particles first ... last-1 in the coarse pass, and what lies above it.
+
+    Group g of particle n (group_ptr[n] <= g < group_ptr[n+1]) has its score of angle i and translation t at
+    scores[base[g] + i * row_stride + t]. Sets threshold[n] (a log-weight; NaN where no score is finite),
+    n_significant[n] samples, n_groups[n], n_angles[n] (group, angle pairs) and trans_used (N, T).
+    The samples above it hold `fraction` of the weight (ml_optimiser.cpp, convertAllSquaredDifferencesToWeights);
+    max_count > 0 caps their number; best_only keeps the single best one.
+    """
+    n_bins = int(LOG_RANGE * BINS_PER_LOG)
+    weight_in_bin = np.empty(n_bins, np.float64)
+    count_in_bin = np.empty(n_bins, np.int64)
+    for n in range(first, last):
+        best = _MINUS_INFINITY
+        for g in range(group_ptr[n], group_ptr[n + 1]):
+            for i in range(psi_count[g]):
+                at = base[g] + i * row_stride
+                for t in range(n_trans):
+                    if scores[at + t] > best:
+                        best = scores[at + t]
+        if not np.isfinite(best):
+            threshold[n] = np.nan
+            continue
+        if best_only:
+            threshold[n] = best
+            n_significant[n] = 1
+        else:
+            weight_in_bin[:] = 0.0
+            count_in_bin[:] = 0
+            for g in range(group_ptr[n], group_ptr[n + 1]):
+                for i in range(psi_count[g]):
+                    at = base[g] + i * row_stride
+                    for t in range(n_trans):
+                        score = scores[at + t]
+                        if score > best - LOG_RANGE:
+                            b = min(_bin_of(score, best, n_bins), n_bins - 1)
+                            weight_in_bin[b] += np.exp(score - best)
+                            count_in_bin[b] += 1
+            depth, count = _depth_of_threshold(weight_in_bin, count_in_bin, fraction, max_count)
+            threshold[n] = best - np.float32(depth)
+            n_significant[n] = count
+        groups, angles = 0, 0
+        for g in range(group_ptr[n], group_ptr[n + 1]):
+            group_used = False
+            for i in range(psi_count[g]):
+                at = base[g] + i * row_stride
+                angle_used = False
+                for t in range(n_trans):
+                    if scores[at + t] >= threshold[n]:
+                        trans_used[n, t] = True
+                        angle_used = True
+                if angle_used:
+                    angles += 1
+                    group_used = True
+            if group_used:
+                groups += 1
+        n_groups[n] = groups
+        n_angles[n] = angles
+
+
+@njit(**_OPTIONS)
+def list_significant(
+    scores, group_ptr, base, row_stride, coarse_block, coarse_prior, coarse_psi_start, psi_count, coarse_psi_idx,
+    coarse_psi_prior, n_trans, threshold, slot_of_trans, fine_group_start, fine_psi_start,
+    block, particle, prior, psi_start, psi_count_out, psi_idx, psi_prior, slot_first, slot_count, first, last,
+):  # fmt: skip
+    """The groups of the fine pass of particles first ... last-1: what find_significant counted.
+
+    fine_group_start, fine_psi_start (N+1): where each particle's groups and angles go. The other arrays are those
+    of score_groups, with coarse_* those of the coarse pass.
+    """
+    for n in range(first, last):
+        group, angle = fine_group_start[n], fine_psi_start[n]
+        if not np.isfinite(threshold[n]):
+            continue
+        for g in range(group_ptr[n], group_ptr[n + 1]):
+            begin = angle
+            low, high = 1 << 30, -1
+            for i in range(psi_count[g]):
+                at = base[g] + i * row_stride
+                used = False
+                for t in range(n_trans):
+                    if scores[at + t] >= threshold[n]:
+                        used = True
+                        low = min(low, slot_of_trans[n, t])
+                        high = max(high, slot_of_trans[n, t])
+                if used:
+                    psi_idx[angle] = coarse_psi_idx[coarse_psi_start[g] + i]
+                    psi_prior[angle] = coarse_psi_prior[coarse_psi_start[g] + i]
+                    angle += 1
+            if angle > begin:
+                block[group] = coarse_block[g]
+                particle[group] = n
+                prior[group] = coarse_prior[g]
+                psi_start[group] = begin
+                psi_count_out[group] = angle - begin
+                slot_first[group] = low
+                slot_count[group] = high - low + 1
+                group += 1
+
+
+@njit(**_OPTIONS)
+def mark_significant(
+    scores, group_ptr, base, row_stride, coarse_psi_start, psi_count, coarse_psi_idx, coarse_block, n_trans, threshold,
+    slot_of_trans, fine_group_start, block, psi_count_out, slot_first, slot_count, mask_start, mask, first, last,
+):  # fmt: skip
+    """Sets mask (uint8): which (angle, translation) samples within each fine group were significant."""
+    for n in range(first, last):
+        if not np.isfinite(threshold[n]):
+            continue
+        group = fine_group_start[n]
+        for g in range(group_ptr[n], group_ptr[n + 1]):
+            if group >= fine_group_start[n + 1] or block[group] != coarse_block[g]:
+                continue
+            row = 0
+            for i in range(psi_count[g]):
+                at = base[g] + i * row_stride
+                used = False
+                for t in range(n_trans):
+                    if scores[at + t] >= threshold[n]:
+                        used = True
+                        mask[mask_start[group] + row * slot_count[group] + slot_of_trans[n, t] - slot_first[group]] = 1
+                if used:
+                    row += 1
+            group += 1
+
+
+@njit(**_OPTIONS)
+def weigh_samples(
+    scores, group_ptr, psi_count, slot_count, out_start, mask, mask_start, n_rot_children, n_shifts, fraction, best_only,
+    log_sum, best_score, best_group, best_sample, bad, first, last,
+):  # fmt: skip
+    """Turns the fine scores of particles first ... last-1 into posterior weights, in place.
+
+    Samples outside the coarse significance mask, and those below the smallest weight needed to hold `fraction` of
+    the total, become 0; the others exp(score) / total, so that they sum to slightly less than 1 as in the reference.
+    Sets log_sum (log of the total), best_score, best_group and best_sample (row * columns + column of that group).
+    bad[n] is set where no score is finite. best_only: the best sample has weight 1, all others 0.
+    """
+    n_bins = int(LOG_RANGE * BINS_PER_LOG)
+    weight_in_bin = np.empty(n_bins, np.float64)
+    count_in_bin = np.empty(n_bins, np.int64)
+    for n in range(first, last):
+        best = _MINUS_INFINITY
+        for g in range(group_ptr[n], group_ptr[n + 1]):
+            columns = slot_count[g] * n_shifts
+            for r in range(psi_count[g] * n_rot_children):
+                at = out_start[g] + r * columns
+                marks = mask_start[g] + (r // n_rot_children) * slot_count[g]
+                for c in range(columns):
+                    if mask[marks + c // n_shifts] == 0:
+                        scores[at + c] = _MINUS_INFINITY
+                    elif scores[at + c] > best:
+                        best = scores[at + c]
+                        best_group[n] = g
+                        best_sample[n] = r * columns + c
+        best_score[n] = best
+        if not np.isfinite(best):
+            bad[n] = True
+            for g in range(group_ptr[n], group_ptr[n + 1]):
+                scores[out_start[g] : out_start[g] + psi_count[g] * n_rot_children * slot_count[g] * n_shifts] = 0.0
+            continue
+        weight_in_bin[:] = 0.0
+        count_in_bin[:] = 0
+        for g in range(group_ptr[n], group_ptr[n + 1]):
+            size = psi_count[g] * n_rot_children * slot_count[g] * n_shifts
+            for at in range(out_start[g], out_start[g] + size):
+                if scores[at] > best - LOG_RANGE:
+                    b = min(_bin_of(scores[at], best, n_bins), n_bins - 1)
+                    weight_in_bin[b] += np.exp(scores[at] - best)
+                    count_in_bin[b] += 1
+        total = 0.0
+        for b in range(n_bins):
+            total += weight_in_bin[b]
+        depth, _ = _depth_of_threshold(weight_in_bin, count_in_bin, fraction, 0)
+        smallest = best if best_only else best - np.float32(depth)
+        log_sum[n] = best + np.log(total)
+        norm = 1.0 if best_only else 1.0 / total
+        for g in range(group_ptr[n], group_ptr[n + 1]):
+            size = psi_count[g] * n_rot_children * slot_count[g] * n_shifts
+            for at in range(out_start[g], out_start[g] + size):
+                scores[at] = np.float32(np.exp(scores[at] - best) * norm) if scores[at] >= smallest else np.float32(0.0)
+
+
+@njit(**_OPTIONS)
+def marginals(
+    weights, group_ptr, block, psi_count, slot_first, slot_count, out_start, n_rot_children, n_shifts, table_start,
+    row_weight, block_weight, first, last,
+):  # fmt: skip
+    """Adds the posterior weight of each shift (row of the table of shifted images) and of each block."""
+    for n in range(first, last):
+        for g in range(group_ptr[n], group_ptr[n + 1]):
+            columns = slot_count[g] * n_shifts
+            start = table_start[n] + slot_first[g] * n_shifts
+            for r in range(psi_count[g] * n_rot_children):
+                at = out_start[g] + r * columns
+                for c in range(columns):
+                    if weights[at + c] > 0.0:
+                        row_weight[start + c] += weights[at + c]
+                        block_weight[block[g]] += weights[at + c]
+
+
+@njit(**_OPTIONS)
+def sum_groups(
+    volumes, pad, r_max, kx, ky, shell, dir_mats, psi_table, block, particle, psi_start, psi_count, psi_idx,
+    slot_first, slot_count, out_start, table_start, shifted, n_shifts, recon_row, recon, ctf2, weights,
+    grids, signal, power, first, last,
+):  # fmt: skip
+    """Weighted sums of the groups first ... last-1: back-projections, and signal and reference power per shell.
+
+    shifted as in score_groups (masked images); recon (rows, P, 2) holds the unmasked CTF X / sigma2, shifted, of the
+    rows with weight: recon_row[row of shifted] is its index, or -1. shell (P,) the Fourier shell of each pixel.
+    grids (K, Z, Y, X, 3): accumulators of numerator (re, im) and weight, this thread's own.
+    Adds to signal[n, s] = sum w Re <CTF X / sigma2, P> and power[n, s] = sum w <CTF^2 / sigma2, |P|^2> of shell s
+    (ml_optimiser.cpp, storeWeightedSums; with all images of an orientation summed before the insertion).
+    """
+    n_pix, n_dir = kx.shape[0], dir_mats.shape[0]
+    n_dir_children, n_psi_children = dir_mats.shape[1], psi_table.shape[1]
+    n_children = n_dir_children * n_psi_children
+    slot_of_psi = np.full(psi_table.shape[0], -1, np.int32)
+    psis = np.empty(psi_table.shape[0], np.int32)
+    used = np.zeros(psi_table.shape[0] * n_children, np.int32)
+    projection = np.empty((1, n_pix), np.complex64)
+    masked_sum = np.empty((n_pix, 2), np.float32)
+    numerator = np.empty((1, n_pix), np.complex64)
+    numerator_parts = numerator.view(np.float32).reshape(n_pix, 2)
+    denominator = np.empty((1, n_pix), np.float32)
+    matrix = np.empty((1, 3, 3), np.float32)
+    g = first
+    while g < last:
+        h = _end_of_block(block, g, last)
+        n_psi = _slots_of_block(g, h, psi_start, psi_count, psi_idx, slot_of_psi, psis)
+        k, d = block[g] // n_dir, block[g] % n_dir
+        # which rows have weight at all
+        for gg in range(g, h):
+            columns = slot_count[gg] * n_shifts
+            for i in range(psi_count[gg]):
+                slot = slot_of_psi[psi_idx[psi_start[gg] + i]]
+                for c in range(n_children):
+                    at = out_start[gg] + (i * n_children + c) * columns
+                    for j in range(columns):
+                        if weights[at + j] > 0.0:
+                            used[slot * n_children + c] = 1
+                            break
+        for row in range(n_psi * n_children):
+            if used[row] == 0:
+                continue
+            used[row] = 0
+            slot, child = row // n_children, row % n_children
+            q, c, s = psis[slot], child // n_psi_children, child % n_psi_children
+            _turn(dir_mats[d, c], psi_table[q, s, 0], psi_table[q, s, 1], matrix[0])
+            project(volumes[k], matrix, kx, ky, pad, r_max, projection)
+            numerator_parts[:] = 0.0
+            denominator[:] = 0.0
+            for gg in range(g, h):
+                i = _find(psi_idx, psi_start[gg], psi_count[gg], q)
+                if i < 0:
+                    continue
+                n = particle[gg]
+                columns = slot_count[gg] * n_shifts
+                at = out_start[gg] + (i * n_children + child) * columns
+                start = table_start[n] + slot_first[gg] * n_shifts
+                sum_weight = np.float32(0.0)
+                for j in range(columns):
+                    w = weights[at + j]
+                    if w > 0.0:
+                        if sum_weight == 0.0:
+                            masked_sum[:] = 0.0
+                        sum_weight += w
+                        y, z = shifted[start + j], recon[recon_row[start + j]]
+                        for p in range(n_pix):
+                            masked_sum[p, 0] += w * y[p, 0]
+                            masked_sum[p, 1] += w * y[p, 1]
+                            numerator_parts[p, 0] += w * z[p, 0]
+                            numerator_parts[p, 1] += w * z[p, 1]
+                if sum_weight > 0.0:
+                    for p in range(n_pix):
+                        denominator[0, p] += sum_weight * ctf2[n, p]
+                        re, im = projection[0, p].real, projection[0, p].imag
+                        signal[n, shell[p]] += re * masked_sum[p, 0] + im * masked_sum[p, 1]
+                        power[n, shell[p]] += sum_weight * ctf2[n, p] * (re * re + im * im)
+            insert(grids[k], numerator, denominator, matrix, kx, ky, pad, r_max)
+        for i in range(n_psi):
+            slot_of_psi[psis[i]] = -1
+        g = h
+
+
+@njit(**_OPTIONS)
+def _find(psi_idx, start, count, q):
+    """Position of angle q among a group's ascending angles, or -1."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if psi_idx[start + middle] < q:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < count and psi_idx[start + low] == q else -1

@@ -1,0 +1,554 @@
+"""The expectation step: posterior weights of orientations and shifts, and the sums that the new map is made of.
+
+Adaptive two-pass scheme of the reference (Scheres 2012, J Struct Biol 180:519; ml_optimiser.cpp,
+expectationOneParticle), computed over batches of particles. The coarse pass scores every allowed orientation and
+shift at a small image size; the samples that hold `adaptive_fraction` of the weight are oversampled in the fine pass
+at the current image size; and those that then hold it are summed. Particles are batched so that each projection
+serves many of them and scores are matrix products; the kernels behind are in `backend`.
+
+Angles in degrees, offsets in A, images in pixels; Fourier transforms are divided by box^2 as in the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.backend import estep_numba as kernels
+from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.refine.images import PreparedImages
+from relion_py.compute.refine.sampling import Groups, LocalSearch, SamplingTables
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class ExpectationSettings:
+    """What the expectation step needs to know besides model, sampling and images."""
+
+    adaptive_fraction: float = 0.999
+    maximum_significants: int = -1
+    correlate: bool = False  # first iteration by cross-correlation: the best pose alone counts
+    sigma2_offset: float = 100.0  # A^2, of the Gaussian prior on offsets
+    pixel_size: float = 1.0  # A
+    box: int = 0
+    work_mib: int = 256  # cap of the work space of one batch
+
+
+@dataclass
+class WeightedSums:
+    """Sums over the particles of one half (or one rank's share of it); K classes, S shells, O optics groups.
+
+    grids (K, Z, Y, X, 3): back-projected numerator (re, im) and weight. The others as in the reference's wsum_model:
+    sigma2_noise (O, S) and sumw_group (O,), pdf_direction (K, D), signal_product and reference_power (G,) per scale
+    group, sigma2_offset in A^2, and totals of the log-likelihood, Pmax, norm correction and weights.
+    """
+
+    grids: NDArray[np.float32]
+    sigma2_noise: NDArray[np.float64]
+    sumw_group: NDArray[np.float64]
+    pdf_direction: NDArray[np.float64]
+    signal_product: NDArray[np.float64]
+    reference_power: NDArray[np.float64]
+    sigma2_offset: float = 0.0
+    log_likelihood: float = 0.0
+    sum_pmax: float = 0.0
+    avg_norm_correction: float = 0.0
+    sum_weight: float = 0.0
+    failed: list[int] = field(default_factory=list)
+
+    @classmethod
+    def zeros(
+        cls,
+        grid_shape: tuple[int, int, int],
+        classes: int,
+        directions: int,
+        shells: int,
+        optics: int,
+        groups: int,
+    ) -> WeightedSums:
+        """All-zero sums; grid_shape (Z, Y, X)."""
+        return cls(
+            grids=np.zeros((classes, *grid_shape, 3), np.float32),
+            sigma2_noise=np.zeros((optics, shells)),
+            sumw_group=np.zeros(optics),
+            pdf_direction=np.zeros((classes, directions)),
+            signal_product=np.zeros(groups),
+            reference_power=np.zeros(groups),
+        )
+
+    def pack(self) -> NDArray[np.float64]:
+        """Everything but the grids as one vector, for a sum over ranks; `unpack` is its inverse."""
+        scalars = [
+            self.sigma2_offset, self.log_likelihood, self.sum_pmax, self.avg_norm_correction, self.sum_weight,
+        ]  # fmt: skip
+        return np.concatenate([scalars, *(a.ravel() for a in self._arrays())])
+
+    def unpack(self, packed: NDArray[np.float64]) -> None:
+        """Sets everything but the grids from what `pack` made."""
+        (
+            self.sigma2_offset, self.log_likelihood, self.sum_pmax, self.avg_norm_correction, self.sum_weight,
+        ) = (float(v) for v in packed[:5])  # fmt: skip
+        at = 5
+        for array in self._arrays():
+            array[...] = packed[at : at + array.size].reshape(array.shape)
+            at += array.size
+
+    def _arrays(self) -> list[NDArray[np.float64]]:
+        return [
+            self.sigma2_noise, self.sumw_group, self.pdf_direction, self.signal_product, self.reference_power,
+        ]  # fmt: skip
+
+
+@dataclass
+class Assignments:
+    """The best pose and the statistics of each particle of a batch, in the order of the batch.
+
+    matrix (N, 3, 3) Euler matrices; offset (N, 2) A, total; class_index (N,) from 0; NaN poses where failed.
+    """
+
+    matrix: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    class_index: NDArray[np.int32]
+    pmax: NDArray[np.float64]
+    nr_significant: NDArray[np.int64]
+    log_likelihood: NDArray[np.float64]
+    norm_correction: NDArray[np.float64]
+    failed: NDArray[np.bool_]
+
+
+@dataclass
+class _Coarse:
+    """Scores of the coarse pass as strided views: group g's angle i and shift t at base[g] + i * row_stride + t."""
+
+    scores: NDArray[np.float32]
+    group_ptr: NDArray[np.int64]
+    base: NDArray[np.int64]
+    row_stride: int
+    groups: Groups
+
+
+class Expectation:
+    """One expectation step of one half: references, sampling and noise are fixed, batches of particles go through.
+
+    volumes (K, Z, Y, X): padded transforms; coarse and fine are the pixel lists of `PreparedImages`; log_pdf (K, D)
+    log prior of classes and directions (global searches); inv_sigma2 (O, S) reciprocal noise per optics group.
+    """
+
+    def __init__(
+        self,
+        backend: CpuBackend,
+        settings: ExpectationSettings,
+        volumes: NDArray[np.complex64],
+        pad: float,
+        r_max_padded: float,
+        sampling: SamplingTables,
+        log_pdf: NDArray[np.float32],
+        inv_sigma2: NDArray[np.float32],
+        sums: WeightedSums,
+        local: LocalSearch | None = None,
+    ) -> None:
+        self.backend, self.settings = backend, settings
+        self.volumes, self.pad, self.r_max = volumes, np.float32(pad), np.float32(r_max_padded)
+        self.sampling, self.log_pdf, self.inv_sigma2 = sampling, log_pdf, inv_sigma2
+        self.sums, self.local = sums, local
+        # one accumulator per thread; the first is the sum itself
+        self._grids = [sums.grids] + [np.zeros_like(sums.grids) for _ in range(backend.threads - 1)]
+
+    def finish(self) -> None:
+        """Adds the threads' accumulators together, always in the same order."""
+        for grid in self._grids[1:]:
+            self.sums.grids += grid
+        del self._grids[1:]
+
+    # ---- batches ----
+
+    def batch_size(self, coarse_pixels: int, fine_pixels: int) -> int:
+        """Particles that fit into the work space of one coarse pass."""
+        t = len(self.sampling.shifts)
+        scores = 4 * t * (64 * 64 if self.local else self.sampling.orientations * len(self.volumes))
+        per_particle = scores + 8 * coarse_pixels * t + 24 * (coarse_pixels + fine_pixels)
+        return int(np.clip(self.settings.work_mib * MIB // per_particle, 8, 2048))
+
+    def run(self, images: PreparedImages) -> Assignments:
+        """Scores, weighs and sums one batch; adds to the sums and returns the particles' new assignments."""
+        n = len(images)
+        best = Assignments(
+            np.full((n, 3, 3), np.nan), np.zeros((n, 2)), np.zeros(n, np.int32), np.zeros(n), np.zeros(n, np.int64),
+            np.zeros(n), np.ones(n), np.zeros(n, np.bool_),
+        )  # fmt: skip
+        coarse = self._score_coarse(images)
+        fine, trans_used, threshold = self._select(coarse, n, best)
+        del coarse
+        for members, groups, mask, mask_start in self._fine_batches(fine, trans_used, threshold, images):
+            self._fine_pass(images, members, groups, mask, mask_start, trans_used, best)
+        self._finish_particles(images, best)
+        return best
+
+    # ---- coarse pass ----
+
+    def _weighted(self, images: PreparedImages, coarse: bool) -> tuple[NDArray, NDArray]:
+        """CTF X / sigma2 (N, P) complex64 and CTF^2 / sigma2 (N, P) float32, without sigma2 when correlating."""
+        pixels = images.coarse if coarse else images.fine
+        take = images.coarse_in_fine if coarse else slice(None)
+        ctf = images.ctf[:, take]
+        if self.settings.correlate:
+            return np.ascontiguousarray(images.masked[:, take] * ctf), np.ascontiguousarray(ctf * ctf)
+        weight = self.inv_sigma2[images.optics][:, pixels.shell]
+        return images.masked[:, take] * (ctf * weight), ctf * ctf * weight
+
+    def _shift_prior(self, images: PreparedImages) -> NDArray[np.float32]:
+        """(N, T) log of the Gaussian prior on offsets, normalised to mean 1 over the shifts as in the reference."""
+        total = images.old_offset[:, None, :] + self.sampling.shifts_unperturbed[None]
+        log_prior = -np.sum(total**2, axis=2) / (2.0 * max(self.settings.sigma2_offset, 1e-4))
+        peak = log_prior.max(axis=1, keepdims=True)
+        mean = np.log(np.mean(np.exp(log_prior - peak), axis=1, keepdims=True)) + peak
+        return (log_prior - mean).astype(np.float32)
+
+    def _shift_table(
+        self, weighted: NDArray[np.complex64], rows: NDArray, shift_a: NDArray, pixels: object
+    ) -> NDArray[np.float32]:
+        """weighted[rows] shifted by shift_a (R, 2) A -> (R, P, 2) float32."""
+        kx, ky = pixels.kx, pixels.ky  # type: ignore[attr-defined]
+        out = np.empty((len(rows), len(kx), 2), np.float32)
+        source = np.ascontiguousarray(weighted).view(np.float32).reshape(*weighted.shape, 2)
+        shift = shift_a / self.settings.pixel_size
+        x, y = np.ascontiguousarray(shift[:, 0]), np.ascontiguousarray(shift[:, 1])
+
+        def work(a: int, b: int) -> None:
+            kernels.shift_rows(source, rows[a:b], x[a:b], y[a:b], kx, ky, self.settings.box, out[a:b])
+
+        self.backend.map(work, self.backend.ranges(len(rows)))
+        return out
+
+    def _score_coarse(self, images: PreparedImages) -> _Coarse:
+        n, tables = len(images), self.sampling
+        t = len(tables.shifts)
+        weighted, ctf2 = self._weighted(images, coarse=True)
+        rows = np.repeat(np.arange(n, dtype=np.int32), t)
+        shifted = self._shift_table(weighted, rows, np.tile(tables.shifts, (n, 1)), images.coarse)
+        prior = self._shift_prior(images)
+        if self.local is not None:
+            return self._score_coarse_local(images, shifted, prior, ctf2)
+        classes, d, q = len(self.volumes), tables.directions, tables.angles
+        scores = np.empty((classes * d * q, n, t), np.float32)
+        log_pdf = np.repeat(self.log_pdf.reshape(-1), q)
+        self.backend.dense_scores(
+            self.volumes, self.pad, self.r_max, images.coarse.kx, images.coarse.ky, tables.coarse_rotations, d * q,
+            log_pdf, shifted, prior, ctf2, self.settings.correlate, scores,
+        )  # fmt: skip
+        blocks = classes * d
+        block = np.tile(np.arange(blocks, dtype=np.int32), n)
+        particle = np.repeat(np.arange(n, dtype=np.int32), blocks)
+        groups = Groups(
+            block, particle, np.tile(self.log_pdf.reshape(-1), n), np.zeros(n * blocks, np.int64),
+            np.full(n * blocks, q, np.int32), np.zeros(n * blocks, np.int32), np.full(n * blocks, t, np.int32),
+            np.zeros(0, np.int64), np.arange(q, dtype=np.int32), np.zeros(q, np.float32),
+        )  # fmt: skip
+        base = block.astype(np.int64) * (q * n * t) + particle.astype(np.int64) * t
+        return _Coarse(scores.reshape(-1), np.arange(n + 1, dtype=np.int64) * blocks, base, n * t, groups)
+
+    def _score_coarse_local(
+        self, images: PreparedImages, shifted: NDArray, prior: NDArray, ctf2: NDArray
+    ) -> _Coarse:
+        assert self.local is not None
+        n, t = len(images), len(self.sampling.shifts)
+        groups, group_ptr = self.local.groups(images.index, len(self.volumes), self.log_pdf)
+        groups.slot_count[:] = t
+        size = groups.psi_count.astype(np.int64) * t
+        groups.out_start = np.concatenate([[0], np.cumsum(size)[:-1]]) if len(size) else np.zeros(0, np.int64)
+        scores = np.empty(int(size.sum()), np.float32)
+        starts = np.arange(n + 1, dtype=np.int64) * t
+        self._score(
+            groups.sorted_by_block(), images.coarse, self.sampling.coarse_mats, self.sampling.coarse_psi,
+            prior.reshape(-1), starts, shifted, 1, ctf2, scores,
+        )  # fmt: skip
+        return _Coarse(scores, group_ptr, groups.out_start, t, groups)
+
+    def _score(
+        self, groups: Groups, pixels: object, dir_mats: NDArray, psi_table: NDArray, slot_prior: NDArray,
+        table_start: NDArray, shifted: NDArray, n_shifts: int, ctf2: NDArray, out: NDArray,
+    ) -> None:  # fmt: skip
+        g = groups
+        kx, ky = pixels.kx, pixels.ky  # type: ignore[attr-defined]
+
+        def work(a: int, b: int) -> None:
+            kernels.score_groups(
+                self.volumes, self.pad, self.r_max, kx, ky, dir_mats, psi_table, g.block, g.particle, g.prior,
+                g.psi_start, g.psi_count, g.psi_idx, g.psi_prior, g.slot_first, g.slot_count, g.out_start, slot_prior,
+                table_start, shifted, n_shifts, ctf2, self.settings.correlate, out, a, b,
+            )  # fmt: skip
+
+        self.backend.map(work, self.backend.block_ranges(g.block, g.work(), 4 * self.backend.threads))
+
+    # ---- selection ----
+
+    def _select(
+        self, coarse: _Coarse, n: int, best: Assignments
+    ) -> tuple[tuple[Groups, NDArray, NDArray, NDArray], NDArray, NDArray]:
+        """Fine groups, particle by particle, with their significance masks, and the (N, T) shifts in use."""
+        s, c, t = self.settings, coarse.groups, len(self.sampling.shifts)
+        threshold = np.empty(n, np.float32)
+        n_groups, n_angles = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        used = np.zeros((n, t), np.bool_)
+
+        def find(a: int, b: int) -> None:
+            kernels.find_significant(
+                coarse.scores, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_count, t, s.adaptive_fraction,
+                s.maximum_significants, s.correlate, threshold, best.nr_significant, n_groups, n_angles, used, a, b,
+            )  # fmt: skip
+
+        ranges = self.backend.ranges(n, 4 * self.backend.threads)
+        self.backend.map(find, ranges)
+        slot_of_trans = np.where(used, np.cumsum(used, axis=1) - 1, -1).astype(np.int32)
+        group_start = np.concatenate([[0], np.cumsum(n_groups)])
+        psi_start = np.concatenate([[0], np.cumsum(n_angles)])
+        total, angles = int(group_start[-1]), int(psi_start[-1])
+        fine = Groups(
+            np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.float32), np.empty(total, np.int64),
+            np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.int32), np.empty(0, np.int64),
+            np.empty(angles, np.int32), np.empty(angles, np.float32),
+        )  # fmt: skip
+
+        def fill(a: int, b: int) -> None:
+            kernels.list_significant(
+                coarse.scores, coarse.group_ptr, coarse.base, coarse.row_stride, c.block, c.prior, c.psi_start, c.psi_count,
+                c.psi_idx, c.psi_prior, t, threshold, slot_of_trans, group_start, psi_start,
+                fine.block, fine.particle, fine.prior, fine.psi_start, fine.psi_count, fine.psi_idx, fine.psi_prior,
+                fine.slot_first, fine.slot_count, a, b,
+            )  # fmt: skip
+
+        self.backend.map(fill, ranges)
+        size = fine.psi_count.astype(np.int64) * fine.slot_count
+        mask_start = np.concatenate([[0], np.cumsum(size)])
+        mask = np.zeros(int(mask_start[-1]), np.uint8)
+
+        def mark(a: int, b: int) -> None:
+            kernels.mark_significant(
+                coarse.scores, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_start, c.psi_count, c.psi_idx,
+                c.block, t, threshold, slot_of_trans, group_start, fine.block, fine.psi_count, fine.slot_first,
+                fine.slot_count, mask_start, mask, a, b,
+            )  # fmt: skip
+
+        self.backend.map(mark, ranges)
+        best.failed |= ~np.isfinite(threshold)
+        return (fine, group_start, mask, mask_start), used, threshold
+
+    def _fine_batches(
+        self,
+        fine: tuple[Groups, NDArray, NDArray, NDArray],
+        used: NDArray,
+        threshold: NDArray,
+        images: PreparedImages,
+    ) -> Iterator[tuple[NDArray, Groups, NDArray, NDArray]]:
+        """Runs of particles whose fine scores and shifted images fit into the work space."""
+        groups, group_start, mask, mask_start = fine
+        tables = self.sampling
+        samples = np.diff(mask_start[group_start]) * tables.rot_children * tables.shift_children
+        cost = 4 * samples + used.sum(axis=1) * (tables.shift_children * 16 * images.fine.size)
+        limit = self.settings.work_mib * MIB
+        n, first = len(images), 0
+        while first < n:
+            last, total = first, 0
+            while last < n and (last == first or total + cost[last] <= limit):
+                total += cost[last]
+                last += 1
+            a, b = group_start[first], group_start[last]
+            if b > a:
+                p0 = groups.psi_start[a]
+                p1 = groups.psi_start[b - 1] + groups.psi_count[b - 1]
+                part = Groups(
+                    groups.block[a:b], groups.particle[a:b] - first, groups.prior[a:b], groups.psi_start[a:b] - p0,
+                    groups.psi_count[a:b], groups.slot_first[a:b], groups.slot_count[a:b], np.zeros(0, np.int64),
+                    groups.psi_idx[p0:p1], groups.psi_prior[p0:p1],
+                )  # fmt: skip
+                m0, m1 = mask_start[a], mask_start[b]
+                yield np.arange(first, last), part, mask[m0:m1], mask_start[a:b] - m0
+            first = last
+
+    # ---- fine pass ----
+
+    def _fine_pass(
+        self, images: PreparedImages, members: NDArray, groups: Groups, mask: NDArray, mask_start: NDArray,
+        trans_used: NDArray, best: Assignments,
+    ) -> None:  # fmt: skip
+        batch = images.subset(members)
+        n, tables = len(batch), self.sampling
+        v = tables.shift_children
+        weighted, ctf2 = self._weighted(batch, coarse=False)
+        slots = trans_used[members].sum(axis=1)
+        table_start = np.concatenate([[0], np.cumsum(slots * v)])
+        who, shift_index = np.nonzero(trans_used[members])
+        rows = np.repeat(who, v).astype(np.int32)
+        shift = tables.child_shifts[shift_index].reshape(-1, 2)
+        shifted = self._shift_table(weighted, rows, shift, batch.fine)
+        slot_prior = np.ascontiguousarray(self._shift_prior(batch)[who, shift_index])
+        groups.out_start = mask_start * (tables.rot_children * v)
+        scores = np.empty(len(mask) * tables.rot_children * v, np.float32)
+        by_block = groups.sorted_by_block()
+        self._score(
+            by_block, batch.fine, tables.fine_mats, tables.fine_psi, slot_prior, table_start, shifted, v, ctf2, scores,
+        )  # fmt: skip
+        group_ptr = np.searchsorted(groups.particle, np.arange(n + 1)).astype(np.int64)
+        chosen = _Best.zeros(n)
+        self._weigh(groups, group_ptr, scores, mask, mask_start, chosen)
+        row_weight = np.zeros(int(table_start[-1]))
+        block_weight = np.zeros(self.sums.pdf_direction.size)
+        kernels.marginals(
+            scores, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count, groups.out_start,
+            tables.rot_children, v, table_start, row_weight, block_weight, 0, n,
+        )  # fmt: skip
+        if self.settings.correlate:  # the noise-weighted images after all, for the back-projection
+            weighted, ctf2 = self._noise_weighted(batch)
+            shifted = self._shift_table(weighted, rows, shift, batch.fine)
+        signal, power = self._sum(
+            batch, by_block, scores, table_start, shifted, ctf2, rows, shift, row_weight
+        )
+        self.sums.pdf_direction += block_weight.reshape(self.sums.pdf_direction.shape)
+        self._keep(
+            batch, members, groups, chosen, scores, table_start, rows, shift, row_weight, signal, power, best
+        )
+
+    def _noise_weighted(self, batch: PreparedImages) -> tuple[NDArray, NDArray]:
+        weight = self.inv_sigma2[batch.optics][:, batch.fine.shell]
+        return batch.masked * (batch.ctf * weight), batch.ctf * batch.ctf * weight
+
+    def _weigh(
+        self,
+        groups: Groups,
+        group_ptr: NDArray,
+        scores: NDArray,
+        mask: NDArray,
+        mask_start: NDArray,
+        chosen: _Best,
+    ) -> None:
+        s, tables = self.settings, self.sampling
+
+        def work(a: int, b: int) -> None:
+            kernels.weigh_samples(
+                scores, group_ptr, groups.psi_count, groups.slot_count, groups.out_start, mask, mask_start,
+                tables.rot_children, tables.shift_children, s.adaptive_fraction, s.correlate,
+                chosen.log_sum, chosen.score, chosen.group, chosen.sample, chosen.bad, a, b,
+            )  # fmt: skip
+
+        self.backend.map(work, self.backend.ranges(len(group_ptr) - 1, 4 * self.backend.threads))
+
+    def _sum(
+        self, batch: PreparedImages, by_block: Groups, weights: NDArray, table_start: NDArray, shifted: NDArray,
+        ctf2: NDArray, rows: NDArray, shift: NDArray, row_weight: NDArray,
+    ) -> tuple[NDArray, NDArray]:  # fmt: skip
+        """Back-projections, and sums of signal and reference power, (N, S) each, still divided by sigma2."""
+        tables, g, pixels = self.sampling, by_block, batch.fine
+        used = np.nonzero(row_weight > 0)[0]
+        recon_row = np.full(len(row_weight), -1, np.int64)
+        recon_row[used] = np.arange(len(used))
+        weight = self.inv_sigma2[batch.optics][:, pixels.shell]
+        recon = self._shift_table(batch.unmasked * (batch.ctf * weight), rows[used], shift[used], pixels)
+        threads = self.backend.threads
+        signal = np.zeros((threads, len(batch), batch.shells))
+        power = np.zeros_like(signal)
+
+        def work(thread: int, a: int, b: int) -> None:
+            kernels.sum_groups(
+                self.volumes, self.pad, self.r_max, pixels.kx, pixels.ky, pixels.shell, tables.fine_mats, tables.fine_psi,
+                g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
+                table_start, shifted, tables.shift_children, recon_row, recon, ctf2, weights,
+                self._grids[thread], signal[thread], power[thread], a, b,
+            )  # fmt: skip
+
+        ranges = self.backend.block_ranges(g.block, g.work(), threads)
+        self.backend.map(work, [(i, a, b) for i, (a, b) in enumerate(ranges)])
+        return signal.sum(axis=0), power.sum(axis=0)
+
+    def _keep(
+        self, batch: PreparedImages, members: NDArray, groups: Groups, chosen: _Best, weights: NDArray,
+        table_start: NDArray, rows: NDArray, shift: NDArray, row_weight: NDArray, signal: NDArray, power: NDArray,
+        best: Assignments,
+    ) -> None:  # fmt: skip
+        """Statistics per particle into `best`, and the sums over particles that are not maps."""
+        s, tables, sums = self.settings, self.sampling, self.sums
+        good = ~chosen.bad
+        best.failed[members] |= chosen.bad
+        # pose of the best sample
+        columns = groups.slot_count[chosen.group].astype(np.int64) * tables.shift_children
+        row, column = np.divmod(chosen.sample, columns)
+        angle, child = np.divmod(row, tables.rot_children)
+        block = groups.block[chosen.group]
+        psi = groups.psi_idx[groups.psi_start[chosen.group] + angle]
+        best.matrix[members] = tables.fine_rotation(block % tables.directions, psi, child)
+        best.class_index[members] = block // tables.directions
+        at = (
+            table_start[:-1]
+            + groups.slot_first[chosen.group].astype(np.int64) * tables.shift_children
+            + column
+        )
+        best.offset[members] = batch.old_offset + shift[np.minimum(at, len(shift) - 1)]
+        best.pmax[members] = np.where(good, weights[groups.out_start[chosen.group] + chosen.sample], 0.0)
+        # weight within the table of shifts: total per particle, and the spread of offsets
+        sum_weight = np.bincount(rows, row_weight, len(batch))
+        squared = np.sum((batch.old_offset[rows] + shift) ** 2, axis=1)
+        sums.sigma2_offset += float(np.sum(row_weight * squared))
+        # noise: |X|^2 - 2 Re <X, CTF P> + |CTF P|^2, by shell; signal and power still hold 1/sigma2
+        inverse = self.inv_sigma2[batch.optics]
+        sigma2 = np.divide(1.0, inverse, out=np.zeros(inverse.shape), where=inverse > 0)
+        xa, aa = signal * sigma2, power * sigma2
+        current = batch.fine.r_max
+        noise = batch.spectrum * sum_weight[:, None]
+        noise[:, : current + 1] += (aa - 2.0 * xa)[:, : current + 1]
+        noise[:, current + 1 :] = batch.spectrum[:, current + 1 :]
+        noise[chosen.bad] = 0.0
+        np.add.at(sums.sigma2_noise, batch.optics, noise)
+        np.add.at(sums.sumw_group, batch.optics, sum_weight)
+        best.norm_correction[members] = np.where(
+            good, np.sqrt(np.maximum(2.0 * noise[:, 1:].sum(axis=1), 0.0)), 1.0
+        )
+        use = batch.scale_shells
+        np.add.at(sums.signal_product, batch.group, np.where(use, xa, 0.0).sum(axis=1) / batch.scale)
+        np.add.at(sums.reference_power, batch.group, np.where(use, aa, 0.0).sum(axis=1) / batch.scale**2)
+        sums.sum_weight += float(sum_weight.sum())
+        # log-likelihood: the constant terms that the scores leave out
+        if s.correlate:
+            likelihood = chosen.score.astype(np.float64)
+        else:
+            shells = slice(1, current + 1)
+            misfit = 0.5 * np.sum(batch.spectrum[:, shells] * inverse[:, shells], axis=1)
+            misfit += 0.5 * batch.spectrum[:, current + 1 :].sum(axis=1)
+            with np.errstate(divide="ignore"):
+                normaliser = np.where(sigma2 > 0, np.log(2.0 * np.pi * np.maximum(sigma2, 1e-300)), 0.0)
+            counts = np.bincount(batch.fine.shell, minlength=batch.shells)
+            likelihood = chosen.log_sum - misfit - (normaliser * counts)[:, shells].sum(axis=1)
+        best.log_likelihood[members] = np.where(good, likelihood, 0.0)
+
+    def _finish_particles(self, images: PreparedImages, best: Assignments) -> None:
+        good = ~best.failed
+        # the old correction was applied to the image already (ml_optimiser.cpp, storeWeightedSums)
+        best.norm_correction *= images.applied_norm
+        self.sums.avg_norm_correction += float(best.norm_correction[good].sum())
+        self.sums.log_likelihood += float(best.log_likelihood[good].sum())
+        self.sums.sum_pmax += float(best.pmax[good].sum())
+        self.sums.failed.extend(int(i) for i in images.index[best.failed])
+
+
+@dataclass
+class _Best:
+    """The best sample of each particle of a fine batch: its group, its place in the group's scores, log-weights."""
+
+    log_sum: NDArray[np.float64]
+    score: NDArray[np.float32]
+    group: NDArray[np.int64]
+    sample: NDArray[np.int64]
+    bad: NDArray[np.bool_]
+
+    @classmethod
+    def zeros(cls, n: int) -> _Best:
+        return cls(
+            np.zeros(n),
+            np.zeros(n, np.float32),
+            np.zeros(n, np.int64),
+            np.zeros(n, np.int64),
+            np.zeros(n, np.bool_),
+        )
+

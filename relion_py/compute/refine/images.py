@@ -1,0 +1,185 @@
+"""Particle images made ready for the expectation step: shifted, masked, transformed and cut to the Fourier disc.
+
+Steps and order of the reference (ml_optimiser.cpp, getFourierTransformsAndCtfs): norm correction, shift by the
+rounded old offset, transform of the unmasked image (for the back-projection), soft mask, transform of the masked
+image (for the comparison with projections) and its power spectrum. Transforms are divided by box^2 and their phases
+refer to the centre of the image, pixel box//2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import scipy.fft
+from numba import njit
+from numpy.typing import NDArray
+
+from relion_py.compute.image.masks import soft_mask_outside
+
+
+@dataclass(frozen=True)
+class DiscPixels:
+    """Fourier pixels of a half plane within a disc: 0 < k <= r_max, kx >= 0, and ky > 0 where kx = 0.
+
+    kx, ky (P,) int32; shell (P,) int32 = round(|k|).
+    """
+
+    kx: NDArray[np.int32]
+    ky: NDArray[np.int32]
+    shell: NDArray[np.int32]
+    r_max: int
+
+    @classmethod
+    def of_size(cls, size: int) -> DiscPixels:
+        """The pixels of images of `size` pixels: r_max = size / 2."""
+        r_max = size // 2
+        ky, kx = np.meshgrid(np.arange(-r_max, r_max + 1), np.arange(r_max + 1), indexing="ij")
+        squared = kx**2 + ky**2
+        keep = (squared <= r_max**2) & (squared > 0) & ~((kx == 0) & (ky < 0))
+        kx, ky = kx[keep].astype(np.int32), ky[keep].astype(np.int32)
+        return cls(kx, ky, np.rint(np.sqrt(squared[keep])).astype(np.int32), r_max)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels P."""
+        return len(self.kx)
+
+    def positions_in(self, other: DiscPixels) -> NDArray[np.int64]:
+        """Index in `other`, a disc at least as large, of each of these pixels."""
+        stride = 2 * other.r_max + 1
+        where = np.full(stride * (other.r_max + 1), -1, np.int64)
+        where[(other.ky + other.r_max) * (other.r_max + 1) + other.kx] = np.arange(other.size)
+        return where[(self.ky + other.r_max) * (other.r_max + 1) + self.kx]
+
+
+@dataclass
+class PreparedImages:
+    """A batch of N particles ready for comparison with references; S shells of the whole box.
+
+    index (N,) the particles' numbers; masked, unmasked (N, P) complex64 at the fine pixels; ctf (N, P) float32,
+    multiplied with the group's scale; optics, group (N,) int; scale (N,); old_offset (N, 2) A that was applied;
+    spectrum (N, S) sum over each shell's half plane of |masked|^2; applied_norm (N,) the image was divided by it.
+    """
+
+    index: NDArray[np.int64]
+    masked: NDArray[np.complex64]
+    unmasked: NDArray[np.complex64]
+    ctf: NDArray[np.float32]
+    optics: NDArray[np.int64]
+    group: NDArray[np.int64]
+    scale: NDArray[np.float64]
+    old_offset: NDArray[np.float64]
+    spectrum: NDArray[np.float64]
+    applied_norm: NDArray[np.float64]
+    fine: DiscPixels
+    coarse: DiscPixels
+    coarse_in_fine: NDArray[np.int64]
+    scale_shells: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def shells(self) -> int:
+        return self.spectrum.shape[1]
+
+    def subset(self, members: NDArray[np.int64]) -> PreparedImages:
+        """Some of the particles, in the order of `members`."""
+        if len(members) == len(self) and np.array_equal(members, np.arange(len(self))):
+            return self
+        n = len(self)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        shared = {"fine", "coarse", "coarse_in_fine", "scale_shells"}
+        return PreparedImages(
+            **{k: v if k in shared or len(v) != n else v[members] for k, v in values.items()}
+        )
+
+
+@njit(nogil=True, cache=True)
+def _shift_and_scale(images, shift, factor):  # type: ignore[no-untyped-def]
+    """Moves image n by shift[n] = (x, y) whole pixels, zeros coming in, and multiplies it; in place."""
+    box = images.shape[1]
+    line = np.empty((box, box), images.dtype)
+    for n in range(images.shape[0]):
+        dx, dy = shift[n, 0], shift[n, 1]
+        for y in range(box):
+            for x in range(box):
+                i, j = y - dy, x - dx
+                inside = 0 <= i < box and 0 <= j < box
+                line[y, x] = images[n, i, j] * factor[n] if inside else 0.0
+        images[n] = line
+
+
+@njit(nogil=True, cache=True)
+def _shell_power(transforms, shells, out):  # type: ignore[no-untyped-def]
+    """out[n, s] += |F|^2 over the half plane (kx = 0 counted for ky >= 0 only)."""
+    _, rows, columns = transforms.shape
+    for n in range(transforms.shape[0]):
+        for i in range(rows):
+            k_y = i if i <= rows // 2 else i - rows
+            for k_x in range(columns):
+                if k_x == 0 and (k_y < 0 or i > rows // 2):
+                    continue
+                s = int(np.rint(np.sqrt(k_x * k_x + k_y * k_y)))
+                if 0 < s < shells:
+                    value = transforms[n, i, k_x]
+                    out[n, s] += value.real * value.real + value.imag * value.imag
+
+
+def _transform(images: NDArray[np.float32], workers: int) -> NDArray[np.complex64]:
+    """rfft2 / box^2 of each image, complex64 (N, box, box // 2 + 1)."""
+    transforms = scipy.fft.rfft2(images, workers=workers)
+    transforms *= np.float32(1.0 / images.shape[1] ** 2)
+    return transforms
+
+
+def _disc(transforms: NDArray[np.complex64], pixels: DiscPixels) -> NDArray[np.complex64]:
+    """The disc pixels with phases referred to pixel box//2, (N, P)."""
+    box = transforms.shape[1]
+    sign = np.where((pixels.kx + pixels.ky) % 2 == 0, 1.0, -1.0).astype(np.float32)
+    return transforms[:, pixels.ky % box, pixels.kx] * sign
+
+
+def transform_images(
+    images: NDArray[np.float32],
+    shift: NDArray[np.int64],
+    factor: NDArray[np.float64],
+    mask_radius: float,
+    mask_edge: float,
+    pixels: DiscPixels,
+    *,
+    noise: NDArray[np.float32] | None = None,
+    workers: int = 1,
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float64]]:
+    """Unmasked and masked transforms (N, P) at the disc pixels, and the masked images' power per shell (N, S).
+
+    images (N, box, box) float32, changed in place; shift (N, 2) whole pixels x, y; factor (N,) multiplies the image;
+    mask_radius, mask_edge in pixels. Outside the mask the image becomes its own mean there, or `noise` (N, box, box).
+    """
+    box = images.shape[1]
+    _shift_and_scale(images, np.ascontiguousarray(shift, np.int64), np.asarray(factor, np.float32))
+    unmasked = _disc(_transform(images, workers), pixels)
+    soft_mask_outside(images, mask_radius, mask_edge, noise=noise)
+    transforms = _transform(images, workers)
+    spectrum = np.zeros((len(images), box // 2 + 1))
+    _shell_power(transforms, box // 2 + 1, spectrum)
+    return unmasked, _disc(transforms, pixels), spectrum
+
+
+def noise_images(
+    sigma2: NDArray[np.float64], box: int, seeds: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """One image of Gaussian noise per seed with the variance sigma2 (N, S) of each Fourier component, float32.
+
+    Fills the solvent when images are not zero-masked; a particle's noise depends on its seed alone.
+    """
+    ky = np.fft.fftfreq(box, 1.0 / box)[:, None]
+    shell = np.rint(np.sqrt(ky**2 + np.arange(box // 2 + 1)[None] ** 2)).astype(int)
+    out = np.empty((len(seeds), box, box), np.float32)
+    for n, seed in enumerate(seeds):
+        random = np.random.default_rng(int(seed))
+        sigma = np.sqrt(np.concatenate([sigma2[n], np.zeros(max(0, shell.max() + 1 - sigma2.shape[1]))]))[shell]
+        parts = random.standard_normal((2, box, box // 2 + 1)) * sigma
+        out[n] = scipy.fft.irfft2(parts[0] + 1j * parts[1], s=(box, box)) * box**2
+    return out

@@ -1,0 +1,112 @@
+"""The maximization step apart from the maps: noise, priors, scales and norms from the weighted sums.
+
+Source: ml_optimiser.cpp, maximizationOtherParameters and setSigmaNoiseEstimatesAndSetAverageImage. The maps themselves
+are made in `reconstruct`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.refine.expectation import WeightedSums
+from relion_py.compute.refine.model import ModelState
+
+SCALE_LIMIT = 5.0
+"""Scale corrections are kept within this factor of their median."""
+
+
+def half_plane_pixels(box: int) -> NDArray[np.int64]:
+    """Number of Fourier pixels per shell in the half plane, (S,) (ml_optimiser.cpp, Npix_per_shell)."""
+    ky = np.rint(np.fft.fftfreq(box, 1.0 / box)).astype(int)[:, None]
+    ky = np.where(ky == -(box // 2), box // 2, ky)
+    kx = np.arange(box // 2 + 1)[None]
+    shell = np.rint(np.sqrt(kx**2 + ky**2)).astype(int)
+    keep = (shell <= box // 2) & ~((kx == 0) & (ky < 0))
+    return np.bincount(shell[keep], minlength=box // 2 + 1)
+
+
+def update_model(
+    model: ModelState,
+    sums: WeightedSums,
+    *,
+    min_sigma2_offset: float,
+    fix_sigma_offset: bool,
+    fix_sigma_noise: bool,
+    do_norm: bool,
+    do_scale: bool,
+    first_iteration_cc: bool,
+) -> None:
+    """New parameters of the model (all but maps and their spectra) from the sums of one half, in place.
+
+    min_sigma2_offset in A^2. After a first iteration by cross-correlation, noise and scales stay as they were.
+    """
+    if sums.sum_weight <= 0.0:
+        return
+    if do_norm:
+        model.avg_norm_correction = sums.avg_norm_correction / sums.sum_weight
+    if do_scale and not first_iteration_cc:
+        model.scale_correction = _new_scales(sums, model.nr_particles_per_group)
+    model.pdf_direction = sums.pdf_direction / sums.sum_weight
+    model.pdf_class = model.pdf_direction.sum(axis=1)
+    model.pdf_class /= max(model.pdf_class.sum(), 1e-300)
+    if not fix_sigma_offset:
+        # two dimensions
+        model.sigma_offset = float(np.sqrt(max(sums.sigma2_offset / (2.0 * sums.sum_weight), min_sigma2_offset)))
+    if not fix_sigma_noise and not first_iteration_cc:
+        model.sigma2_noise = _new_noise(model, sums)
+    model.log_likelihood = sums.log_likelihood / (sums.sum_weight if first_iteration_cc else 1.0)
+    model.ave_pmax = sums.sum_pmax / sums.sum_weight
+
+
+def _new_scales(sums: WeightedSums, particles: NDArray[np.int64]) -> NDArray[np.float64]:
+    scale = np.ones_like(sums.signal_product)
+    known = sums.reference_power > 0
+    scale[known] = sums.signal_product[known] / sums.reference_power[known]
+    median = np.sort(scale)[len(scale) // 2]
+    scale = np.clip(scale, median / SCALE_LIMIT, median * SCALE_LIMIT)
+    average = np.sum(particles * scale) / max(particles.sum(), 1)
+    return scale / average if average > 0 else np.ones_like(scale)
+
+
+def _new_noise(model: ModelState, sums: WeightedSums) -> NDArray[np.float64]:
+    """Noise variance per component, two of which make a complex number."""
+    noise = model.sigma2_noise.copy()
+    pixels = half_plane_pixels(model.ori_size)
+    for o, weight in enumerate(sums.sumw_group):
+        if weight > 0 and sums.sigma2_noise[o].any():
+            noise[o] = sums.sigma2_noise[o] / (2.0 * weight * pixels)
+            # empty shells take their neighbour's value; shell 0 is never used
+            for s in range(1, len(pixels)):
+                if noise[o, s] < 1e-14:
+                    noise[o, s] = noise[o, s - 1]
+    return noise
+
+
+def initial_noise(
+    power: NDArray[np.float64], counts: NDArray[np.float64], average: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """First noise spectra (O, S): mean power of the images less that of their average, per component.
+
+    power (O, S): sum over images of the mean |F|^2 in each shell; counts (O,) images; average (box, box): their mean.
+    Shells where the difference is not positive take the nearest positive neighbour's value, first the one below.
+    """
+    shells = power.shape[1]
+    box = average.shape[0]
+    transform = np.fft.rfft2(average) / box**2
+    ky = np.fft.fftfreq(box, 1.0 / box)[:, None]
+    shell = np.rint(np.sqrt(ky**2 + np.arange(box // 2 + 1)[None] ** 2)).astype(int)
+    inside = shell < shells
+    total = np.bincount(shell[inside], (np.abs(transform) ** 2)[inside], shells)
+    spectrum = total / np.maximum(np.bincount(shell[inside], minlength=shells), 1) / 2.0
+    noise = np.zeros_like(power)
+    for o, count in enumerate(counts):
+        if count <= 0:
+            continue
+        noise[o] = power[o] / (2.0 * count) - spectrum
+        positive = np.nonzero(noise[o] > 0)[0]
+        for s in np.nonzero(noise[o] <= 0)[0]:
+            below, above = positive[positive < s], positive[positive > s]
+            if len(below) or len(above):
+                noise[o, s] = noise[o, below[-1] if len(below) else above[0]]
+    return noise

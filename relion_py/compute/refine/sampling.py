@@ -1,0 +1,216 @@
+"""Tables that the expectation step reads: rotations of directions and in-plane angles, shifts, local searches.
+
+An Euler matrix is the in-plane rotation of its direction's matrix at psi = 0, so that a table of directions and one
+of in-plane angles hold every orientation, coarse and oversampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.backend.estep_numba import block_rotations
+from relion_py.compute.geometry.healpix import Sampling, translations
+from relion_py.compute.geometry.local_search import Selection
+from relion_py.compute.refine.model import SamplingState
+
+
+@dataclass(frozen=True)
+class SamplingTables:
+    """Rotations and shifts of one iteration, random perturbation included.
+
+    coarse_mats (D, 1, 3, 3), fine_mats (D, C, 3, 3) float32: Euler matrices at psi = 0; coarse_psi (Q, 1, 2),
+    fine_psi (Q, S, 2) float32: cos and sin of the in-plane angles; shifts (T, 2), child_shifts (T, V, 2) and
+    shifts_unperturbed (T, 2) in A, x and y.
+    """
+
+    coarse_mats: NDArray[np.float32]
+    fine_mats: NDArray[np.float32]
+    coarse_psi: NDArray[np.float32]
+    fine_psi: NDArray[np.float32]
+    shifts: NDArray[np.float64]
+    shifts_unperturbed: NDArray[np.float64]
+    child_shifts: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, grid: Sampling, state: SamplingState, oversampling: int) -> SamplingTables:
+        """Tables of a grid of orientations (perturbed already) and the offsets of `state`."""
+        every = np.arange(grid.n_directions)
+        coarse, shifts = translations(state.offset_range, state.offset_step, 0, grid.perturbation)
+        _, children = translations(state.offset_range, state.offset_step, oversampling, grid.perturbation)
+        return cls(
+            _float32(grid.frames(every, 0)),
+            _float32(grid.frames(every, oversampling)),
+            _cos_sin(grid.child_psis(0)),
+            _cos_sin(grid.child_psis(oversampling)),
+            np.ascontiguousarray(shifts[:, 0]),
+            coarse,
+            children,
+        )
+
+    @property
+    def directions(self) -> int:
+        return len(self.coarse_mats)
+
+    @property
+    def angles(self) -> int:
+        return len(self.coarse_psi)
+
+    @property
+    def orientations(self) -> int:
+        """Coarse orientations D * Q."""
+        return self.directions * self.angles
+
+    @property
+    def rot_children(self) -> int:
+        """Oversampled orientations per coarse one, C * S."""
+        return self.fine_mats.shape[1] * self.fine_psi.shape[1]
+
+    @property
+    def shift_children(self) -> int:
+        """Oversampled shifts per coarse one, V."""
+        return self.child_shifts.shape[1]
+
+    def coarse_rotations(self, first: int, last: int) -> NDArray[np.float32]:
+        """Euler matrices (last - first, 3, 3) of coarse orientations, the in-plane angle running fastest."""
+        q = self.angles
+        first_dir, last_dir = first // q, -(-last // q)
+        out = np.empty(((last_dir - first_dir) * q, 3, 3), np.float32)
+        psis = np.arange(q, dtype=np.int32)
+        for d in range(first_dir, last_dir):
+            at = (d - first_dir) * q
+            block_rotations(self.coarse_mats[d], self.coarse_psi, psis, q, out[at : at + q])
+        return out[first - first_dir * q : last - first_dir * q]
+
+    def fine_rotation(
+        self, direction: NDArray[np.int64], psi: NDArray[np.int64], child: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Euler matrices (N, 3, 3) of oversampled orientations; child counts as in `estep_numba.block_rotations`."""
+        across, around = np.divmod(child, self.fine_psi.shape[1])
+        matrix = self.fine_mats[direction, across].astype(np.float64)
+        cosine, sine = self.fine_psi[psi, around].astype(np.float64).T
+        turn = np.zeros((len(matrix), 3, 3))
+        turn[:, 0, 0] = turn[:, 1, 1] = cosine
+        turn[:, 0, 1], turn[:, 1, 0], turn[:, 2, 2] = sine, -sine, 1.0
+        return turn @ matrix
+
+
+def _float32(values: NDArray) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _cos_sin(degrees: NDArray[np.float64]) -> NDArray[np.float32]:
+    angle = np.deg2rad(degrees)
+    return _float32(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
+
+
+@dataclass
+class Groups:
+    """Work list: particle x block (class and direction), see `estep_numba.score_groups`."""
+
+    block: NDArray[np.int32]
+    particle: NDArray[np.int32]
+    prior: NDArray[np.float32]
+    psi_start: NDArray[np.int64]
+    psi_count: NDArray[np.int32]
+    slot_first: NDArray[np.int32]
+    slot_count: NDArray[np.int32]
+    out_start: NDArray[np.int64]
+    psi_idx: NDArray[np.int32]
+    psi_prior: NDArray[np.float32]
+
+    def sorted_by_block(self) -> Groups:
+        """The same groups ordered by block, so that one projection serves all its particles."""
+        order = np.argsort(self.block, kind="stable")
+        return Groups(
+            *(
+                np.ascontiguousarray(getattr(self, name)[order])
+                for name in (
+                    "block",
+                    "particle",
+                    "prior",
+                    "psi_start",
+                    "psi_count",
+                    "slot_first",
+                    "slot_count",
+                    "out_start",
+                )
+            ),  # fmt: skip
+            self.psi_idx,
+            self.psi_prior,
+        )
+
+    def work(self) -> NDArray[np.int64]:
+        """Relative cost of each group: its samples, with a share for its projections."""
+        return self.psi_count.astype(np.int64) * (self.slot_count + 2)
+
+
+@dataclass(frozen=True)
+class LocalSearch:
+    """Orientations near each particle's prior, for all particles of a step: `Selection`s in order of `index`.
+
+    position (M,): row of the selections that belongs to particle number i, or -1.
+    """
+
+    directions: Selection
+    psis: Selection
+    position: NDArray[np.int64]
+
+    @classmethod
+    def around(
+        cls, grid: Sampling, index: NDArray[np.int64], total: int,
+        angles: tuple[NDArray, NDArray, NDArray], sigmas: tuple[float, float, float],
+    ) -> LocalSearch:  # fmt: skip
+        """Searches of particles `index` of `total` around (rot, tilt, psi) with standard deviations, all in degrees."""
+        position = np.full(total, -1, np.int64)
+        position[index] = np.arange(len(index))
+        rot, tilt, psi = angles
+        return cls(
+            grid.local_directions(rot, tilt, sigmas[0], sigmas[1]), grid.local_psis(psi, sigmas[2]), position
+        )
+
+    def groups(
+        self, index: NDArray[np.int64], classes: int, log_pdf: NDArray[np.float32]
+    ) -> tuple[Groups, NDArray[np.int64]]:
+        """Coarse-pass groups of particles `index`, particle by particle, and where each particle's begin (N+1,).
+
+        Priors are relative to their mean over the particle's list, as the reference normalises them. With several
+        classes each direction occurs once per class.
+        """
+        rows = self.position[index]
+        dir_count = np.diff(self.directions.starts)[rows]
+        psi_count = np.diff(self.psis.starts)[rows]
+        n_directions = log_pdf.shape[1]
+        take_dir = _ranges(self.directions.starts[rows], dir_count)
+        take_psi = _ranges(self.psis.starts[rows], psi_count)
+        dir_prior = _log(self.directions.weights[take_dir] * np.repeat(dir_count, dir_count))
+        psi_prior = _log(self.psis.weights[take_psi] * np.repeat(psi_count, psi_count))
+        psi_start = np.concatenate([[0], np.cumsum(psi_count)[:-1]])
+        particle = np.repeat(np.arange(len(index), dtype=np.int32), dir_count * classes)
+        direction = self.directions.indices[take_dir]
+        # one copy of a particle's directions per class, so that blocks ascend within a particle
+        order = np.argsort(
+            np.repeat(np.repeat(np.arange(len(index)), dir_count)[None], classes, axis=0).ravel(), kind="stable"
+        )
+        block = (np.arange(classes)[:, None] * n_directions + direction[None]).ravel()[order]
+        prior = np.tile(dir_prior, classes)[order]
+        total = len(block)
+        groups = Groups(
+            block.astype(np.int32), particle, prior, psi_start[particle].astype(np.int64),
+            psi_count[particle].astype(np.int32), np.zeros(total, np.int32), np.zeros(total, np.int32),
+            np.zeros(total, np.int64), self.psis.indices[take_psi], psi_prior,
+        )  # fmt: skip
+        return groups, np.concatenate([[0], np.cumsum(dir_count * classes)])
+
+
+def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """starts[0] ... + counts[0], starts[1] ... + counts[1], ... as one index array."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts - starts, counts)
+
+
+def _log(weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    with np.errstate(divide="ignore"):
+        return np.log(weights).astype(np.float32)
