@@ -417,7 +417,8 @@ class _Parser:
 
     def _rows(self, name: str, width: int) -> list[list[str]]:
         """The rows of a loop up to the next block, loop or the end of the file."""
-        lines, split, rows = self.lines, self.split, []
+        lines, split = self.lines, self.split
+        rows: list[list[str]] = []
         detached = True  # no row directly above: a lone data_... here is a new block
         for at in range(self.at, len(lines)):
             line = lines[at]

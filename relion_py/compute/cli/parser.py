@@ -1,0 +1,200 @@
+"""RELION's rules for arguments, over argparse, from tables of flags that are cheap to import.
+
+The rules (args.cpp, IOParser): the token after a flag that takes a value is that value, even when it begins
+with `-`; of a flag given twice the last counts; what is not known is warned about and ignored; a program
+without arguments prints its usage. A flag is known by its full name only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from relion_py import __version__
+from relion_py.compute.errors import UserError
+
+
+class Flag(NamedTuple):
+    """One option of a program.
+
+    name: with its dashes. kind: "value" takes the next token; "flag" is on when it is there; "optional"
+    takes the next token unless that begins with `--` (such as `--gpu`, `--gpu 0:1`). default: text; for
+    "flag" it plays no role. help: a line for people. group: the heading under which it is listed.
+    required: a run without it is refused.
+    """
+
+    name: str
+    kind: str = "value"
+    default: str = ""
+    help: str = ""
+    group: str = "Options"
+    required: bool = False
+
+
+PIPELINE_CONTROL = Flag(
+    "--pipeline_control", help="job directory that gets the files RELION_JOB_EXIT_*", group="Pipeline"
+)
+"""Every program knows it."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A command line after parsing.
+
+    values: flag name -> text, or True/False for switches; every flag of the table is in it. given: the names
+    that were on the command line. command_line: the arguments as a person would type them.
+    """
+
+    values: Mapping[str, str | bool]
+    given: frozenset[str] = frozenset()
+    command_line: str = ""
+    warnings: tuple[str, ...] = field(default=())
+
+    def text(self, name: str) -> str:
+        """The value as it was given, or the default."""
+        return str(self.values[name])
+
+    def on(self, name: str) -> bool:
+        """Whether the switch (or the flag with an optional value) was given."""
+        return name in self.given
+
+    def number(self, name: str) -> float:
+        """The value as a number; UserError if it is none."""
+        try:
+            return float(self.text(name))
+        except ValueError:
+            raise UserError(f'{name} needs a number, not "{self.text(name)}".') from None
+
+    def integer(self, name: str) -> int:
+        """The value as a whole number; UserError if it is none."""
+        number = self.number(name)
+        if number != number or number in (float("inf"), float("-inf")) or number != int(number):
+            raise UserError(f'{name} needs a whole number, not "{self.text(name)}".')
+        return int(number)
+
+
+def parse(
+    flags: Iterable[Flag],
+    argv: Sequence[str] | None = None,
+    program: str = "",
+    description: str = "",
+    quiet: bool = False,
+) -> Arguments:
+    """Parse `argv` (the words after the program's name; the process's own by default).
+
+    Without arguments, with `--help` or `-h` it prints the usage and ends the program well, with `--version`
+    the version. Unknown words are warned about on stderr. UserError for a flag without its value, or a
+    required flag that is missing. quiet: print nothing (for all ranks but the first).
+    """
+    table = {flag.name: flag for flag in (*flags, PIPELINE_CONTROL)}
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _argparser(table.values(), program, description)
+    if "--version" in words:
+        if not quiet:
+            print(f"relion_py version {__version__}")
+        raise SystemExit(0)
+    if not words or words == ["--continue"] or "--help" in words or "-h" in words:
+        if not quiet:
+            parser.print_help()
+        raise SystemExit(0)
+    prepared, given, warnings = _prepare(table, words)
+    for warning in warnings:
+        if not quiet:
+            print(f"WARNING: {warning}", file=sys.stderr)
+    values = vars(parser.parse_args(prepared))
+    missing = [flag.name for flag in table.values() if flag.required and flag.name not in given]
+    if missing:
+        raise UserError(f"{', '.join(missing)} must be given; --help lists all options.")
+    return Arguments(values, frozenset(given), " ".join(map(shlex.quote, words)), tuple(warnings))
+
+
+def value_of(name: str, argv: Sequence[str], default: str = "") -> str:
+    """The value of one flag before anything is parsed: the pipeline's directory is needed even for errors."""
+    places = [index for index, word in enumerate(argv[:-1]) if word == name]
+    return argv[places[-1] + 1] if places else default
+
+
+def usage(flags: Iterable[Flag], program: str = "", description: str = "") -> str:
+    """The text of `--help`."""
+    return _argparser((*flags, PIPELINE_CONTROL), program, description).format_help()
+
+
+def _prepare(table: Mapping[str, Flag], words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Words as argparse takes them without a doubt (`--name=value`), the flags given, and warnings."""
+    prepared: list[str] = []
+    given: list[str] = []
+    warnings: list[str] = []
+    after_unknown = False
+    index = 0
+    while index < len(words):
+        word = words[index]
+        following = words[index + 1] if index + 1 < len(words) else None
+        index += 1
+        flag = table.get(word)
+        if flag is None:
+            # the value of an unknown flag is not worth a warning of its own
+            if word.startswith("-") or not after_unknown:
+                warnings.append(f'"{word}" is not an option of this program and is ignored.')
+            after_unknown = word.startswith("-")
+            continue
+        after_unknown = False
+        if word in given:
+            warnings.append(f"{word} was given more than once; the last one counts.")
+        given.append(word)
+        if flag.kind == "value":
+            if following is None:
+                raise UserError(f"{word} needs a value after it.")
+            prepared.append(f"{word}={following}")
+            index += 1
+        elif flag.kind == "optional" and following is not None and not following.startswith("--"):
+            prepared.append(f"{word}={following}")
+            index += 1
+        else:
+            prepared.append(word)
+    return prepared, given, warnings
+
+
+class _NoAbbreviations(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message[:1].upper()}{message[1:]}.")
+
+
+def _argparser(flags: Iterable[Flag], program: str, description: str) -> argparse.ArgumentParser:
+    parser = _NoAbbreviations(
+        prog=program or None,
+        description=description or None,
+        usage=f"{program or '%(prog)s'} [options]",
+        add_help=False,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=36, width=110),
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for flag in flags:
+        if flag.group not in groups:
+            groups[flag.group] = parser.add_argument_group(flag.group)
+        _add(groups[flag.group], flag)
+    about = parser.add_argument_group("About")
+    about.add_argument("--version", action="store_true", help="print the version", dest=argparse.SUPPRESS)
+    about.add_argument("--help", action="store_true", help="print this text", dest=argparse.SUPPRESS)
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, flag: Flag) -> None:
+    text = flag.help.replace("%", "%%")
+    if flag.kind == "flag":
+        group.add_argument(flag.name, dest=flag.name, action="store_true", help=text or None)
+        return
+    shown = f" (default: {flag.default})".replace("%", "%%") if flag.default else ""
+    optional: dict[str, Any] = {"nargs": "?", "const": flag.default} if flag.kind == "optional" else {}
+    group.add_argument(
+        flag.name,
+        dest=flag.name,
+        default=flag.default,
+        metavar="VALUE",
+        help=(text + shown).strip() or None,
+        **optional,
+    )
