@@ -1,17 +1,17 @@
 """The reference map and the solvent mask, brought to the box and pixel size of the particles.
 
-Sources: ml_model.cpp, initialiseFromImages (reference); ml_optimiser.cpp, checkMask (mask); fftw.cpp,
-resizeMap and windowFourierTransform (rescaling). Maps are (z, y, x) float32 with the centre at pixel box//2.
+Sources: ml_model.cpp, initialiseFromImages (reference); ml_optimiser.cpp, checkMask (mask). Maps are
+(z, y, x) float32 with the centre at pixel box//2.
 
-Fourier cropping reaches only pixel sizes that make the box an even number; the reference goes on with the
-nearest one and a model whose pixels differ from those of the particles. Here the map is padded first, to the
-box from which the pixel size of the particles is reached exactly, so that the two are always the same.
+The reference rescales by cropping Fourier transforms (fftw.cpp, resizeMap), which reaches only pixel sizes
+that make the box an even number, and goes on with a model whose pixels differ a little from the particles'.
+Here the map's Fourier series is evaluated at the new grid points themselves: any pixel size is reached, and
+the two agree wherever cropping is exact.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
@@ -47,7 +47,10 @@ def read_reference(
     what = f"The reference {path} has {' and '.join(other)}"
     if not trust_ref_size:
         raise UserError(f"{what}: add --trust_ref_size to have it rescaled, or rescale it yourself.")
-    volume = window(to_pixel_size(volume, own, pixel_size), box)
+    if abs(own - pixel_size) > SAME_PIXEL_SIZE:
+        volume = resample(volume, own, pixel_size, box)
+    else:
+        volume = window(volume, box)
     return volume, [f"{what}: rescaled to {pixel_size:g} A and {box} pixels."]
 
 
@@ -60,9 +63,9 @@ def read_solvent_mask(path: str, box: int, pixel_size: float) -> tuple[Volume, l
     mask, own = _cubic_map(path, "solvent mask")
     changes = []
     if own > 0 and abs(own - pixel_size) > SAME_PIXEL_SIZE:
-        mask = to_pixel_size(mask, own, pixel_size)
+        mask = resample(mask, own, pixel_size, box)
         changes.append(f"The solvent mask {path} has pixels of {own:g} A: rescaled to {pixel_size:g} A.")
-    if len(mask) != box:
+    elif len(mask) != box:
         changes.append(f"The solvent mask {path} has a box of {len(mask)} pixels: re-boxed to {box}.")
         mask = window(mask, box)
     if mask.min() < 0 or mask.max() > 1:
@@ -85,47 +88,23 @@ def _cubic_map(path: str, what: str) -> tuple[Volume, float]:
     return volume, pixel_size
 
 
-def to_pixel_size(volume: Volume, own: float, wanted: float) -> Volume:
-    """The map, whose pixels are `own` A, with pixels of `wanted` A, in a box at least as long as before.
+def resample(volume: Volume, own: float, wanted: float, box: int) -> Volume:
+    """The map, whose pixels are `own` A, on `box`^3 pixels of `wanted` A around the same centre; heights kept.
 
-    Padded with zeros to the even box P >= N from which P * own / wanted is nearest to an even number, at most
-    twice N; the pixel size is then reached to better than 0.1 %, as a rule to 0.01 %.
-    """
-    if abs(own - wanted) <= SAME_PIXEL_SIZE:
-        return volume
-    first = len(volume) + len(volume) % 2
-
-    def miss(padded: int) -> float:
-        new = max(2, 2 * round(padded * own / wanted / 2))
-        return abs(padded * own / new - wanted) / wanted
-
-    candidates = range(first, 2 * first + 1, 2)
-    padded = next((p for p in candidates if miss(p) < 1e-4), min(candidates, key=miss))
-    return rescale(window(volume, padded), max(2, 2 * round(padded * own / wanted / 2)))
-
-
-def rescale(volume: Volume, box: int) -> Volume:
-    """The map on a grid of `box`^3 over the same length, by cutting or padding its Fourier transform.
-
-    Heights are kept. When it grows, only the sphere within the old Nyquist frequency is filled, as in the
-    reference (fftw.h, windowFourierTransform).
+    Its Fourier series up to the lower of both Nyquist frequencies, evaluated along one axis after the other;
+    zero where the old map has no voxels.
     """
     old = len(volume)
-    if box == old:
-        return volume
-    spectrum = scipy.fft.rfftn(volume.astype(np.float64))
-    inner = min(old, box)
-    frequencies = np.fft.fftfreq(inner, 1.0 / inner).astype(int)
-    frequencies[frequencies == -inner // 2] = inner // 2  # the reference takes the positive one
-    half = np.arange(inner // 2 + 1)
-    part = spectrum[np.ix_(frequencies % old, frequencies % old, half)]
-    if box > old:
-        squared = (frequencies**2)[:, None, None] + (frequencies**2)[None, :, None] + half**2
-        part = np.where(squared <= (old // 2) ** 2, part, 0)
-    resized = np.zeros((box, box, box // 2 + 1), dtype=part.dtype)
-    resized[np.ix_(frequencies % box, frequencies % box, half)] = part
-    scale = (box / old) ** 3
-    return (scipy.fft.irfftn(resized, (box,) * 3) * scale).astype(np.float32)
+    places = (np.arange(box) - box // 2) * (wanted / own)  # old pixels from the old centre
+    limit = min(old / 2, old * own / wanted / 2)
+    frequencies = np.arange(1, int(np.ceil(limit - 1e-6)))
+    angles = 2 * np.pi / old * (places[:, None] + old // 2 - np.arange(old)[None, :])
+    kernel = (1 + 2 * np.cos(angles[:, :, None] * frequencies).sum(axis=2)) / old
+    kernel[(places < -(old // 2) - 0.5) | (places > old - old // 2 - 0.5)] = 0
+    result = volume.astype(np.float64)
+    for _ in range(3):  # each turn takes the first axis and puts it last: after three all are in place
+        result = np.tensordot(result, kernel, axes=(0, 1))
+    return result.astype(np.float32)
 
 
 def window(volume: Volume, box: int) -> Volume:
