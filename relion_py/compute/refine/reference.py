@@ -89,7 +89,7 @@ def _cubic_map(path: str, what: str) -> tuple[Volume, float]:
 
 
 def resample(volume: Volume, own: float, wanted: float, box: int) -> Volume:
-    """The map, whose pixels are `own` A, on `box`^3 pixels of `wanted` A around the same centre; heights kept.
+    """The map, whose pixels are `own` A, on `box`^3 pixels of `wanted` A around its centre; heights are kept.
 
     Its Fourier series up to the lower of both Nyquist frequencies, evaluated along one axis after the other;
     zero where the old map has no voxels.
@@ -97,9 +97,12 @@ def resample(volume: Volume, own: float, wanted: float, box: int) -> Volume:
     old = len(volume)
     places = (np.arange(box) - box // 2) * (wanted / own)  # old pixels from the old centre
     limit = min(old / 2, old * own / wanted / 2)
-    frequencies = np.arange(1, int(np.ceil(limit - 1e-6)))
+    highest = int(np.ceil(limit - 1e-6)) - 1  # below Nyquist, where the two signs of a wave are told apart
     angles = 2 * np.pi / old * (places[:, None] + old // 2 - np.arange(old)[None, :])
-    kernel = (1 + 2 * np.cos(angles[:, :, None] * frequencies).sum(axis=2)) / old
+    sine = np.sin(angles / 2)
+    at_voxel = np.abs(sine) < 1e-9
+    series = np.sin((highest + 0.5) * angles) / np.where(at_voxel, 1.0, sine)  # 1 + 2 sum of cos(k angle)
+    kernel = np.where(at_voxel, 2 * highest + 1, series) / old
     kernel[(places < -(old // 2) - 0.5) | (places > old - old // 2 - 0.5)] = 0
     result = volume.astype(np.float64)
     for _ in range(3):  # each turn takes the first axis and puts it last: after three all are in place
