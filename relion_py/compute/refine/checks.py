@@ -1,0 +1,296 @@
+"""What is looked at before a refinement starts, so that a mistake costs seconds instead of hours.
+
+`check_run` finds everything that the files can tell and raises one UserError with a sentence for each
+problem; what is merely worth knowing comes back as sentences to be told.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import psutil
+
+from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.symmetry import canonical
+from relion_py.compute.io.mrc import check_size, read_header
+from relion_py.compute.io.particles import OpticsGroup
+from relion_py.compute.refine.data import ParticleSet
+from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.reference import SAME_PIXEL_SIZE
+
+_GIGABYTE = 1024**3
+_MINIMUM_BOX = 16  # pixels
+_CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+_FEW_PARTICLES = 10  # per scale group
+_BYTES_PER_PARTICLE_ROW = 600  # of _data.star
+
+_ABERRATIONS = {
+    "rlnBeamTiltX": "beam tilt",
+    "rlnBeamTiltY": "beam tilt",
+    "rlnOddZernike": "odd aberrations",
+    "rlnEvenZernike": "even aberrations",
+    "rlnMagMat01": "anisotropic magnification",
+    "rlnMagMat10": "anisotropic magnification",
+}
+"""Optics columns that a refinement of this release would have to ignore."""
+
+
+def check_run(options: RefineOptions, particles: ParticleSet) -> list[str]:
+    """Raise UserError for what cannot work; give back what should be told.
+
+    Reads headers, not images. For a new run also the reference is looked at; what `--trust_ref_size` does
+    with it is told by `reference.py`.
+    """
+    problems: list[str] = []
+
+    def collect(check: Callable[[], Iterator[str]]) -> None:
+        try:
+            problems.extend(check())
+        except UserError as error:
+            problems.append(str(error))
+
+    collect(lambda: _symmetry(options))
+    collect(lambda: _optics(particles))
+    collect(lambda: _stacks(particles))
+    if options.ctf:
+        collect(lambda: _ctf(particles))
+    collect(lambda: _maps(options, particles))
+    collect(lambda: _diameter(options, particles))
+    collect(lambda: _output(options, particles))
+    collect(lambda: _memory(options, particles))
+    collect(lambda: _halves(particles))
+    if problems:
+        raise UserError(" ".join(dict.fromkeys(problems)))
+    return list(_notes(options, particles))
+
+
+# ------------------------------------------------------------------------------------ one check after another
+
+
+def _symmetry(options: RefineOptions) -> Iterator[str]:
+    canonical(options.symmetry)
+    return iter(())
+
+
+def _optics(particles: ParticleSet) -> Iterator[str]:
+    path = particles.table.path
+    groups = particles.table.optics_groups
+    first = groups[0]
+    if first.box_size <= 0:
+        yield f"{path}: optics group {first.name} has no _rlnImageSize; add it to data_optics."
+        return
+    others = [g for g in groups if not _same_size(g, first)]
+    if others:
+        sizes = ", ".join(f"{g.name}: {g.box_size} pixels of {g.pixel_size:g} A" for g in (first, *others))
+        yield (
+            f"{path}: the optics groups differ in box or pixel size ({sizes}), which is not in this release: "
+            "extract all particles with one box and pixel size."
+        )
+    if first.box_size % 2:
+        yield (
+            f"{path}: the box of {first.box_size} pixels is odd; "
+            "extract the particles with an even number of pixels."
+        )
+    elif first.box_size < _MINIMUM_BOX:
+        yield f"{path}: the box of {first.box_size} pixels is too small to be refined."
+    for group in groups:
+        yield from _group_features(group, path)
+
+
+def _same_size(group: OpticsGroup, first: OpticsGroup) -> bool:
+    near = abs(group.pixel_size - first.pixel_size) <= SAME_PIXEL_SIZE
+    return group.box_size == first.box_size and near
+
+
+def _group_features(group: OpticsGroup, path: str) -> Iterator[str]:
+    """What an optics group has that would have to be ignored."""
+    if group.dimensionality != 2:
+        yield f"{path}: optics group {group.name} holds sub-tomograms, which are not in this release."
+    if group.ctf_premultiplied:
+        yield (
+            f"{path}: the images of optics group {group.name} are multiplied with their CTF, "
+            "which is not in this release."
+        )
+    found = {what for label, what in _ABERRATIONS.items() if _is_nonzero(group.values.get(label, ""))}
+    if any(_is_nonzero(group.values.get(label, "1"), 1.0) for label in ("rlnMagMat00", "rlnMagMat11")):
+        found.add("anisotropic magnification")
+    for what in sorted(found):
+        yield (
+            f"{path}: optics group {group.name} has {what}, which this release does not correct: "
+            "use RELION, or remove the columns."
+        )
+
+
+def _is_nonzero(text: str, neutral: float = 0.0) -> bool:
+    """Whether a number or a list `[0.1,0.2]` differs from the value that changes nothing."""
+    for part in text.strip("[] ").split(","):
+        try:
+            if part.strip() and abs(float(part) - neutral) > 1e-9:
+                return True
+        except ValueError:
+            return True
+    return False
+
+
+def _stacks(particles: ParticleSet) -> Iterator[str]:
+    """Every stack exists, is whole, has square images of the right size and as many as are asked for."""
+    table, box = particles.table, particles.box_size
+    missing: list[str] = []
+    last = np.zeros(len(table.stacks), dtype=np.int64)
+    np.maximum.at(last, table.stack_index, table.section + 1)
+    for number, stack in enumerate(table.stacks):
+        path = table.stack_path(stack)
+        if not os.path.exists(path):
+            missing.append(stack)
+            continue
+        header = read_header(path)
+        check_size(header)
+        if header.nx != header.ny:
+            yield f"The images of {stack} are {header.nx} x {header.ny} pixels; they must be square."
+        elif box and header.nx != box:
+            yield (
+                f"The images of {stack} are {header.nx} pixels wide, but {table.path} says {box}: "
+                "extract the particles again."
+            )
+        if last[number] > header.nz:
+            yield f"{table.path} asks for image {last[number]} of {stack}, which has {header.nz}."
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        yield (
+            f"{table.path} names {missing[0]}{more}, which cannot be found from the directory "
+            f"{os.path.abspath(table.project)}: start the job in the project directory."
+        )
+
+
+def _ctf(particles: ParticleSet) -> Iterator[str]:
+    table = particles.table
+    absent = [label for label in _CTF_COLUMNS if label not in table]
+    if absent:
+        yield (
+            f"{table.path} has no column _{', _'.join(absent)}: estimate the CTF and extract the particles "
+            "again, or leave --ctf out."
+        )
+        return
+    for label in _CTF_COLUMNS:
+        bad = np.flatnonzero(~np.isfinite(table.floats(label)))
+        if len(bad):
+            yield f"{table.path}: _{label} of {particles.image_name(int(bad[0]))} is not a number."
+    for group in table.optics_groups:
+        for label, value in (
+            ("rlnVoltage", group.voltage),
+            ("rlnSphericalAberration", group.cs),
+            ("rlnAmplitudeContrast", group.q0),
+        ):
+            if not np.isfinite(value):
+                yield f"{table.path}: optics group {group.name} has no _{label}, which the CTF needs."
+
+
+def _maps(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    if options.reference not in ("", "None"):
+        yield from _map(options.reference, "reference", "--ref")
+        if os.path.exists(options.reference):
+            yield from _reference_size(options, particles)
+    if options.has_solvent_mask:
+        yield from _map(options.solvent_mask, "solvent mask", "--solvent_mask")
+    if options.tau_spectrum not in ("", "None") and not os.path.exists(options.tau_spectrum):
+        yield f"The tau2 spectrum {options.tau_spectrum} does not exist: name another with --tau."
+
+
+def _map(path: str, what: str, flag: str) -> Iterator[str]:
+    if not os.path.exists(path):
+        yield f"The {what} {path} does not exist: name another with {flag}."
+        return
+    header = read_header(path)
+    check_size(header)
+    if not header.nx == header.ny == header.nz:
+        yield f"The {what} {path} is {header.nx} x {header.ny} x {header.nz}; it must be a cube."
+
+
+def _reference_size(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    header = read_header(options.reference)
+    own = options.ref_angpix if options.ref_angpix > 0 else header.pixel_size
+    if own <= 0:
+        yield f"The header of {options.reference} has no pixel size: give it with --ref_angpix, in A."
+        return
+    differs = abs(own - particles.pixel_size) > SAME_PIXEL_SIZE or header.nx != particles.box_size
+    if differs and not options.trust_ref_size:
+        yield (
+            f"The reference {options.reference} has {header.nx} pixels of {own:g} A and the particles "
+            f"{particles.box_size} of {particles.pixel_size:g} A: add --trust_ref_size to have it rescaled."
+        )
+
+
+def _diameter(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    length = particles.box_size * particles.pixel_size
+    diameter = options.mask_diameter(particles.box_size, particles.pixel_size)
+    if diameter > length:
+        yield (
+            f"--particle_diameter of {diameter:g} A does not fit into the box of {length:g} A: "
+            "give a smaller one, or extract the particles with a larger box."
+        )
+    elif diameter < 4 * particles.pixel_size:
+        yield f"--particle_diameter of {diameter:g} A is less than four pixels: give a larger one, in A."
+
+
+def _output(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    directory = os.path.dirname(options.output_root) or "."
+    if not os.path.isdir(directory):
+        yield f"The output directory {directory} does not exist: make it first."
+        return
+    if not os.access(directory, os.W_OK | os.X_OK):
+        yield f"The output directory {directory} cannot be written to: ask for the right to, or take another."
+        return
+    free = shutil.disk_usage(directory).free
+    needed = bytes_per_iteration(particles)
+    if free < needed:
+        yield (
+            f"The disc of {directory} has {free / 1e6:.0f} MB free and one iteration writes about "
+            f"{needed / 1e6:.0f} MB: make room first."
+        )
+
+
+def bytes_per_iteration(particles: ParticleSet) -> int:
+    """About what one iteration writes: two maps (four with unfiltered ones) and the particles."""
+    return 4 * 4 * particles.box_size**3 + _BYTES_PER_PARTICLE_ROW * len(particles) + 2_000_000
+
+
+def _memory(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    if not options.preread_images:
+        return
+    available = psutil.virtual_memory().available
+    if particles.preread_bytes > available:
+        yield (
+            f"--preread_images needs {_gigabytes(particles.preread_bytes)} and {_gigabytes(available)} "
+            "of memory are free: run without it, with --scratch_dir if there is a fast local disc."
+        )
+
+
+def _halves(particles: ParticleSet) -> Iterator[str]:
+    if len(particles) < 2:
+        yield f"{particles.table.path} has one particle; auto-refinement needs at least one in each half."
+
+
+def _notes(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    if options.preread_images:
+        size = _gigabytes(particles.preread_bytes)
+        yield f"Reading all {len(particles)} particles into memory takes {size}."
+    few = int((particles.particles_per_group() < _FEW_PARTICLES).sum())
+    if few and options.do_scale_correction and particles.nr_groups > 1:
+        yield (
+            f"{few} of {particles.nr_groups} micrographs have fewer than {_FEW_PARTICLES} particles, so that "
+            "their intensity scale is uncertain; give several the same _rlnGroupName."
+        )
+    if options.ini_high <= 0 and not options.continue_from:
+        yield "The reference is not filtered at the start (--ini_high): its detail may bias the result."
+    if options.tau2_fudge_factor > 1:
+        yield (
+            f"--tau2_fudge of {options.tau2_fudge_factor:g} inflates the resolution that is reported: "
+            "trust only what post-processing finds."
+        )
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / _GIGABYTE:.2f} GB"
