@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from relion_py.jobs.nodes import matches
+
 if TYPE_CHECKING:
     from relion_py.compute.io.star import Table
 
@@ -78,7 +80,8 @@ class Graph:
 
     `extra_tables` are tables of the pipeline file that this program does not know; `general` are further
     entries of its table pipeline_general; `dangling_inputs` (node, process) and `dangling_outputs`
-    (process, node) are edges of which one end is unknown: all are kept as they came.
+    (process, node) are edges of which one end is unknown: all are kept as they came. `revision` grows with
+    every change.
     """
 
     job_counter: int = 1
@@ -89,6 +92,7 @@ class Graph:
     dangling_inputs: list[tuple[str, str]] = field(default_factory=list)
     dangling_outputs: list[tuple[str, str]] = field(default_factory=list)
     edge_extra: dict[tuple[str, str, str], Mapping[str, str]] = field(default_factory=dict)
+    revision: int = 0
     _inputs: dict[str, dict[str, None]] = field(default_factory=dict, repr=False)
     _outputs: dict[str, dict[str, None]] = field(default_factory=dict, repr=False)
     _producer: dict[str, str] = field(default_factory=dict, repr=False)
@@ -182,6 +186,7 @@ class Graph:
 
         With `after` a new process is put behind the one of that name ("" means: first), else at the end.
         """
+        self.revision += 1
         if process.name in self.processes or after is None or (after and after not in self.processes):
             self.processes[process.name] = process
             return
@@ -191,20 +196,31 @@ class Graph:
 
     def set_process(self, name: str, **changes: str) -> Process:
         """Change fields of a process; returns the new one."""
-        self.processes[name] = replace(self.processes[name], **changes)  # type: ignore[arg-type]
-        return self.processes[name]
+        changed = replace(self.processes[name], **changes)  # type: ignore[arg-type]
+        if changed != self.processes[name]:
+            self.revision += 1
+            self.processes[name] = changed
+        return changed
+
+    def set_job_counter(self, counter: int) -> None:
+        """Set the number that the next job gets."""
+        self.revision += counter != self.job_counter
+        self.job_counter = counter
 
     def add_node(self, node: Node) -> Node:
         """Add a node unless one with this path is there already; returns the one that is in the graph."""
+        self.revision += node.path not in self.nodes
         return self.nodes.setdefault(node.path, node)
 
     def add_input(self, path: str, process: str) -> None:
         """The process uses the node; both must be in the graph."""
+        self.revision += 1
         self._inputs.setdefault(process, {})[path] = None
         self._consumers.setdefault(path, {})[process] = None
 
     def add_output(self, process: str, path: str) -> None:
         """The process makes the node; both must be in the graph. A node keeps its first maker."""
+        self.revision += 1
         if self._producer.setdefault(path, process) == process:
             self._outputs.setdefault(process, {})[path] = None
 
@@ -241,12 +257,14 @@ class Graph:
 
     def remove_input(self, path: str, process: str) -> None:
         """Take one input edge away."""
+        self.revision += 1
         self._inputs.get(process, {}).pop(path, None)
         self._consumers.get(path, {}).pop(process, None)
         self.edge_extra.pop(("in", path, process), None)
 
     def remove_node(self, path: str) -> None:
         """Take a node and all its edges away."""
+        self.revision += 1
         for process in self.consumers_of(path):
             self.remove_input(path, process)
         self._consumers.pop(path, None)
@@ -258,6 +276,7 @@ class Graph:
 
     def remove_process(self, name: str) -> None:
         """Take a process, its output nodes and all their edges away; its input nodes stay."""
+        self.revision += 1
         for path in list(self._inputs.get(name, ())):
             self.remove_input(path, name)
         for path in list(self._outputs.get(name, ())):
@@ -267,18 +286,8 @@ class Graph:
         self.processes.pop(name, None)
 
     def nodes_of_type(self, type_prefix: str) -> list[Node]:
-        """Nodes that an entry of this type accepts.
-
-        As in RELION 5 the first dotted part decides ("DensityMap"); further parts ("mrc", "halfmap") must be
-        among the node's, in any place; "relion" only tells which program wrote the file and is not asked for.
-        """
-        first, *rest = type_prefix.split(".")
-        wanted = set(rest) - {"relion", ""}
-        return [
-            node
-            for node in self.nodes.values()
-            if (parts := node.type.split("."))[0] == first and wanted <= set(parts[1:])
-        ]
+        """Nodes that an entry of this type accepts (relion_py.jobs.nodes.matches)."""
+        return [node for node in self.nodes.values() if matches(node.type, type_prefix)]
 
     def same_as(self, other: Graph) -> bool:
         """True if both hold the same processes, nodes and edges, whatever their order."""
