@@ -211,6 +211,11 @@ class ParticleTable:
             name = self.particles.row(int(indices[np.argmax(bad)]))["rlnImageName"]
             raise mrc.MrcError(f"{name} has pixels that are not numbers (NaN or infinite); extract it again.")
 
+    def rename_block(self, name: str) -> None:
+        """Give the table of particles another name in the file."""
+        self.star.blocks = [(name if old == self.block else old, block) for old, block in self.star.blocks]
+        self.block = name
+
     def select(self, rows: Sequence[int] | np.ndarray) -> ParticleTable:
         """The particles at these indices (or under this mask), with the same optics groups."""
         chosen = StarFile(list(self.star.blocks))
