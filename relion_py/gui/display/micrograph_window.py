@@ -1,0 +1,365 @@
+"""Micrographs with their picks: list with counts, band-passed view, circles of the particle's diameter,
+score threshold.
+
+Reading and filtering happen in a worker thread; the view is at most ``VIEW_EDGE`` pixels on a side
+(binned), which is more than a screen shows. Coordinates stay in pixels of the micrograph.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QSlider,
+    QSplitter,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from relion_py.gui.display import render
+from relion_py.gui.display.background import Background, stop_workers
+from relion_py.gui.display.coordinates import NO_PICKS, Picks, PickSet, count_picks, read_pick_set
+from relion_py.gui.display.errors import DisplayError
+from relion_py.gui.display.image_window import ScaleBar
+from relion_py.gui.display.sources import Opened
+
+VIEW_EDGE = 1400
+Prepared = tuple[NDArray[np.float32] | None, int, tuple[int, int], float, Picks, str]
+
+
+def guess_extent(picks: Picks) -> tuple[int, int]:
+    """(ny, nx) that holds all picks: the canvas where the micrograph itself is not there."""
+    if len(picks) == 0:
+        return 1024, 1024
+    return int(picks.y.max()) + 100, int(picks.x.max()) + 100
+
+
+class MicrographPanel(QWidget):
+    """List of micrographs and the chosen one with its picks; used in a window and in the results panel."""
+
+    def __init__(self, parent: QWidget | None = None, diameter: float = 0.0) -> None:
+        super().__init__(parent)
+        import pyqtgraph as pg
+
+        self._pg = pg
+        self.root = Path()
+        self.picks: PickSet | None = None
+        self.current = -1
+        self._opened: Opened | None = None
+        self._worker = Background(self)
+        self._counter = Background(self)
+        self._shown_picks = NO_PICKS
+        self.list = QTreeWidget()
+        self.list.setHeaderLabels(["micrograph", "picks"])
+        self.list.setRootIsDecorated(False)
+        self.list.setUniformRowHeights(True)
+        header = self.list.header()
+        header.setStretchLastSection(False)
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        header.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+        self.list.setMinimumWidth(150)
+        self.list.setTextElideMode(Qt.TextElideMode.ElideLeft)
+        self.list.currentItemChanged.connect(self._on_choice)
+        self.view = pg.GraphicsLayoutWidget()
+        self.box = self.view.addViewBox(lockAspect=True, invertY=True)
+        self.item = pg.ImageItem(axisOrder="row-major")
+        self.box.addItem(self.item)
+        self.circles = pg.ScatterPlotItem(pxMode=False, brush=None)
+        self.box.addItem(self.circles)
+        self._scale_bar = ScaleBar(self.box)
+        self._delay = QTimer(self)
+        self._delay.setSingleShot(True)
+        self._delay.setInterval(150)
+        self._delay.timeout.connect(self.reload)
+        self._build_controls(diameter)
+        self._lay_out()
+
+    def _build_controls(self, diameter: float) -> None:
+        def spin(low: float, high: float, value: float, suffix: str, tip: str) -> QDoubleSpinBox:
+            box = QDoubleSpinBox()
+            box.setRange(low, high)
+            box.setDecimals(1)
+            box.setValue(value)
+            box.setSuffix(suffix)
+            box.setToolTip(tip)
+            box.setKeyboardTracking(False)
+            return box
+
+        self.lowpass = spin(0, 500, 20, " Å", "finer detail than this is not shown; 0 is off")
+        self.highpass = spin(0, 5000, 0, " Å", "coarser variation than this is not shown; 0 is off")
+        self.sigma = spin(
+            0, 20, 3, " σ", "black and white lie this many standard deviations from the mean; 0: min – max"
+        )
+        self.diameter = spin(1, 5000, diameter or 100, " Å", "diameter of the circles")
+        self.lowpass.setSpecialValueText("off")
+        self.highpass.setSpecialValueText("off")
+        for box in (self.lowpass, self.highpass, self.sigma):
+            box.valueChanged.connect(lambda _: self._delay.start())
+        self.diameter.valueChanged.connect(self.draw_picks)
+        self.show_picks = QCheckBox("picks")
+        self.show_picks.setChecked(True)
+        self.show_picks.toggled.connect(self.draw_picks)
+        self.threshold = QSlider(Qt.Orientation.Horizontal)
+        self.threshold.setRange(0, 1000)
+        self.threshold.setMinimumWidth(80)
+        self.threshold.setToolTip("hide picks whose rlnAutopickFigureOfMerit is lower")
+        self.threshold.valueChanged.connect(self.draw_picks)
+        self.threshold_text = QLabel("score ≥ –")
+
+    def _lay_out(self) -> None:
+        line = QHBoxLayout()
+        for label, widget in (
+            ("low-pass", self.lowpass),
+            ("high-pass", self.highpass),
+            ("contrast", self.sigma),
+            ("diameter", self.diameter),
+        ):
+            line.addWidget(QLabel(label))
+            line.addWidget(widget)
+        line.addStretch(1)
+        second = QHBoxLayout()
+        second.addWidget(self.show_picks)
+        second.addWidget(self.threshold_text)
+        second.addWidget(self.threshold, 1)
+        self.message = QLabel()
+        self.message.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        right = QWidget()
+        box = QVBoxLayout(right)
+        box.setContentsMargins(0, 0, 0, 0)
+        box.addLayout(line)
+        box.addLayout(second)
+        box.addWidget(self.view, 1)
+        box.addWidget(self.message)
+        self.splitter = QSplitter(Qt.Orientation.Horizontal)
+        self.splitter.addWidget(self.list)
+        self.splitter.addWidget(right)
+        self.splitter.setStretchFactor(1, 1)
+        self.splitter.setSizes([250, 650])
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        outer.addWidget(self.splitter)
+
+    # -- contents
+
+    def show_set(self, picks: PickSet, root: Path) -> None:
+        """Show micrographs of a project at ``root``; the chosen one stays chosen where it is still there."""
+        before = self.current_name
+        self.picks, self.root = picks, root
+        self._opened = Opened(root, keep=2)
+        self.list.blockSignals(True)
+        self.list.clear()
+        items = []
+        for micrograph in picks.micrographs:
+            item = QTreeWidgetItem([Path(micrograph.name).name, ""])
+            item.setToolTip(0, micrograph.name)
+            item.setTextAlignment(1, Qt.AlignmentFlag.AlignRight)
+            items.append(item)
+        self.list.addTopLevelItems(items)
+        self.list.blockSignals(False)
+        if not items:
+            self.message.setText("There are no micrographs yet")
+            return
+        names = [m.name for m in picks.micrographs]
+        self.current = -1
+        self.list.setCurrentItem(items[names.index(before) if before in names else 0])
+        self._counter.start(lambda: count_picks(root, picks), self._show_counts, lambda sentence: None)
+
+    @property
+    def current_name(self) -> str:
+        """Name of the micrograph that is shown, "" where none is."""
+        if self.picks is None or not 0 <= self.current < len(self.picks.micrographs):
+            return ""
+        return self.picks.micrographs[self.current].name
+
+    def _show_counts(self, counts: list[int]) -> None:
+        for row, count in enumerate(counts):
+            item = self.list.topLevelItem(row)
+            if item is not None:
+                item.setText(1, str(count) if count >= 0 else "damaged")
+        total = sum(c for c in counts if c > 0)
+        self.list.setHeaderLabels(["micrograph", f"{total} picks"])
+
+    def _on_choice(self) -> None:
+        self.current = self.list.indexOfTopLevelItem(self.list.currentItem())
+        self.reload()
+
+    def reload(self) -> None:
+        """Read, filter and show the chosen micrograph."""
+        if self.picks is None or not self.current_name:
+            return
+        micrograph, picks, root, opened = (
+            self.picks.micrographs[self.current],
+            self.picks,
+            self.root,
+            self._opened,
+        )
+        assert opened is not None
+        low, high, pixel_size = self.lowpass.value(), self.highpass.value(), picks.pixel_size
+        self._worker.start(
+            lambda: prepare(opened, root, picks, micrograph.name, self.current, pixel_size, low, high),
+            self._show,
+            self.message.setText,
+        )
+
+    def _show(self, prepared: Prepared) -> None:
+        pixels, binning, (ny, nx), pixel_size, picks, problem = prepared
+        self._shown_picks = picks
+        if pixels is None:
+            self.item.clear()
+        else:
+            self.item.setImage(pixels, levels=render.contrast_limits(pixels, sigma=self.sigma.value()))
+            by, bx = pixels.shape
+            self.item.setRect(self._pg.QtCore.QRectF(0, 0, bx * binning, by * binning))
+        self._pixel_size = pixel_size
+        self.box.setRange(xRange=(0, nx), yRange=(0, ny), padding=0.01)
+        self._scale_bar.show_for((ny, nx), pixel_size)
+        self.draw_picks()
+        text = f"{self.current_name}: {len(picks)} picks"
+        if pixels is not None:
+            text = f"{text}, {nx} × {ny}" + (f", {pixel_size:.4g} Å/px" if pixel_size else "")
+        self.message.setText(problem or text)
+        self.message.setToolTip(problem or text)
+
+    _pixel_size = 0.0
+
+    # -- picks
+
+    def score_range(self) -> tuple[float, float]:
+        """Lowest and highest score of the shown picks; (nan, nan) where they have none."""
+        scores = self._shown_picks.score[np.isfinite(self._shown_picks.score)]
+        return (float(scores.min()), float(scores.max())) if scores.size else (np.nan, np.nan)
+
+    def visible_picks(self) -> NDArray[np.int64]:
+        """Rows of the picks that pass the threshold."""
+        low, high = self.score_range()
+        if not np.isfinite(low) or self.threshold.value() == 0:
+            return np.arange(len(self._shown_picks))
+        limit = low + self.threshold.value() / 1000 * (high - low)
+        return np.flatnonzero(self._shown_picks.score >= limit)
+
+    def draw_picks(self) -> None:
+        """Draw the circles; scores colour them from red (low) to green (high)."""
+        picks = self._shown_picks
+        low, high = self.score_range()
+        self.threshold.setEnabled(bool(np.isfinite(low)))
+        if np.isfinite(low):
+            limit = low + self.threshold.value() / 1000 * (high - low)
+            rows = self.visible_picks()
+            self.threshold_text.setText(f"score ≥ {limit:.3f}: {len(rows)} of {len(picks)}")
+        else:
+            rows = np.arange(len(picks))
+            self.threshold_text.setText(f"{len(picks)} picks without score")
+        if not self.show_picks.isChecked() or len(rows) == 0:
+            self.circles.setData([], [])
+            return
+        pixel = self._pixel_size or 1.0
+        pens = self._pg.mkPen((80, 255, 80), width=1.5)
+        if np.isfinite(low) and high > low:
+            share = (picks.score[rows] - low) / (high - low)
+            levels = [
+                self._pg.mkPen((int(255 * (1 - v)), int(90 + 165 * v), 80), width=1.5)
+                for v in np.linspace(0, 1, 16)
+            ]
+            pens = [levels[int(min(15, max(0.0, v) * 15))] for v in np.nan_to_num(share)]
+        self.circles.setData(
+            picks.x[rows], picks.y[rows], size=self.diameter.value() / pixel, pen=pens, brush=None
+        )
+
+    def finish(self) -> None:
+        """Show the chosen micrograph now; for picture export and tests."""
+        self._delay.stop()
+        self._worker.stop()
+        if self.picks is None or self._opened is None or not self.current_name:
+            return
+        self._show(
+            prepare(
+                self._opened,
+                self.root,
+                self.picks,
+                self.current_name,
+                self.current,
+                self.picks.pixel_size,
+                self.lowpass.value(),
+                self.highpass.value(),
+            )
+        )
+        self._counter.stop()
+        self._show_counts(count_picks(self.root, self.picks))
+
+
+def prepare(
+    opened: Opened,
+    root: Path,
+    picks: PickSet,
+    name: str,
+    index: int,
+    pixel_size: float,
+    lowpass: float,
+    highpass: float,
+) -> Prepared:
+    """Pixels to show (binned, filtered), binning, full (ny, nx), pixel size in A, picks, and what went
+    wrong."""
+    chosen = picks.picks(root, picks.micrographs[index])
+    try:
+        image = opened.image(name)
+    except DisplayError as error:
+        return None, 1, guess_extent(chosen), pixel_size, chosen, str(error)
+    pixel_size = pixel_size or opened.pixel_size(name)
+    factor = render.binning(image.shape, VIEW_EDGE)
+    small = render.bin_down(image, VIEW_EDGE)
+    if pixel_size > 0:
+        binned = pixel_size * factor
+        # finer than the binned image can hold: nothing to filter
+        small = render.band_pass(small, binned, lowpass if lowpass > 2 * binned else 0.0, highpass)
+    ny, nx = image.shape
+    return small, factor, (ny, nx), pixel_size, chosen, ""
+
+
+class MicrographWindow(QWidget):
+    """A window over micrographs and picks."""
+
+    def __init__(self, path: Path, root: Path, diameter: float = 0.0, parent: QWidget | None = None) -> None:
+        super().__init__(parent, Qt.WindowType.Window)
+        picks = read_pick_set(path, root)
+        if not picks.micrographs:
+            raise DisplayError(f"{path} names no micrographs")
+        self.setWindowTitle(f"{path.name} – {len(picks.micrographs)} micrographs")
+        self.panel = MicrographPanel(diameter=diameter)
+        step = QHBoxLayout()
+        for text, by in (("Previous", -1), ("Next", 1)):
+            button = QPushButton(text)
+            button.clicked.connect(lambda _=False, d=by: self.step(d))
+            step.addWidget(button)
+        step.addStretch(1)
+        box = QVBoxLayout(self)
+        box.setContentsMargins(4, 4, 4, 4)
+        box.addWidget(self.panel, 1)
+        box.addLayout(step)
+        self.resize(1080, 760)
+        self.panel.show_set(picks, root)
+
+    def step(self, by: int) -> None:
+        """Go to the next (or previous) micrograph."""
+        row = min(max(self.panel.current + by, 0), self.panel.list.topLevelItemCount() - 1)
+        self.panel.list.setCurrentItem(self.panel.list.topLevelItem(row))
+
+    def finish(self) -> None:
+        """Wait until the micrograph is drawn."""
+        self.panel.finish()
+
+    def closeEvent(self, event: Any) -> None:
+        stop_workers(self)
+        super().closeEvent(event)
