@@ -34,7 +34,8 @@ class Scratch:
     """The copies of a run's particles on this node.
 
     Every rank makes one with the same particles; the first rank of a node calls `copy` (or `reuse`), the
-    others `attach` with the counts that it returned: `prepare` does both. Groups are numbered from 1 as in the file names.
+    others `attach` with the counts that it returned: `prepare` does both. Groups are numbered from 1 as in
+    the file names.
     """
 
     def __init__(self, scratch_dir: str, names: Mapping[int, Sequence[str]]) -> None:

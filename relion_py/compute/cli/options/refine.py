@@ -16,6 +16,7 @@ from relion_py.compute.errors import UserError
 
 _VALUES = "value"
 _SWITCH = "flag"
+_OPTIONAL = "optional"
 
 # group -> rows of (name, kind, default, help)
 _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
@@ -154,7 +155,7 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--keep_scratch", _SWITCH, "false", "leave the particles there at the end"),
         ("--fast_subsets", _SWITCH, "false", "use subsets of the particles in the first iterations"),
         ("--cpu", _SWITCH, "false", "compute on the CPU"),
-        ("--gpu", _SWITCH, "false", "compute on GPUs"),
+        ("--gpu", _OPTIONAL, "", "compute on GPUs"),
         ("--free_gpu_memory", _VALUES, "0", "GPU memory (MB) to leave free"),
     ),
     "Expert options": (
@@ -257,13 +258,13 @@ NOT_IN_THIS_RELEASE: Mapping[str, str] = {
 
 
 def _changed(values: Mapping[str, str | bool], given: Collection[str]) -> Iterator[str]:
-    """Flags of this table whose value is not the default; for switches: that are on."""
+    """Flags of this table whose value is not the default; switches that are on."""
     for flag in FLAGS:
         value = values.get(flag.name, flag.default)
         if flag.kind == _SWITCH:
-            if value is True or str(value).lower() == "true" or flag.name in given:
+            if value is True or str(value).lower() == "true":
                 yield flag.name
-        elif not _same(str(value), flag.default):
+        elif (flag.kind == _OPTIONAL and flag.name in given) or not _same(str(value), flag.default):
             yield flag.name
 
 

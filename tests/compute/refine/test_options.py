@@ -1,0 +1,186 @@
+"""The options of relion_refine: the table against the reference's, refusals, ranges, continuation."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given as hypothesis_given
+from hypothesis import strategies as st
+from small_project import ARGS
+
+from relion_py.compute.cli.options.refine import FLAGS, NOT_IN_THIS_RELEASE, refuse_unsupported
+from relion_py.compute.cli.parser import parse
+from relion_py.compute.errors import UserError
+from relion_py.compute.refine.options import HONOURED_FLAGS, RefineOptions
+
+SHARED = Path(__file__).parents[4] / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared reference data are absent")
+
+_HIDDEN = {
+    "--continue",
+    "--force_converge",
+    "--minimum_angular_sampling",
+    "--maximum_angular_sampling",
+    "--min_sigma2_offset",
+}
+
+
+def reference_table() -> dict[str, dict[str, str]]:
+    programs = json.loads((SHARED / "reference/programs.json").read_text())
+    groups = programs["relion_refine"]["groups"]
+    return {row["option"]: row for rows in groups.values() for row in rows}
+
+
+@needs_shared
+def test_table_has_every_option_of_the_reference_with_its_default() -> None:
+    wanted, ours = reference_table(), {flag.name: flag for flag in FLAGS}
+    assert set(ours) - set(wanted) == _HIDDEN
+    assert set(wanted) <= set(ours)
+    for name, row in wanted.items():
+        if name == "--gpu":  # listed as a switch there, and read with a value
+            continue
+        assert (ours[name].kind, ours[name].default) == (row["kind"], row["default"]), name
+
+
+def test_every_flag_is_honoured_or_refused_and_none_is_both() -> None:
+    names = {flag.name for flag in FLAGS} | {"--pipeline_control"}
+    assert HONOURED_FLAGS | set(NOT_IN_THIS_RELEASE) == names
+    assert not HONOURED_FLAGS & set(NOT_IN_THIS_RELEASE)
+    assert len(names) == len(FLAGS) + 1
+
+
+def test_defaults_of_the_dataclass_are_those_of_the_table() -> None:
+    defaults = {flag.name: flag.default == "true" if flag.kind == "flag" else flag.default for flag in FLAGS}
+    read = RefineOptions.from_args({**defaults, **ARGS})
+    assert read == RefineOptions.from_args(ARGS)
+
+
+@needs_shared
+@pytest.mark.req("E1")
+def test_every_auto_refine_command_of_the_reference_is_taken_or_refused_by_name() -> None:
+    taken = refused = 0
+    for line in (SHARED / "golden/commands.jsonl").read_text().splitlines():
+        case = json.loads(line)
+        if case["type"] != 10 or not case["ok"] or "relion_refine" not in case["commands"][0]:
+            continue
+        words = shlex.split(case["commands"][0].replace("`which relion_refine_mpi`", "x").replace("`", "'"))
+        arguments = parse(FLAGS, words[1:] if "mpirun" not in words else words[words.index("x") + 1 :])
+        assert not [text for text in arguments.warnings if text.startswith('"--')], arguments.warnings
+        foreign = {"--helix", "--gpu", "--blush", "--relax_sym"} & arguments.given
+        if foreign:
+            with pytest.raises(UserError) as error:
+                refuse_unsupported(arguments.values, arguments.given)
+            assert all(f"{name} is not in this release" in str(error.value) for name in foreign)
+            refused += 1
+            continue
+        refuse_unsupported(arguments.values, arguments.given)
+        if "--continue" not in arguments.given:
+            options = RefineOptions.from_args(arguments.values, arguments.command_line)
+            assert options.output_root == arguments.text("--o")
+            assert options.threads == int(arguments.text("--j"))
+            assert options.offset_step == pytest.approx(float(arguments.text("--offset_step")))
+        taken += 1
+    assert taken >= 10
+    assert refused >= 5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--i": ""}, "--i"),
+        ({"--o": ""}, "--o"),
+        ({"--ref": "None"}, "--ref"),
+        ({"--auto_refine": False}, "--auto_refine"),
+        ({"--split_random_halves": False}, "--split_random_halves"),
+        ({"--ini_high": "sixty"}, "--ini_high must be a number, not 'sixty'"),
+        ({"--j": "0"}, "--j must be at least 1"),
+        ({"--j": "2.5"}, "--j must be a whole number"),
+        ({"--pad": "3"}, "--pad must be at most 2"),
+        ({"--offset_step": "0"}, "--offset_step must be greater than 0"),
+        ({"--adaptive_fraction": "1.5"}, "--adaptive_fraction must be at most 1"),
+        ({"--particle_diameter": "nan"}, "--particle_diameter must be a number"),
+        ({"--solvent_correct_fsc": True}, "--solvent_correct_fsc needs a mask"),
+        ({"--solvent_mask": "m.mrc"}, "--solvent_mask has no effect without --flatten_solvent"),
+        ({"--ctf": False, "--ctf_intact_first_peak": True}, "--ctf_intact_first_peak"),
+        ({"--preread_images": True, "--scratch_dir": "/tmp"}, "exclude each other"),
+        ({"--keep_scratch": True}, "--keep_scratch needs a directory"),
+        ({"--sym": "C1,D2"}, "--sym takes one point group"),
+        ({"--force_converge": True}, "--force_converge goes with --continue"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_the_option(change: dict, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        RefineOptions.from_args({**ARGS, **change})
+    sentence = str(error.value)
+    assert words in sentence
+    assert sentence.endswith(".") and sentence.count(". ") == 0 and "\n" not in sentence
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(UserError) as error:
+        RefineOptions.from_args({**ARGS, "--j": "x", "--pad": "9"})
+    assert "--j" in str(error.value) and "--pad" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"--K": "4"}, "--K"),
+        ({"--helix": True}, "--helix"),
+        ({"--grad": True}, "--grad"),
+        ({"--psi_step": "5"}, "--psi_step"),
+        ({"--gpu": ""}, "--gpu"),
+    ],
+)
+def test_what_this_release_lacks_is_refused(given: dict, name: str) -> None:
+    with pytest.raises(UserError, match=f"^{name} is not in this release: .*\\.$"):
+        refuse_unsupported(given, set(given))
+
+
+def test_a_refused_option_at_its_default_is_no_mistake() -> None:
+    refuse_unsupported({"--K": "1", "--psi_step": "-1.0", "--helix": False, "--mu": "0.90"}, {"--K"})
+
+
+def test_what_follows_from_the_options() -> None:
+    options = RefineOptions.from_args({**ARGS, "--norm": True, "--no_norm": True, "--sigma_ang": "2"})
+    assert not options.do_norm_correction
+    assert options.prior_sigmas == (2, 2, 2)
+    assert options.max_iterations == 999 and options.tau2_fudge_factor == 1
+    only_tilt = RefineOptions.from_args({**ARGS, "--sigma_tilt": "3"})
+    assert only_tilt.prior_sigmas == (0, 3, 0)
+    unset = RefineOptions.from_args({**ARGS, "--particle_diameter": "-1"})
+    assert unset.mask_diameter(100, 2.0) == 190
+
+
+OLD = RefineOptions.from_args({**ARGS, "--norm": True, "--scale": True, "--random_seed": "7"})
+
+
+def test_a_continued_run_goes_to_a_name_of_its_own() -> None:
+    again = RefineOptions.continued(OLD, 12, {"--j": "4", "--continue": "x_optimiser.star"}, {"--j"})
+    assert again.output_root == "Refine3D/job004/run_ct12"
+    assert (again.threads, again.particle_diameter, again.random_seed) == (4, 60, 7)
+    assert again.do_norm_correction and again.do_scale_correction
+    named = RefineOptions.continued(OLD, 12, {"--o": "Refine3D/job009/run"}, {"--o"})
+    assert named.output_root == "Refine3D/job009/run"
+
+
+def test_what_may_change_on_continuation_changes_and_the_rest_is_refused() -> None:
+    again = RefineOptions.continued(
+        OLD, 3, {"--particle_diameter": "50", "--no_norm": True}, {"--particle_diameter", "--no_norm"}
+    )
+    assert again.particle_diameter == 50 and not again.do_norm_correction
+    same = RefineOptions.continued(OLD, 3, {"--sym": "c1"}, {"--sym"})
+    assert same.symmetry == "C1"
+    with pytest.raises(UserError, match="--sym cannot change when a run is continued"):
+        RefineOptions.continued(OLD, 3, {"--sym": "D2"}, {"--sym"})
+
+
+@hypothesis_given(st.dictionaries(st.sampled_from([f.name for f in FLAGS if f.kind == "value"]), st.text()))
+def test_no_text_of_an_option_makes_anything_but_options_or_a_sentence(values: dict[str, str]) -> None:
+    try:
+        RefineOptions.from_args({**ARGS, **values})
+    except UserError as error:
+        assert str(error)
