@@ -1,0 +1,108 @@
+"""Soft circular and spherical masks, solvent masks, and what is put outside of them.
+
+Distances are in pixels from the centre of coordinates, pixel ``box // 2`` on each axis.
+
+Facts: RELION 5 ``src/mask.cpp`` (``softMaskOutsideMap``) and ``src/ml_optimiser.cpp`` (``solventFlatten``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from relion_py.compute.errors import UserError
+
+Real = NDArray[np.floating]
+
+
+def soft_mask(box: int, radius: float, edge: float, dimensions: int = 3) -> NDArray[np.float32]:
+    """Circle or sphere: 1 within ``radius``, 0 beyond ``radius + edge``, a raised cosine between (pixels).
+
+    A negative radius means half the box.  float32 (box,) * dimensions.
+    """
+    radius = box / 2.0 if radius < 0.0 else radius
+    axis = (np.arange(box, dtype=np.float64) - box // 2) ** 2
+    squared = axis
+    for _ in range(dimensions - 1):
+        squared = squared[..., None] + axis
+    distance = np.sqrt(squared)
+    if edge > 0.0:
+        beyond = np.clip((radius + edge - distance) / edge, 0.0, 1.0)
+        return (0.5 - 0.5 * np.cos(np.pi * beyond)).astype(np.float32)
+    return (distance <= radius).astype(np.float32)
+
+
+def mask_outside(
+    images: Real, radius: float, edge: float, dimensions: int = 2, background: Real | float | None = None
+) -> NDArray[np.float32]:
+    """Copies, float32, of image(s) or map(s) (..., box, box[, box]) with another background around a circle.
+
+    background: None for the mean of each image's own background, weighted by the mask's edge; a number, such
+    as 0.0; or images of the same shape, such as noise.  radius and edge in pixels; a negative radius is
+    half the box.  Source: ``softMaskOutsideMap``; RELION's --zero_mask, too, fills with that mean.
+    """
+    box = images.shape[-1]
+    outside = (1.0 - soft_mask(box, radius, edge, dimensions)).ravel()
+    flat = np.ascontiguousarray(images, dtype=np.float32).reshape(-1, outside.size)
+    out = np.empty_like(flat)
+    if background is None:
+        _fill_with_mean(flat, outside, out)
+    elif isinstance(background, np.ndarray):
+        other = np.asarray(background, dtype=np.float32)
+        if other.shape != images.shape:
+            raise ValueError(f"the background has shape {other.shape}, the images have {images.shape}")
+        out[:] = flat + outside * (other.reshape(flat.shape) - flat)
+    else:
+        out[:] = flat + outside * (np.float32(background) - flat)
+    return out.reshape(images.shape)
+
+
+@njit(cache=True, nogil=True)
+def _fill_with_mean(images, outside, out):  # type: ignore[no-untyped-def]
+    weight = 0.0
+    for p in range(outside.shape[0]):
+        weight += outside[p]
+    for n in range(images.shape[0]):
+        total = 0.0
+        for p in range(outside.shape[0]):
+            total += outside[p] * images[n, p]
+        mean = total / weight if weight > 0.0 else 0.0
+        for p in range(outside.shape[0]):
+            out[n, p] = images[n, p] + outside[p] * (mean - images[n, p])
+
+
+def check_solvent_mask(mask: Real, shape: tuple[int, ...], name: str = "The solvent mask") -> None:
+    """Raise UserError unless a mask has the map's shape and values in 0..1; ``name`` begins the sentence."""
+    if mask.shape != tuple(shape):
+        ours, theirs = " x ".join(map(str, mask.shape)), " x ".join(map(str, shape))
+        raise UserError(f"{name} has {ours} voxels but the map has {theirs}; make a mask of the map's box.")
+    if not np.isfinite(mask).all():
+        raise UserError(f"{name} contains values that are not numbers; make it again.")
+    low, high = float(mask.min()), float(mask.max())
+    if low < 0.0 or high > 1.0:
+        raise UserError(f"{name} must contain values between 0 and 1 only, but has {low:g} to {high:g}.")
+
+
+def flatten_solvent(volume: Real, mask: Real | None, radius: float = -1.0, edge: float = 5.0) -> Real:
+    """The map times its solvent mask; with no mask times the soft sphere of ``radius`` and ``edge`` pixels.
+
+    Raises UserError for a mask of another shape or with values outside 0..1.  Source: ``solventFlatten``.
+    """
+    if mask is None:
+        return volume * soft_mask(volume.shape[-1], radius, edge, volume.ndim)
+    check_solvent_mask(mask, volume.shape)
+    return volume * mask.astype(volume.dtype)
+
+
+def level_solvent(volume: Real, mask: Real, *, invert: bool = False) -> Real:
+    """The map with the solvent (where the mask is 0, or with ``invert`` 1) set to its weighted mean there.
+
+    RELION does this with a second solvent mask (--solvent_mask2, inverted), for the inside of viruses.
+    Raises UserError as :func:`flatten_solvent`.
+    """
+    check_solvent_mask(mask, volume.shape)
+    solvent = mask.astype(np.float64) if invert else 1.0 - mask.astype(np.float64)
+    weight = solvent.sum()
+    mean = float((solvent * volume).sum() / weight) if weight > 0 else 0.0
+    return (volume + solvent * (mean - volume)).astype(volume.dtype)
