@@ -1,0 +1,225 @@
+"""The flowchart of a project or of one job's history: pan, zoom, open jobs, export as SVG or PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PySide6.QtCore import QMarginsF, QPointF, QRectF, QSize, QSizeF, Qt, Signal
+from PySide6.QtGui import (
+    QBrush,
+    QColor,
+    QFont,
+    QFontMetricsF,
+    QKeySequence,
+    QPageLayout,
+    QPageSize,
+    QPainter,
+    QPainterPath,
+    QPdfWriter,
+    QPen,
+    QPolygonF,
+    QShortcut,
+    QWheelEvent,
+)
+from PySide6.QtWidgets import (
+    QFileDialog,
+    QGraphicsItem,
+    QGraphicsPathItem,
+    QGraphicsRectItem,
+    QGraphicsScene,
+    QGraphicsSceneMouseEvent,
+    QGraphicsSimpleTextItem,
+    QGraphicsView,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from relion_py.gui import theme
+from relion_py.gui.flowchart_layout import place
+from relion_py.pipeline.graph import Graph, Process, Status
+
+BOX = QSizeF(190, 44)
+GAP = QSizeF(26, 46)
+
+
+class JobBox(QGraphicsRectItem):
+    """One job; a click opens it in the window."""
+
+    def __init__(self, job: Process, chosen: bool, chart: FlowchartWindow) -> None:
+        super().__init__(QRectF(QPointF(0, 0), BOX))
+        self.job, self._chart = job, chart
+        colours = theme.current()
+        fill = {
+            Status.RUNNING: colours.button,
+            Status.SCHEDULED: colours.entry,
+        }.get(Status(job.status) if job.status in set(Status) else Status.SUCCEEDED, colours.panel)
+        bad = job.status in (Status.FAILED, Status.ABORTED)
+        self.setBrush(QBrush(QColor(fill)))
+        edge = colours.run if chosen else (colours.error if bad else colours.line)
+        self.setPen(QPen(QColor(edge), 2.5 if chosen else 1.2))
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.setToolTip(f"{job.name}\n{job.type_label}, {job.status.lower()}\nClick to open")
+        self.setAcceptedMouseButtons(Qt.MouseButton.LeftButton)
+        number = f"job{job.number:03d}" if job.number else job.name
+        alias = job.alias.rstrip("/").split("/", 1)[-1]
+        self._write(f"{job.directory}  {number}", 5, bad, True)
+        self._write(alias or job.status, 23, bad, False)
+
+    def _write(self, text: str, y: float, bad: bool, bold: bool) -> None:
+        item = QGraphicsSimpleTextItem(self)
+        font = QFont()
+        font.setPointSize(9)
+        font.setBold(bold)
+        item.setFont(font)
+        colours = theme.current()
+        item.setBrush(QBrush(QColor(colours.error if bad else (colours.text if bold else colours.quiet))))
+        room = BOX.width() - 12
+        item.setText(QFontMetricsF(font).elidedText(text, Qt.TextElideMode.ElideMiddle, room))
+        item.setPos((BOX.width() - item.boundingRect().width()) / 2, y)
+
+    def mousePressEvent(self, event: QGraphicsSceneMouseEvent) -> None:
+        self._chart.job_chosen.emit(self.job.name)
+        event.accept()
+
+
+class _Canvas(QGraphicsView):
+    """A view that is dragged with the mouse and zoomed with the wheel."""
+
+    def __init__(self, scene: QGraphicsScene, parent: QWidget) -> None:
+        super().__init__(scene, parent)
+        self.setRenderHint(QPainter.RenderHint.Antialiasing)
+        self.setDragMode(QGraphicsView.DragMode.ScrollHandDrag)
+        self.setTransformationAnchor(QGraphicsView.ViewportAnchor.AnchorUnderMouse)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        self.zoom(1.0015 ** event.angleDelta().y())
+
+    def zoom(self, factor: float) -> None:
+        now = self.transform().m11()
+        factor = min(max(now * factor, 0.05), 5.0) / now
+        self.scale(factor, factor)
+
+    def fit(self) -> None:
+        """Show everything, never larger than life."""
+        self.fitInView(self.sceneRect(), Qt.AspectRatioMode.KeepAspectRatio)
+        if self.transform().m11() > 1.0:
+            self.resetTransform()
+
+
+class FlowchartWindow(QWidget):
+    """A flowchart in a window of its own; `job_chosen` gives the name of a job that was clicked."""
+
+    job_chosen = Signal(str)
+
+    def __init__(
+        self, graph: Graph, names: Sequence[str], title: str, chosen: str = "", parent: QWidget | None = None
+    ):
+        super().__init__(parent, Qt.WindowType.Window)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setWindowTitle(title)
+        self.resize(1000, 720)
+        self.scene = QGraphicsScene(self)
+        self.boxes: dict[str, JobBox] = {}
+        self._draw(graph, names, chosen)
+        self.canvas = _Canvas(self.scene, self)
+        bar = QHBoxLayout()
+        hint = QLabel("Drag to move, wheel to zoom, click a job to open it.", self)
+        hint.setObjectName("quiet")
+        bar.addWidget(hint, 1)
+        for text, slot in (
+            ("Fit", self.canvas.fit),
+            ("Save SVG …", lambda: self._ask_path("svg")),
+            ("Save PDF …", lambda: self._ask_path("pdf")),
+        ):
+            button = QPushButton(text, self)
+            button.setObjectName("plain")
+            button.clicked.connect(lambda _=False, s=slot: s())
+            bar.addWidget(button)
+        column = QVBoxLayout(self)
+        column.addLayout(bar)
+        column.addWidget(self.canvas, 1)
+        QShortcut(QKeySequence.StandardKey.ZoomIn, self, lambda: self.canvas.zoom(1.25))
+        QShortcut(QKeySequence.StandardKey.ZoomOut, self, lambda: self.canvas.zoom(0.8))
+        QShortcut(QKeySequence("Ctrl+W"), self, self.close)
+
+    def showEvent(self, event: object) -> None:
+        super().showEvent(event)  # type: ignore[arg-type]
+        self.canvas.fit()
+
+    def _draw(self, graph: Graph, names: Sequence[str], chosen: str) -> None:
+        parents = {name: graph.parents(name) for name in names}
+        places = place(names, parents)
+        step_x, step_y = BOX.width() + GAP.width(), BOX.height() + GAP.height()
+        for name in names:
+            column, row = places[name]
+            box = JobBox(graph.processes[name], name == chosen, self)
+            box.setPos(column * step_x, row * step_y)
+            box.setZValue(1)
+            self.scene.addItem(box)
+            self.boxes[name] = box
+        for name in names:
+            for parent in parents[name]:
+                if parent in self.boxes:
+                    self.scene.addItem(_arrow(self.boxes[parent].pos(), self.boxes[name].pos()))
+        self.scene.setSceneRect(self.scene.itemsBoundingRect().marginsAdded(QMarginsF(20, 20, 20, 20)))
+
+    # ---- export --------------------------------------------------------------------------------------
+
+    def save_svg(self, path: Path) -> None:
+        """Write the drawing as SVG."""
+        from PySide6.QtSvg import QSvgGenerator
+
+        area = self.scene.sceneRect()
+        generator = QSvgGenerator()
+        generator.setFileName(str(path))
+        generator.setSize(QSize(int(area.width()), int(area.height())))
+        generator.setViewBox(QRectF(0, 0, area.width(), area.height()))
+        generator.setTitle(self.windowTitle())
+        self._paint(generator, QRectF(0, 0, area.width(), area.height()))
+
+    def save_pdf(self, path: Path) -> None:
+        """Write the drawing as a PDF of one page that fits it."""
+        area = self.scene.sceneRect()
+        writer = QPdfWriter(str(path))
+        writer.setTitle(self.windowTitle())
+        writer.setResolution(144)
+        size = QPageSize(QSizeF(area.width() / 2, area.height() / 2), QPageSize.Unit.Point)
+        writer.setPageLayout(QPageLayout(size, QPageLayout.Orientation.Portrait, QMarginsF(0, 0, 0, 0)))
+        self._paint(writer, QRectF(0, 0, writer.width(), writer.height()))
+
+    def _paint(self, device: object, target: QRectF) -> None:
+        painter = QPainter()
+        if not painter.begin(device):  # type: ignore[call-overload]
+            raise OSError(None, "The file cannot be written: choose another place")
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        self.scene.render(painter, target, self.scene.sceneRect())
+        painter.end()
+
+    def _ask_path(self, kind: str) -> None:
+        dialog = QFileDialog(self, f"Save flowchart as {kind.upper()}")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.setDefaultSuffix(kind)
+        dialog.selectFile(f"flowchart.{kind}")
+        save = self.save_svg if kind == "svg" else self.save_pdf
+        dialog.fileSelected.connect(lambda path: save(Path(path)))
+        dialog.open()
+
+
+def _arrow(parent: QPointF, child: QPointF) -> QGraphicsItem:
+    """A curve from the foot of one box to the head of the other."""
+    start = parent + QPointF(BOX.width() / 2, BOX.height())
+    end = child + QPointF(BOX.width() / 2, 0)
+    bend = (end.y() - start.y()) / 2
+    path = QPainterPath(start)
+    path.cubicTo(start + QPointF(0, bend), end - QPointF(0, bend), end - QPointF(0, 6))
+    head = QPolygonF([end, end + QPointF(-4, -8), end + QPointF(4, -8)])
+    path.addPolygon(head)
+    path.closeSubpath()
+    item = QGraphicsPathItem(path)
+    item.setPen(QPen(QColor(theme.current().quiet), 1.2))
+    return item

@@ -1,0 +1,217 @@
+"""The project behind the window: every call to it runs in one worker thread, so that the window never waits.
+
+`ProjectSession` owns the Project. The window gives it functions of the project to call and gets their results
+back in its own thread; what the window shows is read from an unchanging copy of the graph that comes with the
+`changed` signal.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from PySide6.QtCore import QFileSystemWatcher, QObject, Qt, QTimer, Signal
+
+from relion_py.gui.progress import job_progress
+from relion_py.pipeline.errors import PipelineError
+from relion_py.pipeline.graph import Graph, Status
+from relion_py.pipeline.project import Project
+
+LOOK_EVERY_MS = 2000  # how often the project is looked at when the file watcher says nothing
+SETTLE_MS = 120  # a burst of file events is answered once, this long after its beginning
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the project holds at one moment; never changed after it was made.
+
+    `progress` maps the names of running jobs to a short text such as "iteration 7, 8.4 A".
+    """
+
+    graph: Graph = field(default_factory=Graph)
+    progress: dict[str, str] = field(default_factory=dict)
+
+
+def copy_of(graph: Graph) -> Graph:
+    """A copy of the graph that later changes of the original do not reach."""
+    return Graph(
+        job_counter=graph.job_counter,
+        processes=dict(graph.processes),
+        nodes=dict(graph.nodes),
+        _inputs={name: dict(paths) for name, paths in graph._inputs.items()},
+        _outputs={name: dict(paths) for name, paths in graph._outputs.items()},
+        _producer=dict(graph._producer),
+        _consumers={path: dict(users) for path, users in graph._consumers.items()},
+    )
+
+
+class ProjectSession(QObject):
+    """Runs calls to a Project in one thread and tells the window what came of them."""
+
+    changed = Signal(object)  # Snapshot
+    problem = Signal(str)  # one sentence for the user
+    crashed = Signal(str)  # traceback of a mistake of ours
+    _answered = Signal(object, object)  # callback, result: brings results into the window's thread
+
+    def __init__(self, project: Project, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.project = project
+        self.root = project.root
+        self.snapshot = Snapshot(copy_of(project.graph))
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._refresh_waiting = False
+        self._closed = False
+        self._answered.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
+        self._thread = threading.Thread(target=self._work, name="project", daemon=True)
+        self._thread.start()
+        self._watcher = QFileSystemWatcher(self)
+        self._watcher.addPath(str(self.root))
+        self._settle = QTimer(self)
+        self._settle.setSingleShot(True)
+        self._settle.setInterval(SETTLE_MS)
+        self._settle.timeout.connect(self.refresh)
+        self._watcher.directoryChanged.connect(self._something_happened)
+        self._watcher.fileChanged.connect(self._something_happened)
+        self._timer = QTimer(self)
+        self._timer.setInterval(LOOK_EVERY_MS)
+        self._timer.timeout.connect(self.refresh)
+        self._timer.start()
+        self.changed.connect(self._watch_running_jobs)
+        self._watch_running_jobs(self.snapshot)
+
+    # ---- calls -----------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        function: Callable[[Project], Any],
+        done: Callable[[Any], None] | None = None,
+        failed: Callable[[str], None] | None = None,
+        changes: bool = False,
+    ) -> None:
+        """Run `function(project)` in the worker thread.
+
+        `done(result)` or `failed(sentence)` is called later in the window's thread; without `failed` the
+        sentence goes out as the signal `problem`. With `changes` the lists are brought up to date before
+        `done` is called.
+        """
+
+        def task() -> None:
+            try:
+                result = function(self.project)
+                if changes:
+                    self._answered.emit(self._accept, self._look())
+            except (PipelineError, OSError) as error:
+                self._answered.emit(failed or self.problem.emit, _sentence(error))
+            except Exception:
+                self._answered.emit(self._report_crash, (traceback.format_exc(), failed))
+            else:
+                if done is not None:
+                    self._answered.emit(done, result)
+
+        self._tasks.put(task)
+
+    def refresh(self) -> None:
+        """Look whether files changed or jobs ended; asks are never piled up."""
+        if self._refresh_waiting or self._closed:
+            return
+        self._refresh_waiting = True
+
+        def task() -> None:
+            snapshot: Snapshot | None = None
+            try:
+                changed = self.project.refresh()
+                if changed or any(p.status == Status.RUNNING for p in self.project.graph.processes.values()):
+                    snapshot = self._look(full=changed)
+            except (PipelineError, OSError) as error:
+                self._answered.emit(self.problem.emit, _sentence(error))
+            except Exception:
+                self._answered.emit(self._report_crash, (traceback.format_exc(), None))
+            finally:
+                self._answered.emit(self._refreshed, snapshot)
+
+        self._tasks.put(task)
+
+    def wait_idle(self, timeout: float = 10.0) -> bool:
+        """Wait until everything asked for so far has been done; False if it takes longer than `timeout` s."""
+        done = threading.Event()
+        self._tasks.put(done.set)
+        return done.wait(timeout)
+
+    def close(self) -> None:
+        """Stop looking at the project; calls that were made are still finished."""
+        if self._closed:
+            return
+        self._closed = True
+        self._timer.stop()
+        self._settle.stop()
+        self._tasks.put(None)
+        self._thread.join(timeout=10.0)
+
+    # ---- in the worker thread --------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+            time.sleep(0)  # let the window's thread have its turn
+
+    def _look(self, full: bool = True) -> Snapshot:
+        graph = copy_of(self.project.graph) if full else self.snapshot.graph
+        progress = {
+            p.name: text
+            for p in graph.processes.values()
+            if p.status == Status.RUNNING and (text := job_progress(self.root / p.name))
+        }
+        return Snapshot(graph, progress)
+
+    # ---- in the window's thread ------------------------------------------------------------------------
+
+    def _deliver(self, callback: Callable[[Any], None], result: Any) -> None:
+        if not self._closed:
+            callback(result)
+
+    def _accept(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.changed.emit(snapshot)
+
+    def _refreshed(self, snapshot: Snapshot | None) -> None:
+        self._refresh_waiting = False
+        if snapshot is not None and snapshot != self.snapshot:
+            self._accept(snapshot)
+
+    def _report_crash(self, what: tuple[str, Callable[[str], None] | None]) -> None:
+        text, failed = what
+        print(text, file=sys.stderr)
+        self.crashed.emit(text)
+        if failed is not None:
+            failed("The program made a mistake; the traceback is in the terminal.")
+
+    def _something_happened(self, _path: str) -> None:
+        if not self._settle.isActive():
+            self._settle.start()
+
+    def _watch_running_jobs(self, snapshot: Snapshot) -> None:
+        """Watch the directories of running jobs, where control files tell that they ended."""
+        wanted = {
+            str(self.root / p.name.rstrip("/"))
+            for p in snapshot.graph.processes.values()
+            if p.status == Status.RUNNING
+        }
+        wanted |= {str(self.root)}
+        watched = set(self._watcher.directories())
+        if gone := watched - wanted:
+            self._watcher.removePaths(list(gone))
+        if new := wanted - watched:
+            self._watcher.addPaths(list(new))
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{error.filename}: " if error.filename else ""
+        return f"{name}{error.strerror}."
+    return str(error)
