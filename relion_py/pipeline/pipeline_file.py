@@ -169,23 +169,25 @@ def _require_whole(text: str, file: star.StarFile, where: str) -> None:
         for column in columns:
             if name in file and column not in file[name]:
                 raise DamagedPipeline(f"{where} is damaged: its table data_{name} has no column _{column}.")
-    if text and not text.endswith("\n"):
-        # A file that lost its end in the middle of a row may still read well; nobody writes one like that.
-        last = text.rsplit("\n", 1)[-1].split()
-        if last and len(last[-1]) > 0 and not _ends_with_whole_row(file):
-            raise DamagedPipeline(f"{where} is damaged: it ends in the middle of a line.")
+    if "\nloop_ \n" in text and not text.rstrip("\n").endswith("\n "):
+        # RELION ends each table with a line that holds one blank; here the end of the last table is missing.
+        raise DamagedPipeline(f"{where} is damaged: its end is missing.")
+    if any(comment.startswith("# version") for comment in file.closing_comments):
+        raise DamagedPipeline(f"{where} is damaged: it ends where another table should begin.")
+    if not text.endswith("\n") and not _ends_with_known_name(file):
+        raise DamagedPipeline(f"{where} is damaged: it ends in the middle of a line.")
 
 
-def _ends_with_whole_row(file: star.StarFile) -> bool:
-    """True if the last edge names a process or a node that the file has."""
-    known = {*file[PROCESSES].strings(_NAME)} if PROCESSES in file else set()
-    nodes = {*file[NODES].strings(_NODE)} if NODES in file else set()
+def _ends_with_known_name(file: star.StarFile) -> bool:
+    """True if the last edge names a process or a node that the file has, so that its line seems whole."""
     name, table = file.blocks[-1]
+    if name not in (INPUT_EDGES, OUTPUT_EDGES):
+        return False
     if name == INPUT_EDGES:
-        return table.strings(_EDGE_PROCESS)[-1] in known
-    if name == OUTPUT_EDGES:
-        return table.strings(_EDGE_TO)[-1] in nodes
-    return False
+        known, last = (PROCESSES, _NAME), table.strings(_EDGE_PROCESS)[-1:]
+    else:
+        known, last = (NODES, _NODE), table.strings(_EDGE_TO)[-1:]
+    return known[0] in file and set(last) <= set(file[known[0]].strings(known[1]))
 
 
 def _graph(file: star.StarFile) -> Graph:
