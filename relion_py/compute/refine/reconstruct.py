@@ -228,15 +228,16 @@ def _iterated_division(
 
 
 def _blob_transform(full: tuple[int, int, int], sums: BackProjector) -> NDArray[np.float64]:
-    """Transform of a Kaiser-Bessel blob (radius 1.9 pixels, order 0, alpha 15), in the order of an FFT.
+    """Transform of a Kaiser-Bessel blob (radius 3.8 voxels, order 0, alpha 15), in FFT order.
 
     (Lewitt 1990, J. Opt. Soc. Am. A 7, eq. A3; backprojector.cpp, convoluteBlobRealSpace)
     """
-    radius, alpha = 1.9 * sums.pad, 15.0
-    axes = [scipy.fft.fftfreq(n, 1 / n) for n in full]
+    radius, alpha = 1.9 * 2, 15.0
+    # The reference counts the middle element of an odd axis among the negative ones.
+    axes = [np.where(np.arange(n) < n // 2, np.arange(n), np.arange(n) - n) for n in full]
     r = np.sqrt(sum(a**2 for a in np.meshgrid(*axes, indexing="ij", sparse=True)))
-    table = np.linspace(0, r.max(), 10000)
-    argument = (2 * np.pi * radius * table / (sums.box * sums.pad)) ** 2 - alpha**2
+    frequency = np.linspace(0, 0.5, 10001)
+    argument = (2 * np.pi * radius * frequency) ** 2 - alpha**2
     size = np.sqrt(np.maximum(np.abs(argument), 1e-12))
     values = np.where(argument > 0, scipy.special.jv(1.5, size), scipy.special.iv(1.5, size)) / size**1.5
-    return np.interp(r, table, values / values[0])
+    return np.interp(r / (sums.box * sums.pad), frequency, values / values[0], right=0.0)
