@@ -144,7 +144,7 @@ def _run(given: dict[str, str]) -> int:
         project.run_scheduled(
             given["--RunJobs"].split(),
             given["--schedule"] or "default",
-            _number(given, "--repeat"),
+            int(_number(given, "--repeat")),
             _number(given, "--min_wait"),
             _number(given, "--min_wait_before"),
             _number(given, "--sec_wait_after"),
@@ -155,9 +155,9 @@ def _run(given: dict[str, str]) -> int:
     return 0
 
 
-def _number(given: Mapping[str, str], name: str) -> int:
+def _number(given: Mapping[str, str], name: str) -> float:
     try:
-        return int(float(given[name]))
+        return float(given[name])
     except ValueError:
         raise PipelineError(f"{name} must be a number, not {given[name]!r}.") from None
 
@@ -169,7 +169,7 @@ def _clean(project: Project, given: Mapping[str, str]) -> None:
             continue
         job = next((p for p in project.graph.processes.values() if p.number == number), None)
         if job is None:
-            raise PipelineError(f"There is no job number {number} in this project.")
+            raise PipelineError(f"There is no job number {number:g} in this project.")
         moved = project.clean(job.name, harsh)
         print(f"Moved {len(moved)} files and directories of {job.name} to the Trash.")
 
