@@ -729,7 +729,7 @@ def executable(key: str) -> Callable[[JobContext], Words]:
         typed = context[key]
         if context.files.exists(typed):
             return (typed,)
-        return quoting.words(typed) or (typed,)
+        return quoting.words(typed)
 
     return words
 
@@ -755,3 +755,18 @@ REFINE_DISPLAY = (
 
 # Refinements write every iteration; all but the last and those that are nodes may go (pipeliner.cpp, cleanupJob).
 REFINE_CLEAN = CleanRule(iterations=True)
+
+
+def other_half(path: str) -> str:
+    """Path of the half-map that belongs to `path`: half1 and half2 exchanged in its file name; "" if it has neither.
+
+    Source: RELION 5 filename.cpp, getTheOtherHalf.
+    """
+    head, slash, name = path.rpartition("/")
+    for one, two in (("half1", "half2"), ("half2", "half1")):
+        if one in name:
+            return head + slash + name.replace(one, two)
+    return ""
+
+
+NO_OTHER_HALF = that(lambda values: not other_half(values["fn_in"]), "fn_in names neither half", "fn_in")

@@ -189,6 +189,11 @@ def above(key: str, limit: float = 0.0, *, lenient: bool = False) -> Condition:
     return _Above(key, limit, lenient)
 
 
+def below(key: str, limit: float) -> Condition:
+    """The option's number is below `limit`."""
+    return that(lambda values: number(values, key) < limit, f"{key} is below {limit:g}", key)
+
+
 def all_of(*parts: Condition) -> Condition:
     """Every part holds; judged from the left, stopping at the first that does not."""
     return _All(parts)

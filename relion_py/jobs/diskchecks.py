@@ -22,7 +22,9 @@ def problems(spec: JobSpec, context: JobContext, root: Path) -> list[Problem]:
         value = context[option.key]
         if not value or "$$" in value or option.kind not in ("file", "node"):
             continue
-        message = executable_complaint(value, root) if option.executable else file_complaint(option, value, root)
+        message = (
+            executable_complaint(value, root) if option.executable else file_complaint(option, value, root)
+        )
         if message:
             found.append(Problem(option.key, message))
     return found
@@ -36,7 +38,11 @@ def counting_options(spec: JobSpec, context: JobContext) -> list[Option]:
 def file_complaint(option: Option, value: str, root: Path) -> str:
     """Why an input file is no good, as a sentence, or ""."""
     if any(c in value for c in "*?["):
-        return "" if any(root.glob(value)) else f"No file fits '{value}': check the path from the project directory."
+        return (
+            ""
+            if any(root.glob(value))
+            else f"No file fits '{value}': check the path from the project directory."
+        )
     path = root / value
     if not path.exists():
         return f"There is no file '{value}' in the project: check the name, or choose one with Browse."

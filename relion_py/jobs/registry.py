@@ -16,7 +16,26 @@ ENTRY_POINT_GROUP = "relion_py.jobs"
 # The order of the reference's job-type browser.
 _MODULES = (
     "import_",
+    "motioncorr",
+    "ctffind",
+    "manualpick",
+    "autopick",
+    "extract",
+    "class2d",
+    "initialmodel",
+    "class3d",
     "refine3d",
+    "multibody",
+    "select",
+    "ctfrefine",
+    "polish",
+    "dynamight",
+    "maskcreate",
+    "joinstar",
+    "subtract",
+    "postprocess",
+    "localres",
+    "modelangelo",
     "external",
 )
 

@@ -4,7 +4,8 @@
 
 Each line of the file is a case made by RELION 5.0.1's own code: option values -> commands, nodes, or a refusal. A case
 agrees when the programs, their flags and values, the input and output nodes with their types and the job's label are
-the same, or when both refuse it. White space and order do not count. The files that a case mentions exist, empty.
+the same, or when both refuse it. White space and order do not count. Of the files that a command depends on, an empty
+bodies.star existed when the cases were made.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from relion_py.jobs.spec import BuiltJob
 
 Group = tuple[str, tuple[str, ...]]
 _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+_FILES = NamedFiles(frozenset({"bodies.star"}))
 
 
 def read_cases(path: Path) -> Iterator[dict[str, Any]]:
@@ -60,17 +63,10 @@ def reference_words(command: str) -> list[str]:
     return words[3:] if words[:2] == ["mpirun", "-n"] else words
 
 
-def case_files(case: dict[str, Any]) -> NamedFiles:
-    """The files that were there, empty, when the case was made: those that it names, and bodies.star."""
-    return NamedFiles(frozenset({v for v in case["options"].values() if v} | {"bodies.star"}))
-
-
 def build_case(case: dict[str, Any]) -> BuiltJob:
     """What we make of a case, at a site where no variable is set."""
     spec = registry.by_number(case["type"])
-    return spec.build(
-        case["options"], case["output_name"], case["is_continue"], SiteEnvironment(), case_files(case)
-    )
+    return spec.build(case["options"], case["output_name"], case["is_continue"], SiteEnvironment(), _FILES)
 
 
 def differences(case: dict[str, Any], built: BuiltJob) -> list[str]:

@@ -1,0 +1,382 @@
+"""2D classification: class averages of particles, by EM or by VDAM (relion_refine)."""
+
+from __future__ import annotations
+
+from . import nodes
+from .common import (
+    COUNT,
+    CTF,
+    CTF_ARGS,
+    GPU_ARG,
+    NOT_AN_OPTIMISER,
+    NOT_NEGATIVE,
+    NUMBER,
+    OTHER_ARGS,
+    POSITIVE,
+    REFINE_CLEAN,
+    THREADS_ARG,
+    compute,
+    compute_args,
+    empty_input,
+    iteration,
+    running,
+    third_of_range,
+    times,
+)
+from .conditions import above, all_of, any_of, continuing, filled, new_job, not_, off, on
+from .nodes import Node
+from .spec import (
+    Arg,
+    Command,
+    Display,
+    JobContext,
+    JobSpec,
+    Page,
+    Rule,
+    file,
+    literal,
+    node,
+    output,
+    slider,
+    yes_no,
+)
+
+I_O = Page(
+    "I/O",
+    (
+        node(
+            "fn_img",
+            "Input images STAR file:",
+            nodes.PARTS,
+            pattern="STAR files (*.star) \t Image stacks (not recommended, read help!) (*.{spi,mrcs})",
+            help="Particles STAR file, with optics groups and CTF parameters.",
+            on_continue="inactive",
+        ),
+        file(
+            "fn_cont",
+            "Continue from here: ",
+            pattern="STAR Files (*_optimiser.star)",
+            directory="CURRENT_ODIR",
+            help="The _optimiser.star of the iteration to go on from.",
+            on_continue="only",
+        ),
+    ),
+)
+
+OPTIMISATION = Page(
+    "Optimisation",
+    (
+        slider(
+            "nr_classes",
+            "Number of classes:",
+            "1",
+            1,
+            50,
+            1,
+            help="Number of classes (K).",
+            on_continue="inactive",
+            limits=COUNT,
+        ),
+        slider(
+            "tau_fudge",
+            "Regularisation parameter T:",
+            "2",
+            0.1,
+            10,
+            0.1,
+            help=(
+                "Weight of the data against the prior: 2 for 2D classification; lower if classes get noisy, "
+                "higher if they stay too smooth."
+            ),
+            limits=POSITIVE,
+        ),
+        yes_no(
+            "do_em",
+            "Use EM algorithm?",
+            False,
+            help=(
+                "Classify with the expectation-maximisation algorithm: slow, thorough, may run in parallel "
+                "on several processes."
+            ),
+            on_continue="inactive",
+        ),
+        slider(
+            "nr_iter_em",
+            "Number of EM iterations:",
+            "25",
+            1,
+            50,
+            1,
+            help="Number of iterations over all particles; 25 for most.",
+            enabled_when=on("do_em"),
+            limits=COUNT,
+        ),
+        yes_no(
+            "do_grad",
+            "Use VDAM algorithm?",
+            True,
+            help=("Classify with the VDAM gradient algorithm: much faster for large sets. One process only."),
+            on_continue="inactive",
+        ),
+        slider(
+            "nr_iter_grad",
+            "Number of VDAM mini-batches:",
+            "200",
+            50,
+            500,
+            10,
+            help="Number of mini-batches; 200 for most, 100 for a quick look.",
+            enabled_when=on("do_grad"),
+            limits=COUNT,
+        ),
+        slider(
+            "particle_diameter",
+            "Mask diameter (A):",
+            "200",
+            0,
+            1000,
+            10,
+            help=(
+                "Diameter (A) of the circular mask around the particles: a little larger than the longest "
+                "axis, smaller than the box."
+            ),
+            limits=POSITIVE,
+        ),
+        yes_no(
+            "do_zero_mask",
+            "Mask individual particles with zeros?",
+            True,
+            help=(
+                "Yes sets what is outside the mask to zero; No fills it with noise. Zeros give higher "
+                "resolution, noise may be safer for very small or noisy particles."
+            ),
+            on_continue="inactive",
+        ),
+        slider(
+            "highres_limit",
+            "Limit resolution E-step to (A): ",
+            "-1",
+            -1,
+            20,
+            1,
+            help=(
+                "Alignment uses no resolutions beyond this (A); -1 for all. 10 to 15 helps against "
+                "overfitting when features look spiky."
+            ),
+            on_continue="inactive",
+        ),
+        yes_no(
+            "do_center",
+            "Center class averages?",
+            True,
+            help="Centre the class averages on their mass in every iteration.",
+        ),
+    ),
+)
+
+SAMPLING = Page(
+    "Sampling",
+    (
+        yes_no(
+            "dont_skip_align",
+            "Perform image alignment?",
+            True,
+            help=("No keeps orientations and centres as they are in the input and only classifies."),
+        ),
+        slider(
+            "psi_sampling",
+            "In-plane angular sampling:",
+            "6",
+            0.5,
+            20,
+            0.5,
+            help="Step (degrees) of in-plane rotations, after two-fold oversampling.",
+            enabled_when=on("dont_skip_align"),
+            limits=POSITIVE,
+        ),
+        slider(
+            "offset_range",
+            "Offset search range (pix):",
+            "5",
+            0,
+            30,
+            1,
+            help=("Shifts are searched up to this far (pixels) from the last known centre."),
+            enabled_when=on("dont_skip_align"),
+            limits=NOT_NEGATIVE,
+        ),
+        slider(
+            "offset_step",
+            "Offset search step (pix):",
+            "1",
+            0.1,
+            5,
+            0.1,
+            help="Distance (pixels) between tested shifts, after two-fold oversampling.",
+            enabled_when=on("dont_skip_align"),
+            limits=POSITIVE,
+        ),
+        yes_no(
+            "allow_coarser",
+            "Allow coarser sampling?",
+            False,
+            help=(
+                "Yes lets early iterations sample more coarsely, when the estimated accuracies allow it. "
+                "Faster."
+            ),
+            enabled_when=on("dont_skip_align"),
+        ),
+    ),
+)
+
+HELIX = Page(
+    "Helix",
+    (
+        yes_no(
+            "do_helix",
+            "Classify 2D helical segments?",
+            False,
+            help="Yes for helical segments.",
+            on_continue="inactive",
+        ),
+        slider(
+            "helical_tube_outer_diameter",
+            "Tube diameter (A): ",
+            "200",
+            100,
+            1000,
+            10,
+            help="Diameter (A) of the tubes; around them the averages are masked.",
+            enabled_when=on("do_helix"),
+            limits=POSITIVE,
+        ),
+        yes_no(
+            "do_bimodal_psi",
+            "Do bimodal angular searches?",
+            True,
+            help="Yes searches both directions of a filament.",
+            enabled_when=on("do_helix"),
+        ),
+        slider(
+            "range_psi",
+            "Angular search range - psi (deg):",
+            "6",
+            3,
+            30,
+            1,
+            help="Local search range (degrees) of the in-plane angle around its prior.",
+            enabled_when=on("do_helix"),
+            limits=NUMBER,
+        ),
+        yes_no(
+            "do_restrict_xoff",
+            "Restrict helical offsets to rise:",
+            True,
+            help="Yes keeps offsets along a filament within one rise.",
+            enabled_when=on("do_helix"),
+        ),
+        slider(
+            "helical_rise",
+            "Helical rise (A):",
+            "4.75",
+            -1,
+            100,
+            1,
+            help="Rise (A) within which offsets are kept.",
+            enabled_when=all_of(on("do_helix"), on("do_restrict_xoff")),
+        ),
+    ),
+)
+
+
+_EM = on("do_em")
+_VDAM = all_of(off("do_em"), on("do_grad"))
+_ALIGN = on("dont_skip_align")
+_HELIX = on("do_helix")
+_ALIGN_HELIX = all_of(_HELIX, _ALIGN)
+
+
+def result_nodes(context: JobContext) -> tuple[Node, ...]:
+    """Particles and optimiser of the last iteration."""
+    context.number("nr_classes")  # RELION reads it here, and refuses what is no number
+    last = context.number("nr_iter_em" if context.yes("do_em") else "nr_iter_grad")
+    root = f"{context.job_name}run{iteration(last)}"
+    return (Node(root + "_data.star", nodes.CLASS2D_PARTS), Node(root + "_optimiser.star", nodes.CLASS2D_OPT))
+
+
+SPEC = JobSpec(
+    type_label="relion.class2d",
+    type_number=8,
+    directory="Class2D",
+    browser_label="2D classification",
+    hidden_file=".gui_class2djob.star",
+    help="Sort particles into classes and average them.",
+    pages=(I_O, CTF, OPTIMISATION, SAMPLING, HELIX, compute(pad=False), running(mpi=True, threads=True)),
+    commands=(
+        Command(
+            "relion_refine",
+            (
+                Arg("--continue", "fn_cont", continuing),
+                Arg("--o", output("run")),
+                Arg("--iter", "nr_iter_em", _EM),
+                Arg("--grad", when=_VDAM),
+                Arg("--class_inactivity_threshold", literal("0.1"), _VDAM),
+                Arg("--grad_write_iter", literal("10"), _VDAM),
+                Arg("--iter", "nr_iter_grad", _VDAM),
+                Arg("--i", "fn_img", new_job, is_input=True),
+                # Padding of 1 gave bad class averages, and in two dimensions 2 costs little memory.
+                *compute_args(Arg("--pad", literal("2"))),
+                *CTF_ARGS,
+                Arg("--tau2_fudge", "tau_fudge"),
+                Arg("--particle_diameter", "particle_diameter"),
+                Arg("--K", "nr_classes", new_job),
+                Arg("--flatten_solvent", when=new_job),
+                Arg("--zero_mask", when=all_of(new_job, on("do_zero_mask"))),
+                Arg("--strict_highres_exp", "highres_limit", all_of(new_job, above("highres_limit"))),
+                Arg("--center_classes", when=on("do_center")),
+                Arg("--oversampling", literal("1")),
+                Arg("--skip_align", when=not_(_ALIGN)),
+                Arg("--psi_step", times("psi_sampling", 2.0), _ALIGN),
+                Arg("--offset_range", "offset_range", _ALIGN),
+                Arg("--offset_step", times("offset_step", 2.0), _ALIGN),
+                Arg("--allow_coarser_sampling", when=all_of(_ALIGN, on("allow_coarser"))),
+                Arg("--helical_outer_diameter", "helical_tube_outer_diameter", _HELIX),
+                Arg("--bimodal_psi", when=all_of(_ALIGN_HELIX, on("do_bimodal_psi"))),
+                Arg("--sigma_psi", third_of_range("range_psi"), _ALIGN_HELIX),
+                Arg("--helix", when=all_of(_ALIGN_HELIX, on("do_restrict_xoff"))),
+                Arg("--helical_rise_initial", "helical_rise", all_of(_ALIGN_HELIX, on("do_restrict_xoff"))),
+                Arg("--norm", when=new_job),
+                Arg("--scale", when=new_job),
+                THREADS_ARG,
+                GPU_ARG,
+                OTHER_ARGS,
+            ),
+            mpi=True,
+        ),
+    ),
+    outputs=(result_nodes,),
+    labels=(("helical", _HELIX),),
+    refusals=(
+        empty_input("fn_cont", "Say from which _optimiser.star file to continue.", continuing),
+        Rule(
+            all_of(continuing, filled("fn_cont"), NOT_AN_OPTIMISER),
+            "This is no optimiser file of an iteration: its name must be like run_it012_optimiser.star.",
+            "fn_cont",
+        ),
+        Rule(all_of(_EM, on("do_grad")), "Choose either the EM or the VDAM algorithm, not both.", "do_grad"),
+        Rule(
+            all_of(_VDAM, above("nr_mpi", 1)),
+            "The VDAM algorithm runs in one process: use 1 MPI process and more threads, or the EM algorithm.",
+            "nr_mpi",
+        ),
+        Rule(not_(any_of(_EM, on("do_grad"))), "Choose the EM or the VDAM algorithm.", "do_em"),
+        empty_input("fn_img", "Give the particles STAR file to classify.", new_job),
+    ),
+    gentle=REFINE_CLEAN,
+    harsh=REFINE_CLEAN,
+    display=(
+        Display("Class averages", "run*_it*_optimiser.star", "classes"),
+        Display("Particles", "run*_it*_data.star", "particles"),
+        Display("Class distribution", "run*_it*_model.star", "plot"),
+    ),
+)

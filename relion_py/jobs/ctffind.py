@@ -1,0 +1,301 @@
+"""CTF estimation: defocus and astigmatism of micrographs, through CTFFIND-4.1 (relion_run_ctffind)."""
+
+from __future__ import annotations
+
+from . import nodes
+from .common import EVEN_BOX, NOT_NEGATIVE, NUMBER, OTHER_ARGS, POSITIVE, empty_input, running
+from .conditions import all_of, always, continuing, number, off, on, that
+from .spec import (
+    Arg,
+    CleanRule,
+    Command,
+    Display,
+    JobSpec,
+    Limits,
+    Output,
+    Page,
+    Row,
+    Rule,
+    file,
+    node,
+    output,
+    slider,
+    text,
+    yes_no,
+)
+
+I_O = Page(
+    "I/O",
+    (
+        node(
+            "input_star_mics",
+            "Input micrographs STAR file:",
+            nodes.MICS,
+            pattern="STAR files (*.star)",
+            help="Micrographs STAR file, from motion correction or Import.",
+            on_continue="inactive",
+        ),
+        yes_no(
+            "use_noDW",
+            "Use micrograph without dose-weighting?",
+            False,
+            help=("Estimate from the sums without dose weighting, if motion correction wrote them."),
+            on_continue="inactive",
+        ),
+        yes_no(
+            "do_phaseshift",
+            "Estimate phase shifts?",
+            False,
+            help="Yes for data with a phase plate: the phase shift is estimated too.",
+            on_continue="inactive",
+        ),
+        text(
+            "phase_min",
+            "Phase shift (deg) - Min:",
+            "0",
+            help="Smallest phase shift to try, in degrees.",
+            on_continue="inactive",
+            enabled_when=on("do_phaseshift"),
+            limits=NUMBER,
+        ),
+        text(
+            "phase_max",
+            "Phase shift (deg) - Max:",
+            "180",
+            help="Largest phase shift to try, in degrees.",
+            on_continue="inactive",
+            enabled_when=on("do_phaseshift"),
+            limits=NUMBER,
+        ),
+        text(
+            "phase_step",
+            "Phase shift (deg) - Step:",
+            "10",
+            help="Step of the phase-shift search, in degrees.",
+            on_continue="inactive",
+            enabled_when=on("do_phaseshift"),
+            limits=POSITIVE,
+        ),
+        slider(
+            "dast",
+            "Amount of astigmatism (A):",
+            "100",
+            0,
+            2000,
+            100,
+            help="Expected astigmatism in A, by which the search is held back.",
+            on_continue="inactive",
+            limits=NOT_NEGATIVE,
+        ),
+    ),
+    rows=(
+        Row(
+            (
+                "phase_min",
+                "phase_max",
+                "phase_step",
+            ),
+            "Phase shift - Min, Max, Step (deg)",
+        ),
+    ),
+)
+
+CTFFIND_4_1 = Page(
+    "CTFFIND-4.1",
+    (
+        file(
+            "fn_ctffind_exe",
+            "CTFFIND-4.1 executable:",
+            "ctffind",
+            pattern="*",
+            help="The CTFFIND-4.1 program. Default: RELION_CTFFIND_EXECUTABLE.",
+            on_continue="inactive",
+            executable=True,
+            site_default="ctffind",
+        ),
+        yes_no(
+            "use_given_ps",
+            "Use power spectra from MotionCorr job?",
+            True,
+            help=("Use the power spectra that motion correction wrote: faster, and often better."),
+            on_continue="inactive",
+        ),
+        yes_no(
+            "slow_search",
+            "Use exhaustive search?",
+            False,
+            help=("Yes searches exhaustively: slower, for difficult micrographs with much astigmatism."),
+            on_continue="inactive",
+        ),
+        slider(
+            "ctf_win",
+            "Estimate CTF on window size (pix) ",
+            "-1",
+            -16,
+            4096,
+            16,
+            help=(
+                "Size of the central square (pixels) from which the CTF is estimated; -1 for the whole "
+                "micrograph."
+            ),
+            on_continue="inactive",
+            limits=Limits(integer=True),
+        ),
+        slider(
+            "box",
+            "FFT box size (pix):",
+            "512",
+            64,
+            1024,
+            8,
+            help=("Size (pixels) of the boxes whose spectra are averaged; 512 suits most."),
+            on_continue="inactive",
+            limits=EVEN_BOX,
+        ),
+        slider(
+            "resmin",
+            "Minimum resolution (A):",
+            "30",
+            10,
+            200,
+            10,
+            help="Lowest resolution (A) that is used in the fit.",
+            on_continue="inactive",
+            limits=POSITIVE,
+        ),
+        slider(
+            "resmax",
+            "Maximum resolution (A):",
+            "5",
+            1,
+            20,
+            1,
+            help="Highest resolution (A) that is used in the fit.",
+            on_continue="inactive",
+            limits=POSITIVE,
+        ),
+        slider(
+            "dfmin",
+            "Minimum defocus value (A):",
+            "5000",
+            0,
+            25000,
+            1000,
+            help="Smallest defocus to try, in A.",
+            on_continue="inactive",
+            limits=POSITIVE,
+        ),
+        slider(
+            "dfmax",
+            "Maximum defocus value (A):",
+            "50000",
+            20000,
+            100000,
+            1000,
+            help="Largest defocus to try, in A.",
+            on_continue="inactive",
+            limits=POSITIVE,
+        ),
+        slider(
+            "dfstep",
+            "Defocus step size (A):",
+            "500",
+            200,
+            2000,
+            100,
+            help="Step of the defocus search, in A.",
+            on_continue="inactive",
+            limits=POSITIVE,
+        ),
+    ),
+)
+
+
+_PHASE = on("do_phaseshift")
+
+SPEC = JobSpec(
+    type_label="relion.ctffind",
+    type_number=2,
+    directory="CtfFind",
+    browser_label="CTF estimation",
+    hidden_file=".gui_ctffindjob.star",
+    help="Estimate the contrast transfer function of every micrograph.",
+    pages=(I_O, CTFFIND_4_1, running(mpi=True, threads=False)),
+    commands=(
+        Command(
+            "relion_run_ctffind",
+            (
+                Arg("--i", "input_star_mics", is_input=True),
+                Arg("--o", output("")),
+                Arg("--Box", "box"),
+                Arg("--ResMin", "resmin"),
+                Arg("--ResMax", "resmax"),
+                Arg("--dFMin", "dfmin"),
+                Arg("--dFMax", "dfmax"),
+                Arg("--FStep", "dfstep"),
+                Arg("--dAst", "dast"),
+                Arg("--use_noDW", when=on("use_noDW")),
+                Arg("--do_phaseshift", when=_PHASE),
+                Arg("--phase_min", "phase_min", _PHASE),
+                Arg("--phase_max", "phase_max", _PHASE),
+                Arg("--phase_step", "phase_step", _PHASE),
+                Arg("--ctffind_exe", "fn_ctffind_exe"),
+                Arg("--ctfWin", "ctf_win"),
+                Arg("--is_ctffind4"),
+                Arg("--fast_search", when=off("slow_search")),
+                Arg("--use_given_ps", when=on("use_given_ps")),
+                Arg("--only_do_unfinished", when=continuing),
+                OTHER_ARGS,
+            ),
+            mpi=True,
+        ),
+    ),
+    outputs=(
+        Output("micrographs_ctf.star", nodes.CTFFIND_MICS),
+        Output("logfile.pdf", nodes.CTFFIND_LOG),
+    ),
+    labels=(("ctffind4", always),),
+    refusals=(empty_input("input_star_mics", "Give the micrographs STAR file."),),
+    checks=(
+        Rule(
+            that(
+                lambda v: number(v, "resmin") <= number(v, "resmax"),
+                "the lowest resolution is not below the highest",
+                "resmin",
+                "resmax",
+            ),
+            "The minimum resolution (a large number of A) must lie below the maximum one (a small number).",
+            "resmin",
+        ),
+        Rule(
+            that(
+                lambda v: number(v, "dfmin") >= number(v, "dfmax"),
+                "the smallest defocus is not below the largest",
+                "dfmin",
+                "dfmax",
+            ),
+            "The minimum defocus must be smaller than the maximum.",
+            "dfmin",
+        ),
+        Rule(
+            all_of(
+                _PHASE,
+                that(
+                    lambda v: number(v, "phase_min") >= number(v, "phase_max"),
+                    "the smallest phase shift is not below the largest",
+                    "phase_min",
+                    "phase_max",
+                ),
+            ),
+            "The minimum phase shift must be smaller than the maximum.",
+            "phase_min",
+        ),
+    ),
+    gentle=CleanRule(("gctf*.out", "gctf*.err", "*/")),
+    harsh=CleanRule(("gctf*.out", "gctf*.err", "*/")),
+    display=(
+        Display("Micrographs with CTFs", "micrographs_ctf.star", "micrographs"),
+        Display("Defocus and resolution", "micrographs_ctf.star", "plot"),
+        Display("Log", "logfile.pdf", "pdf"),
+    ),
+)
