@@ -111,7 +111,7 @@ def image_sizes(
     if options.strict_highres_exp > 0:
         coarse = 2 * math.floor(length / options.strict_highres_exp + 0.5)
     elif options.oversampling > 0:
-        moved = angular_step(sampling, 0) / 360.0 * math.pi * options.particle_diameter
+        moved = angular_step(sampling, 0) / 360.0 * math.pi * options.mask_diameter(model.ori_size, model.pixel_size)
         coarse = min(largest, 2 * math.ceil(length * KEEPSAFE_3D / moved))
     else:
         coarse = current
@@ -177,7 +177,8 @@ def update_angular_sampling(
     From --auto_local_healpix_order on, the searches become local, with a standard deviation of two fine steps.
     """
     old_step = angular_step(sampling, options.oversampling)
-    needed_step = 360.0 / math.ceil(math.pi * options.particle_diameter / model.current_resolution)
+    diameter = options.mask_diameter(model.ori_size, model.pixel_size)
+    needed_step = 360.0 / math.ceil(math.pi * diameter / model.current_resolution)
     resolution_asks = (
         options.auto_resol_angles
         and needed_step < old_step

@@ -15,7 +15,7 @@ import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
-from relion_py.compute.image.masks import soft_mask_outside
+from relion_py.compute.image.masks import mask_outside
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,7 @@ def transform_images(
     box = images.shape[1]
     _shift_and_scale(images, np.ascontiguousarray(shift, np.int64), np.asarray(factor, np.float32))
     unmasked = _disc(_transform(images, workers), pixels)
-    soft_mask_outside(images, mask_radius, mask_edge, noise=noise)
-    transforms = _transform(images, workers)
+    transforms = _transform(mask_outside(images, mask_radius, mask_edge, background=noise), workers)
     spectrum = np.zeros((len(images), box // 2 + 1))
     _shell_power(transforms, box // 2 + 1, spectrum)
     return unmasked, _disc(transforms, pixels), spectrum

@@ -1,0 +1,65 @@
+"""`relion_refine` and `relion_refine_mpi`: one program, alone or on any number of ranks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from relion_py.compute.cli.options.refine import FLAGS, refuse_unsupported
+from relion_py.compute.cli.parser import parse
+from relion_py.compute.cli.program import Job, run
+from relion_py.compute.errors import UserError
+from relion_py.compute.parallel.comm import abort_all_on_error
+from relion_py.compute.refine.options import RefineOptions
+
+PROGRAM = "relion_refine"
+DESCRIPTION = "Refines a 3D map against particle images by maximum-a-posteriori expectation maximisation."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program; returns its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    # one BLAS thread per rank: the kernels share out the work themselves
+    for library in ("OPENBLAS", "MKL", "OMP"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    return run(_refine, words, parallel=True)
+
+
+def _refine(words: list[str], job: Job) -> None:
+    arguments = parse(FLAGS, words, PROGRAM, DESCRIPTION, quiet=not job.leads)
+    refuse_unsupported(arguments.values, arguments.given)
+    abort_all_on_error(job.comm)
+    # after the options are known to be good: these imports take a second
+    from relion_py.compute.refine import outputs, source, start
+    from relion_py.compute.refine.checks import check_run
+    from relion_py.compute.refine.data import ParticleSet
+
+    old = None
+    if arguments.text("--continue"):
+        old = outputs.read_optimiser(arguments.text("--continue"))
+        options = RefineOptions.continued(
+            old.options, old.state.iteration, arguments.values, arguments.given, arguments.command_line
+        )
+        table = ParticleSet.read(old.data)
+    else:
+        options = RefineOptions.from_args(arguments.values, arguments.command_line)
+        table = ParticleSet.read(options.particles)
+    if job.leads:
+        for note in check_run(options, table):
+            job.say(f" {note}")
+    job.comm.barrier()
+    directory = os.path.dirname(options.output_root)
+    if directory and not os.path.isdir(directory):
+        raise UserError(f"The output directory {directory} does not exist; make it, or correct --o.")
+    refinement = (
+        start.new_run(options, job) if old is None else start.continued_run(options, old, job)
+    )
+    try:
+        refinement.run()
+    finally:
+        source.finish(refinement.particles, options, job.comm)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

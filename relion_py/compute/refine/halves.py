@@ -1,0 +1,170 @@
+"""The two half maps: sums over ranks, joining at low resolution, gold-standard FSC, reconstruction.
+
+Half h (0 or 1) is reconstructed by rank h % size; curves and maps then go to every rank. Source: ml_optimiser_mpi.cpp,
+joinTwoHalvesAtLowResolution, compareTwoHalves, reconstructUnregularisedMapAndCalculateSolventCorrectedFSC,
+maximization.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import uuid
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.image import fsc as fsc_tools
+from relion_py.compute.parallel.comm import Communicator
+from relion_py.compute.refine.backprojector import BackProjector
+from relion_py.compute.refine.model import ModelState
+from relion_py.compute.refine.reconstruct import ShellSpectra, reconstruct, update_tau2
+
+RANDOMISE_AT_FSC = 0.8
+"""Phases are randomised beyond the shell where the unmasked FSC falls below this."""
+FIRST_PRIOR_SHELL = 5
+"""Below this shell a reconstruction gets no prior (minres_map)."""
+
+
+def owner(half: int, comm: Communicator) -> int:
+    """Rank that holds the complete sums of half 0 or 1."""
+    return half % comm.size
+
+
+class Halves:
+    """Back-projections of both halves; after `reduce` complete on their owners, elsewhere None."""
+
+    def __init__(self, comm: Communicator, workers: int) -> None:
+        self.comm, self.workers = comm, workers
+        self.sums: list[BackProjector | None] = [None, None]
+
+    def reduce(self, half: int, sums: BackProjector, via_disc: str = "") -> None:
+        """Adds up the ranks' sums of one half; via_disc: a rootname for files instead of messages."""
+        root = owner(half, self.comm)
+        if via_disc and self.comm.size > 1:
+            _add_via_disc(sums.grid, root, self.comm, via_disc)
+        else:
+            self.comm.reduce_sum(sums.grid, root)
+        self.sums[half] = sums if self.comm.rank == root else None
+
+    def mine(self, half: int) -> BackProjector | None:
+        """The sums of a half if this rank owns them."""
+        return self.sums[half]
+
+    def symmetrise(self) -> None:
+        """Adds the views that the point group makes equal."""
+        for sums in self.sums:
+            if sums is not None:
+                sums.symmetrise(workers=self.workers)
+
+    def join_low_resolution(self, resolution: float, pixel_size: float) -> None:
+        """Both halves get the mean of their sums up to `resolution` A, lest their orientations drift apart."""
+        some = next((s for s in self.sums if s is not None), None)
+        r_low = 0 if some is None else min(math.ceil(some.box * pixel_size / resolution), some.r_max)
+        parts = [None if s is None else s.low_resolution(r_low) for s in self.sums]
+        both = [self.comm.bcast(parts[half], owner(half, self.comm)) for half in (0, 1)]
+        mean = (both[0] + both[1]) / 2.0
+        for sums in self.sums:
+            if sums is not None:
+                sums.set_low_resolution(mean, r_low)
+
+    def fsc(self) -> NDArray[np.float64]:
+        """Gold-standard FSC of the unregularised halves, (box // 2 + 1,), on every rank."""
+        second = None if self.sums[1] is None else self.sums[1].downsampled_average()
+        second = self.comm.bcast(second, owner(1, self.comm))
+        return self.comm.bcast(None if self.sums[0] is None else self.sums[0].fsc(second), 0)
+
+    def unregularised(self, half: int) -> NDArray[np.float32] | None:
+        """Map (box,)*3 of a half without prior, on its owner."""
+        sums = self.sums[half]
+        return None if sums is None else reconstruct(sums, do_map=False, workers=self.workers)
+
+    def solvent_corrected_fsc(
+        self, mask: NDArray[np.float32], maps: list[NDArray[np.float32] | None], current_size: int, seed: int
+    ) -> NDArray[np.float64]:
+        """FSC of the masked halves, corrected for what the mask itself correlates; 0 beyond current_size."""
+        second = self.comm.bcast(maps[1], owner(1, self.comm))
+        curve = None
+        if self.comm.rank == 0:
+            curve = self._corrected(maps[0], second, mask, seed)
+            curve[current_size // 2 + 1 :] = 0.0
+        return self.comm.bcast(curve, 0)
+
+    @staticmethod
+    def _corrected(
+        first: NDArray[np.float32] | None, second: NDArray[np.float32], mask: NDArray[np.float32], seed: int
+    ) -> NDArray[np.float64]:
+        assert first is not None
+        unmasked = fsc_tools.fsc(first, second)
+        if not (unmasked[1:] < RANDOMISE_AT_FSC).any():
+            return unmasked  # so high at the start of a run that there is nothing to randomise
+        return fsc_tools.masked_fsc(first, second, mask, np.random.default_rng(seed)).corrected
+
+    def join(self) -> None:
+        """Both halves become one, on the owner of the first."""
+        if self.sums[1] is not None and self.comm.rank != 0:
+            self.comm.send(self.sums[1].grid, 0)
+        if self.sums[0] is not None:
+            other = self.sums[1].grid if self.sums[1] is not None else self.comm.recv(owner(1, self.comm))
+            self.sums[0].grid += other
+        self.sums[1] = None
+
+    def maximise(
+        self, half: int, model: ModelState, fsc: NDArray[np.float64], tau2_fudge: float, fixed_tau2: bool, joined: bool
+    ) -> None:
+        """New map and spectra of a half (or of all particles, `joined`) in `model`, on every rank."""
+        sums, result = self.sums[half], None
+        if sums is not None:
+            spectra = update_tau2(
+                sums,
+                model.tau2_class[0],
+                tau2_fudge=tau2_fudge,
+                fsc=None if fixed_tau2 else fsc,
+                is_whole_instead_of_half=joined,
+            )
+            volume = reconstruct(
+                sums,
+                spectra.tau2,
+                tau2_fudge,
+                first_prior_shell=FIRST_PRIOR_SHELL,
+                workers=self.workers,
+            )
+            result = (spectra, volume)
+        spectra, volume = self.comm.bcast(result, owner(half, self.comm))
+        model.references[0] = volume
+        _keep(model, spectra, fsc)
+
+
+def _keep(model: ModelState, spectra: ShellSpectra, fsc: NDArray[np.float64]) -> None:
+    model.tau2_class[0] = spectra.tau2
+    model.sigma2_class[0] = spectra.sigma2
+    model.data_vs_prior_class[0] = spectra.data_vs_prior
+    model.fourier_coverage_class[0] = spectra.fourier_coverage
+    model.fsc_halves_class[0] = fsc
+    shells = np.arange(len(fsc))
+    resolved = np.nonzero(spectra.data_vs_prior[1:] < 1.0)[0]
+    last = int(resolved[0]) if len(resolved) else len(fsc) - 1
+    model.estimated_resolution[0] = model.resolution_of(last)
+    sampled = (shells > 0) & (shells <= model.current_size // 2)
+    count = shells.astype(np.float64) ** 2
+    model.total_fourier_coverage[0] = float(
+        np.sum(spectra.fourier_coverage[sampled] * count[sampled]) / max(np.sum(count[1:]), 1.0)
+    )
+
+
+def _add_via_disc(grid: NDArray[np.float32], root: int, comm: Communicator, stem: str) -> None:
+    """The sum over ranks on `root`, each rank's share going through a file that is removed at once."""
+    tag = comm.bcast(uuid.uuid4().hex[:8], root)
+    name = f"{stem}_rank{comm.rank}_{tag}.npy"
+    try:
+        if comm.rank != root:
+            np.save(name, grid)
+        comm.barrier()
+        if comm.rank == root:
+            for rank in range(comm.size):
+                if rank != root:
+                    grid += np.load(f"{stem}_rank{rank}_{tag}.npy", mmap_mode="r")
+        comm.barrier()
+    finally:
+        if comm.rank != root and os.path.exists(name):
+            os.unlink(name)

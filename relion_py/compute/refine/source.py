@@ -1,0 +1,86 @@
+"""Where a rank gets its images from: memory, scratch, its own reads, or the first rank that reads for all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.parallel.comm import Communicator
+from relion_py.compute.refine.data import ParticleSet
+from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.scratch import Scratch
+
+Indices = NDArray[np.int64]
+
+
+def share(members: Indices, comm: Communicator, rank: int | None = None) -> Indices:
+    """The particles of `members` that a rank (this one) works on: every size-th."""
+    return members[comm.rank if rank is None else rank :: comm.size]
+
+
+def prepare(
+    particles: ParticleSet,
+    options: RefineOptions,
+    comm: Communicator,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None],
+) -> None:
+    """Copies to scratch, or reads into memory, what the options ask for.
+
+    progress(done, total) is called while copying and may raise to stop. On each node the first rank copies.
+    """
+    if options.preread_images:
+        say(f" Reading all particles into memory: {particles.preread_bytes / 2**30:.2f} GB over all ranks ...")
+        mine = np.sort(np.concatenate([share(particles.members(half), comm) for half in (1, 2)]))
+        particles.preread(mine)
+    elif options.scratch_dir:
+        scratch = Scratch(options.scratch_dir, particles.image_names_by_optics_group())
+        hosts = comm.allgather(socket.gethostname())
+        first_here = hosts.index(hosts[comm.rank])
+        counts: dict[int, int] = {}
+        if first_here == comm.rank:
+            if options.reuse_scratch:
+                counts = scratch.reuse()
+            else:
+                say(f" Copying particles to scratch directory {scratch.directory} ...")
+                counts = scratch.copy(options.keep_free_scratch, progress)
+        everywhere = comm.allgather(counts)
+        scratch.attach(everywhere[first_here])
+        particles.use_scratch(scratch)
+
+
+def batches(
+    particles: ParticleSet, members: Indices, size: int, options: RefineOptions, comm: Communicator
+) -> Iterator[tuple[Indices, NDArray[np.float32]]]:
+    """This rank's share of `members` in batches of at most `size` particles: indices and images (n, box, box).
+
+    Without parallel disc I/O the first rank reads every batch of every rank and sends it; all ranks then go through
+    the same number of batches.
+    """
+    if comm.size == 1 or not options.no_parallel_disc_io or options.preread_images:
+        mine = share(members, comm)
+        for first in range(0, len(mine), size):
+            part = mine[first : first + size]
+            yield part, particles.read_images(part)
+        return
+    for first in range(0, len(share(members, comm, 0)), size):
+        for rank in range(1, comm.size):
+            part = share(members, comm, rank)[first : first + size]
+            if comm.rank == 0 and len(part):
+                comm.send(particles.read_images(part), rank)
+        mine = share(members, comm)[first : first + size]
+        if len(mine):
+            yield mine, particles.read_images(mine) if comm.rank == 0 else comm.recv(0)
+
+
+def finish(particles: ParticleSet, options: RefineOptions, comm: Communicator) -> None:
+    """Removes the scratch copies, on every node by its first rank, unless they are to be kept."""
+    if particles.scratch is None or options.keep_scratch:
+        return
+    comm.barrier()
+    hosts = comm.allgather(socket.gethostname())
+    if hosts.index(hosts[comm.rank]) == comm.rank:
+        particles.scratch.remove()

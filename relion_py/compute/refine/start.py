@@ -1,0 +1,216 @@
+"""How a refinement begins: from particles and a reference, or from the files of an earlier iteration.
+
+Source: ml_optimiser.cpp, initialise, initialiseGeneral and initialiseSigma2Noise.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.healpix import Sampling
+from relion_py.compute.image.ctf import CtfParams
+from relion_py.compute.image.fourier import lowpass
+from relion_py.compute.image.masks import mask_outside, soft_mask
+from relion_py.compute.refine import convergence, outputs, source
+from relion_py.compute.refine.data import ParticleSet
+from relion_py.compute.refine.images import DiscPixels, transform_images
+from relion_py.compute.refine.maximization import half_plane_pixels, initial_noise
+from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
+from relion_py.compute.refine.optimiser import FILTER_EDGE, Host, Refinement
+from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.reference import read_reference, read_solvent_mask
+
+NORM_LIMITS = (0.5, 2.0)
+"""Standard deviation of the background that normalised images have."""
+
+
+def new_run(options: RefineOptions, host: Host) -> Refinement:
+    """A refinement before its first iteration; its iteration-0 files are written."""
+    particles = ParticleSet.read(options.particles)
+    state = OptimiserState(random_seed=_seed(options, host), incr_size=options.incr_size)
+    state.refs_are_ctf_corrected = True
+    particles.split_random_halves(state.random_seed)
+    box, pixel_size = particles.box_size, particles.pixel_size
+    volume, notes = read_reference(
+        options.reference,
+        box,
+        pixel_size,
+        ref_angpix=options.ref_angpix,
+        trust_ref_size=options.trust_ref_size,
+    )
+    for note in notes:
+        host.say(f" {note}")
+    sampling = _sampling(options, pixel_size)
+    directions = Sampling(options.healpix_order, symmetry=options.symmetry).n_directions
+    model = ModelState.new(
+        box,
+        pixel_size,
+        group_names=particles.group_names,
+        nr_particles_per_group=particles.particles_per_group(),
+        nr_optics_groups=particles.nr_optics_groups,
+        nr_directions=directions,
+    )
+    model.padding_factor = float(options.padding_factor)
+    model.tau2_fudge = options.tau2_fudge_factor
+    model.sigma_offset = options.sigma_offset
+    if options.ini_high > 0:
+        volume = lowpass(volume, pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32)
+    model.references = [volume]
+    _prior(model, sampling, options)
+    if options.tau_spectrum not in ("", "None"):
+        model.tau2_class[0] = outputs.read_tau2_spectrum(
+            options.tau_spectrum, model.nr_shells, model.tau2_fudge
+        )
+    source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
+    model.sigma2_noise = _initial_noise(particles, options, model, host)
+    halves = [model, model.copy()]
+    for half, each in enumerate(halves, 1):
+        each.nr_particles_per_group = particles.particles_per_group(half)
+    run = Refinement(
+        options, host, particles, _ctf(particles, options), state, sampling, halves, _mask(options, model, host)
+    )
+    run._write(None)
+    return run
+
+
+def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host) -> Refinement:
+    """A refinement that goes on after the iteration whose files are `old`."""
+    particles = ParticleSet.read(old.data)
+    particles.split_random_halves(old.state.random_seed)
+    for half, model in enumerate(old.models, 1):
+        model.nr_particles_per_group = particles.particles_per_group(half)
+        model.padding_factor = float(options.padding_factor)
+        model.tau2_fudge = options.tau2_fudge_factor
+    source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
+    mask = _mask(options, old.models[0], host)
+    return Refinement(
+        options, host, particles, _ctf(particles, options), old.state, old.sampling, list(old.models), mask
+    )
+
+
+def _seed(options: RefineOptions, host: Host) -> int:
+    seed = options.random_seed if options.random_seed >= 0 else int(time.time()) % 1_000_000
+    return host.comm.bcast(seed, 0)
+
+
+def _sampling(options: RefineOptions, pixel_size: float) -> SamplingState:
+    step = healpix_angular_step(options.healpix_order)
+    sampling = SamplingState(
+        healpix_order=options.healpix_order,
+        psi_step=step,
+        offset_range=options.offset_range * pixel_size,
+        offset_step=options.offset_step * pixel_size,
+        symmetry=options.symmetry,
+        perturbation_factor=options.perturb,
+    )
+    sampling.healpix_order_ori, sampling.psi_step_ori = options.healpix_order, step
+    sampling.offset_range_ori, sampling.offset_step_ori = sampling.offset_range, sampling.offset_step
+    return sampling
+
+
+def _prior(model: ModelState, sampling: SamplingState, options: RefineOptions) -> None:
+    """Local searches from the start, if asked for or if the first sampling is that fine."""
+    if sampling.healpix_order >= options.auto_local_healpix_order or options.prior_sigmas is not None:
+        convergence.start_local_searches(model, sampling, options.oversampling)
+    if options.prior_sigmas is not None:
+        model.sigma_rot, model.sigma_tilt, model.sigma_psi = options.prior_sigmas
+
+
+def _ctf(particles: ParticleSet, options: RefineOptions) -> CtfParams | None:
+    if not options.ctf:
+        return None
+    table = particles.table
+    return CtfParams(
+        defocus_u=table.floats("rlnDefocusU"),
+        defocus_v=table.floats("rlnDefocusV"),
+        defocus_angle=table.floats("rlnDefocusAngle", 0.0),
+        voltage=table.per_particle("voltage"),
+        cs=table.per_particle("cs"),
+        q0=table.per_particle("q0"),
+        phase_shift=table.floats("rlnPhaseShift", 0.0),
+        bfactor=table.floats("rlnCtfBfactor", 0.0),
+        scale=table.floats("rlnCtfScalefactor", 1.0),
+    )
+
+
+def _mask(options: RefineOptions, model: ModelState, host: Host) -> NDArray[np.float32] | None:
+    """What multiplies the references: the user's mask, a sphere, or nothing."""
+    box, pixel_size = model.ori_size, model.pixel_size
+    if options.has_solvent_mask:
+        mask, notes = read_solvent_mask(options.solvent_mask, box, pixel_size)
+        for note in notes:
+            host.say(f" WARNING: {note}")
+        return mask
+    if options.flatten_solvent:
+        radius = options.mask_diameter(box, pixel_size) / (2.0 * pixel_size)
+        return soft_mask(box, radius, float(options.mask_edge))
+    return None
+
+
+def _initial_noise(
+    particles: ParticleSet, options: RefineOptions, model: ModelState, host: Host
+) -> NDArray[np.float64]:
+    """Noise spectra (O, S) from the power of the first images of each optics group, in random order."""
+    host.say(" Estimating initial noise spectra ...")
+    wanted = options.minimum_particles_sigma2_noise
+    random = np.random.default_rng([max(options.random_seed, 0), 3])
+    order = random.permutation(len(particles))
+    chosen = np.concatenate(
+        [order[particles.optics_group[order] == o][:wanted] for o in range(particles.nr_optics_groups)]
+    )
+    box, shells = model.ori_size, model.nr_shells
+    # the mean power of a shell, and the sum of the images, over all ranks
+    power, average = np.zeros((particles.nr_optics_groups, shells)), np.zeros((box, box))
+    counts = np.zeros(particles.nr_optics_groups)
+    radius = options.mask_diameter(box, model.pixel_size) / (2.0 * model.pixel_size)
+    pixels = DiscPixels.of_size(8)
+    in_shell = half_plane_pixels(box)
+    warned = False
+    mine = source.share(np.sort(chosen), host.comm)
+    for first in range(0, len(mine), 256):
+        host.check_abort()
+        index = mine[first : first + 256]
+        images = particles.read_images(index)
+        if not (options.dont_check_norm or warned):
+            warned = _warn_of_norm(images, radius, particles, index, host)
+        if options.zero_mask:
+            images = mask_outside(images, radius, float(options.mask_edge))
+        average += images.sum(axis=0, dtype=np.float64)
+        unmoved = np.zeros((len(index), 2), np.int64)
+        _, _, spectrum = transform_images(images, unmoved, np.ones(len(index)), float(box), 0.0, pixels)
+        np.add.at(power, particles.optics_group[index], spectrum / in_shell)
+        np.add.at(counts, particles.optics_group[index], 1.0)
+    for array in (power, average, counts):
+        host.comm.allreduce_sum(array)
+    if (counts == 0).any():
+        raise UserError("Some optics group has no particles; remove it from the table data_optics.")
+    return initial_noise(power, counts, average / counts.sum())
+
+
+def _warn_of_norm(
+    images: NDArray[np.float32], radius: float, particles: ParticleSet, index: NDArray[np.int64], host: Host
+) -> bool:
+    """Says so once if the background of an image does not have mean 0 and standard deviation 1."""
+    box = images.shape[1]
+    y, x = np.ogrid[-(box // 2) : box - box // 2, -(box // 2) : box - box // 2]
+    outside = x**2 + y**2 > radius**2
+    if not outside.any():
+        return True
+    background = images[:, outside]
+    mean, deviation = background.mean(axis=1), background.std(axis=1)
+    low, high = NORM_LIMITS
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odd = (deviation < low) | (deviation > high) | (np.abs(mean / deviation) > 0.5)
+    if not odd.any():
+        return False
+    n = int(np.argmax(odd))
+    host.say(
+        f" WARNING: {particles.image_name(int(index[n]))} has a background of {mean[n]:.2f} +/- {deviation[n]:.2f} "
+        "instead of 0 +/- 1: normalise the particles when extracting them, or say --dont_check_norm."
+    )
+    return True
+
