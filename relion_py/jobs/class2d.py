@@ -366,7 +366,8 @@ SPEC = JobSpec(
         Rule(all_of(_EM, on("do_grad")), "Choose either the EM or the VDAM algorithm, not both.", "do_grad"),
         Rule(
             all_of(_VDAM, above("nr_mpi", 1)),
-            "The VDAM algorithm runs in one process: use 1 MPI process and more threads, or the EM algorithm.",
+            "The VDAM algorithm runs in one process: use 1 MPI process and more threads, or the EM "
+            "algorithm.",
             "nr_mpi",
         ),
         Rule(not_(any_of(_EM, on("do_grad"))), "Choose the EM or the VDAM algorithm.", "do_em"),

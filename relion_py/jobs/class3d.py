@@ -275,7 +275,7 @@ _GLOBAL = all_of(_ALIGN, off("do_local_ang_searches"))
 
 
 def result_nodes(context: JobContext) -> tuple[Node, ...]:
-    """Particles, optimiser and maps of the last iteration. (The particles carry the label of a refinement.)"""
+    """Particles (labelled as a refinement's), optimiser and maps of the last iteration."""
     root = f"{context.job_name}run{iteration(context.number('nr_iter'))}"
     return (
         Node(root + "_data.star", nodes.REFINE3D_PARTS),

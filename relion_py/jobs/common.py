@@ -1,4 +1,5 @@
-"""Pages, options, arguments and checks that several job types share: running, compute, CTF, reference, helix."""
+"""Pages, options, arguments and checks that several job types share: running, compute, CTF, reference,
+helix."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ PERCENT = Limits(0, 100, above_low=True)
 EVEN_BOX = Limits(2, even=True)
 EVEN_OR_UNSET = Limits(2, even=True, unset_negative=True)
 
-# Angles between orientations; the place in this list is the HEALPix order (pipeline_jobs.h, job_sampling_options).
+# Angles between orientations; the place in this list is the HEALPix order (pipeline_jobs.h,
+# job_sampling_options).
 SAMPLING = (
     "30 degrees",
     "15 degrees",
@@ -553,7 +555,8 @@ def compute(*, pad: bool) -> Page:
 
 
 def sampling_order(key: str, oversampling: int = 0) -> Callable[[JobContext], str]:
-    """HEALPix order of a sampling choice. The form shows the oversampled angle, commands take the coarser order."""
+    """HEALPix order of a sampling choice. The form shows the oversampled angle, commands take the coarser
+    order."""
     return lambda context: str(SAMPLING.index(context[key]) + 1 - oversampling)
 
 
@@ -605,7 +608,8 @@ _SEARCH = all_of(_SYMMETRY, on("do_local_search_helical_symmetry"))
 
 
 def helix_args(*priors: Arg) -> tuple[Arg, ...]:
-    """Helical reconstruction in 3D classification and auto-refinement of new jobs; `priors` differ between them."""
+    """Helical reconstruction in 3D classification and auto-refinement of new jobs; `priors` differ between
+    them."""
     table = (
         Arg("--helix"),
         Arg("--helical_inner_diameter", "helical_tube_inner_diameter", above("helical_tube_inner_diameter")),
@@ -722,8 +726,8 @@ HELIX_CHECKS = (
 
 
 def executable(key: str) -> Callable[[JobContext], Words]:
-    """The program that a person chose: one word where a file of that very name is there, else split as typed (so
-    that "python3 script.py" works), never looked at by a shell."""
+    """The program that a person chose: one word where a file of that very name is there, else split as typed
+    (so that "python3 script.py" works), never looked at by a shell."""
 
     def words(context: JobContext) -> Words:
         typed = context[key]
@@ -753,12 +757,14 @@ REFINE_DISPLAY = (
     Display("Particles", "run*_data.star", "particles"),
 )
 
-# Refinements write every iteration; all but the last and those that are nodes may go (pipeliner.cpp, cleanupJob).
+# Refinements write every iteration; all but the last and those that are nodes may go (pipeliner.cpp,
+# cleanupJob).
 REFINE_CLEAN = CleanRule(iterations=True)
 
 
 def other_half(path: str) -> str:
-    """Path of the half-map that belongs to `path`: half1 and half2 exchanged in its file name; "" if it has neither.
+    """Path of the half-map that belongs to `path`: half1 and half2 exchanged in its file name; "" if it has
+    neither.
 
     Source: RELION 5 filename.cpp, getTheOtherHalf.
     """

@@ -1,8 +1,8 @@
 """Conditions on option values: when an argument is given, an entry is active, or a job is refused.
 
-A condition is called with the values (a mapping of option key to text) and says True or False. It can also be
-looked into: `str(condition)` reads as a sentence and `condition.keys` names the options it depends on, so that the
-window knows which entries to watch.
+A condition is called with the values (a mapping of option key to text) and says True or False. It can also
+be looked into: `str(condition)` reads as a sentence and `condition.keys` names the options it depends on, so
+that the window knows which entries to watch.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def filled(key: str) -> Condition:
 
 
 def above(key: str, limit: float = 0.0, *, lenient: bool = False) -> Condition:
-    """The option's number is above `limit`. Lenient: text that is no number counts as 0 instead of an error."""
+    """The option's number is above `limit`. Lenient: text that is no number counts as 0."""
     return _Above(key, limit, lenient)
 
 
@@ -210,7 +210,8 @@ def not_(part: Condition) -> Condition:
 
 
 def that(test: Callable[[Values], bool], text: str, *keys: str) -> Condition:
-    """A condition that no table expresses: a pure function of the values, with its wording and its option keys."""
+    """A condition that no table expresses: a pure function of the values, with its wording and its option
+    keys."""
     return _That(test, text, keys)
 
 

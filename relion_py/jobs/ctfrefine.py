@@ -1,4 +1,5 @@
-"""CTF refinement: defocus, beam tilt, aberrations and magnification from refined particles (relion_ctf_refine)."""
+"""CTF refinement: defocus, beam tilt, aberrations and magnification from refined particles
+(relion_ctf_refine)."""
 
 from __future__ import annotations
 
@@ -143,8 +144,8 @@ _FIT_LETTER = {"No": "f", "Per-micrograph": "m", "Per-particle": "p"}
 
 
 def fit_mode(context: JobContext) -> str:
-    """One letter each for phase, defocus, astigmatism, spherical aberration and B-factor: fixed, per micrograph, per
-    particle. The spherical aberration is always fixed."""
+    """One letter each for phase, defocus, astigmatism, spherical aberration and B-factor: fixed, per
+    micrograph, per particle. The spherical aberration is always fixed."""
     phase, defocus, astigmatism, bfactor = (_FIT_LETTER[context[key]] for key in _FIT_OPTIONS)
     return phase + defocus + astigmatism + "f" + bfactor
 
@@ -221,7 +222,8 @@ SPEC = JobSpec(
         ),
         Rule(
             all_of(_CTF, *(equals(key, "No") for key in _FIT_OPTIONS)),
-            "No CTF parameter is chosen: switch CTF fitting off, or choose defocus, astigmatism, B-factor or phase.",
+            "No CTF parameter is chosen: switch CTF fitting off, or choose defocus, astigmatism, "
+            "B-factor or phase.",
             "do_ctf",
         ),
         Rule(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class QueueExtra:
-    """One extra variable of the submission template: XXXextra<index>XXX, entered as option qsub_extra<index>."""
+    """One extra variable of the submission template: XXXextra<index>XXX, entered as option
+    qsub_extra<index>."""
 
     index: int
     label: str

@@ -96,7 +96,8 @@ def _parameter(n: int) -> tuple[Option, Option]:
             f"param{n}_value",
             f"Param{n} - value:",
             help=(
-                "Value of the parameter; may be empty for a switch. Several words are passed as several arguments "
+                "Value of the parameter; may be empty for a switch. Several words are passed as "
+                "several arguments "
                 "unless quoted."
             ),
         ),

@@ -348,8 +348,8 @@ def coordinate_suffix(context: JobContext) -> str:
 
 
 def background_radius(context: JobContext) -> str:
-    """Radius of the background circle in pixels of the written particles, cut to a whole number: half of the given
-    diameter, or of 75 % of the box where that is negative, scaled with the box."""
+    """Radius of the background circle in pixels of the written particles, cut to a whole number: half of the
+    given diameter, or of 75 % of the box where that is negative, scaled with the box."""
     diameter, box = context.number("bg_diameter"), context.number("extract_size")
     radius = (0.75 * box if diameter < 0 else diameter) / 2
     if context.yes("do_rescale"):

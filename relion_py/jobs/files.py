@@ -1,7 +1,8 @@
 """The few questions that a job asks of the disc while its commands are built, behind one small interface.
 
-Building is a pure function of the values and of a `ProjectFiles`; tests and previews pass their own. Whatever a STAR
-file holds is data: nothing in it is run, and only tiny files (a bodies table, a saved form) are read.
+Building is a pure function of the values and of a `ProjectFiles`; tests and previews pass their own.
+Whatever a STAR file holds is data: nothing in it is run, and only tiny files (a bodies table, a saved form)
+are read.
 """
 
 from __future__ import annotations

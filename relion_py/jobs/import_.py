@@ -222,7 +222,8 @@ _FILE = that(
 
 
 def output_name(context: JobContext) -> str:
-    """Name of the imported file inside the job directory; coordinates become a "coords_suffix" of what follows *."""
+    """Name of the imported file inside the job directory; coordinates become a "coords_suffix" of what
+    follows *."""
     if context.yes("do_raw"):
         return "movies.star" if context.yes("is_multiframe") else "micrographs.star"
     name = context["fn_in_other"]
@@ -328,13 +329,15 @@ SPEC = JobSpec(
         ),
         Rule(
             all_of(_RAW, _raw_path(lambda name: "../" in name, "holds ../")),
-            "Files outside the project cannot be imported through '../': make a symbolic link inside the project "
+            "Files outside the project cannot be imported through '../': make a symbolic link inside "
+            "the project "
             "directory (with an absolute target) and import through it.",
             "fn_in_raw",
         ),
         Rule(
             all_of(_RAW, _raw_path(lambda name: name.startswith("/"), "is absolute")),
-            "Import by a path relative to the project directory; for files elsewhere make a symbolic link inside "
+            "Import by a path relative to the project directory; for files elsewhere make a symbolic "
+            "link inside "
             "the project first.",
             "fn_in_raw",
         ),

@@ -368,7 +368,8 @@ SPEC = JobSpec(
         empty_input("input_star_mics", "Give the movies STAR file."),
         Rule(
             all_of(_OWN, on("do_float16"), off("do_save_ps")),
-            "16-bit images need the sums of power spectra, for CTFFIND-4.1 cannot read them: switch those on.",
+            "16-bit images need the sums of power spectra, for CTFFIND-4.1 cannot read them: switch "
+            "those on.",
             "do_save_ps",
         ),
         Rule(

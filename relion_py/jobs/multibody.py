@@ -216,7 +216,8 @@ _SELECT = all_of(_ANALYSE, on("do_select"))
 def continued_iteration(values: Values) -> float | None:
     """The iteration in the name of the optimiser file to continue from, or None where it tells none.
 
-    The six characters after "_it" are read as a number; without "_it" RELION reads from the third character on.
+    The six characters after "_it" are read as a number; without "_it" RELION reads from the third character
+    on.
     """
     name = values["fn_cont"]
     place = name.rfind("_it") + 3
@@ -231,7 +232,8 @@ def run_root(context: JobContext) -> str:
 
 
 def analysed_root(context: JobContext) -> str:
-    """Root name of the refinement to analyse: the one of this run, else the only finished one in the directory."""
+    """Root name of the refinement to analyse: the one of this run, else the only finished one in the
+    directory."""
     return run_root(context) if _REFINE(context) else finished_models(context)[0].partition("_model.star")[0]
 
 
@@ -356,7 +358,8 @@ SPEC = JobSpec(
         ),
         Rule(
             _models(lambda count: count > 1, "several finished refinements are in the job directory"),
-            "There are several run*_model.star files without an iteration in this job's directory: move all but "
+            "There are several run*_model.star files without an iteration in this job's directory: "
+            "move all but "
             "one out of the way.",
             "do_analyse",
         ),

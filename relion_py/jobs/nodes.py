@@ -1,8 +1,10 @@
-"""Node types: what a file in a project is, in the words that RELION 5 writes, and in those of older releases.
+"""Node types: what a file in a project is, in the words that RELION 5 writes, and in those of older
+releases.
 
-A type is a dotted word such as "ParticleGroupMetadata.star.relion.class2d": what it is, its format, who made it.
-A type matches another when it begins with it, so an entry that asks for "ParticleGroupMetadata.star.relion" is
-offered every kind of particle file. Source: RELION 5 pipeline_jobs.h (LABEL_...).
+A type is a dotted word such as "ParticleGroupMetadata.star.relion.class2d": what it is, its format, who made
+it. A type matches another when it begins with it, so an entry that asks for
+"ParticleGroupMetadata.star.relion" is offered every kind of particle file. Source: RELION 5 pipeline_jobs.h
+(LABEL_...).
 """
 
 from __future__ import annotations
@@ -134,11 +136,11 @@ def canonical(node_type: str) -> str:
 
 
 def matches(node_type: str, wanted: str) -> bool:
-    """Whether a node may be used where `wanted` is asked for: every dotted word of `wanted` occurs in it, the
-    first two (content and format) in their places.
+    """Whether a node may be used where `wanted` is asked for: every dotted word of `wanted` occurs in it,
+    the first two (content and format) in their places.
 
-    Half-maps are "DensityMap.mrc.halfmap" when imported and "DensityMap.mrc.relion.halfmap.refine3d" when refined,
-    so the words after the format are looked up in any place.
+    Half-maps are "DensityMap.mrc.halfmap" when imported and "DensityMap.mrc.relion.halfmap.refine3d" when
+    refined, so the words after the format are looked up in any place.
     """
     have = canonical(node_type).split(".")
     want = canonical(wanted).split(".")

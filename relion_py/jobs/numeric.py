@@ -1,7 +1,7 @@
 """Numbers as the reference reads and writes them in job options: C's sscanf("%f") and a short float format.
 
-Commands must agree flag for flag with RELION's, so the same text has to mean the same number (a prefix counts:
-"0:1" is 0) and a computed number has to be printed with the same digits.
+Commands must agree flag for flag with RELION's, so the same text has to mean the same number (a prefix
+counts: "0:1" is 0) and a computed number has to be printed with the same digits.
 """
 
 from __future__ import annotations

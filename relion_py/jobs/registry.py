@@ -1,4 +1,5 @@
-"""All job types: our own, in the browser's order, and those of other packages (entry points "relion_py.jobs").
+"""All job types: our own, in the browser's order, and those of other packages (entry points
+"relion_py.jobs").
 
 Modules are loaded when they are first asked for, so that a command line that needs one job type stays quick.
 """
@@ -91,8 +92,9 @@ def reload_third_party() -> None:
 
 
 def by_label(label: str) -> JobSpec:
-    """The job type of a label. Deeper labels count as their type ("relion.import.movies" is "relion.import"), and
-    the directory names that early versions of release 4 wrote are understood. JobTypeError if there is none."""
+    """The job type of a label. Deeper labels count as their type ("relion.import.movies" is
+    "relion.import"), and the directory names that early versions of release 4 wrote are understood.
+    JobTypeError if there is none."""
     specs = {spec.type_label: spec for spec in all_specs()}
     word = label
     while word:

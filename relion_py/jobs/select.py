@@ -500,7 +500,8 @@ SPEC = JobSpec(
         ),
         Rule(
             all_of(_BY_ROWS, _MODEL),
-            "Selecting by values and splitting need a micrographs or particles file: leave the classes empty.",
+            "Selecting by values and splitting need a micrographs or particles file: leave the "
+            "classes empty.",
             "fn_model",
         ),
         Rule(

@@ -1,8 +1,9 @@
-"""The form in which a job type is described: options on pages, commands as tables of arguments, nodes, rules.
+"""The form in which a job type is described: options on pages, commands as tables of arguments, nodes,
+rules.
 
-A job type is one `JobSpec` in one module. Everything in it can be looked into (conditions print themselves), and
-what no table can express is a small pure function of a `JobContext`. `build` turns values into argument vectors
-without touching the disc (except through `ProjectFiles`), `validate` tells all problems at once.
+A job type is one `JobSpec` in one module. Everything in it can be looked into (conditions print themselves),
+and what no table can express is a small pure function of a `JobContext`. `build` turns values into argument
+vectors without touching the disc (except through `ProjectFiles`), `validate` tells all problems at once.
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Option:
-    """One entry of a job's form. `minimum`, `maximum` and `step` are a slider's reach, not limits: those are in
-    `limits`. `site_default` and `site_maximum` name the SiteEnvironment fields that a site's variables fill."""
+    """One entry of a job's form. `minimum`, `maximum` and `step` are a slider's reach, not limits: those are
+    in `limits`. `site_default` and `site_maximum` name the SiteEnvironment fields that a site's variables
+    fill."""
 
     key: str
     label: str
@@ -221,9 +223,9 @@ Words = tuple[str, ...]
 class Arg:
     """A flag of a command, given `when` its condition holds.
 
-    value: None = a bare flag; text = the key of the option whose value follows it; a function of the context = that
-    text follows. With an empty `flag` the value stands alone, split into words as a shell would split it.
-    is_input: the option's file is an input node of the job, of the option's node type.
+    value: None = a bare flag; text = the key of the option whose value follows it; a function of the context
+    = that text follows. With an empty `flag` the value stands alone, split into words as a shell would split
+    it. is_input: the option's file is an input node of the job, of the option's node type.
     """
 
     flag: str
@@ -308,8 +310,8 @@ class Input:
 
 @dataclass(frozen=True)
 class CleanRule:
-    """What cleaning moves to the trash: shell patterns from the job directory ("*/" stands for every subdirectory
-    at any depth; a pattern that ends with "/" means whole directories).
+    """What cleaning moves to the trash: shell patterns from the job directory ("*/" stands for every
+    subdirectory at any depth; a pattern that ends with "/" means whole directories).
 
     iterations: remove the files of all iterations except the last and those that are nodes of the pipeline.
     """
@@ -331,9 +333,10 @@ class Display:
 
 @dataclass(frozen=True)
 class BuiltJob:
-    """What a job would run. `commands` are argument vectors without launcher, as they go into a queue's template;
-    `local_commands` have `mpirun -n N` before the MPI programs. `refusal` says why RELION would refuse the job ("" if
-    it would not); then there are no commands. `problems` are everything that we find wrong in the values."""
+    """What a job would run. `commands` are argument vectors without launcher, as they go into a queue's
+    template; `local_commands` have `mpirun -n N` before the MPI programs. `refusal` says why RELION would
+    refuse the job ("" if it would not); then there are no commands. `problems` are everything that we
+    find wrong in the values."""
 
     type_label: str
     job_name: str
@@ -439,10 +442,10 @@ class JobSpec:
     ) -> BuiltJob:
         """Turn values into commands and nodes. Nothing is run and nothing is written.
 
-        values: option key -> text; keys that are missing take their defaults. job_name: with closing slash, e.g.
-        "Refine3D/job007/". files: where the few files that commands depend on are looked up (the current directory
-        unless given; see `ProjectFiles`). Source: RELION 5 pipeline_jobs.cpp, getCommands...Job and
-        prepareFinalCommand.
+        values: option key -> text; keys that are missing take their defaults. job_name: with closing slash,
+        e.g. "Refine3D/job007/". files: where the few files that commands depend on are looked up (the
+        current directory unless given; see `ProjectFiles`). Source: RELION 5 pipeline_jobs.cpp,
+        getCommands...Job and prepareFinalCommand.
         """
         context = self.context(values, job_name, is_continue, env, files)
         problems = self._value_problems(context)
@@ -463,7 +466,8 @@ class JobSpec:
     def validate(
         self, values: Mapping[str, str], project_root: Path | None = None, is_continue: bool = False
     ) -> tuple[Problem, ...]:
-        """All problems of the values at once, each at its option; with a project also those seen on its disc."""
+        """All problems of the values at once, each at its option; with a project also those seen on its
+        disc."""
         files = DiskFiles(project_root or Path())
         env = SiteEnvironment.from_environ()
         problems = list(self.build(values, is_continue=is_continue, env=env, files=files).problems)
@@ -502,8 +506,8 @@ class JobSpec:
         )
 
     def _controlled(self, words: Words, context: JobContext) -> Words:
-        """RELION tells its own programs the job directory for their control files; it knows them by their name
-        (anything with "relion_" in it; prepareFinalCommand)."""
+        """RELION tells its own programs the job directory for their control files; it knows them by their
+        name (anything with "relion_" in it; prepareFinalCommand)."""
         if any("relion_" in word for word in words):
             return (*words, self.control_flag, context.job_name)
         return words
@@ -575,7 +579,8 @@ def _common_refusals() -> tuple[Rule, ...]:
     return (
         Rule(
             that(_too_many_local, "more local MPI processes than the site allows", "nr_mpi", "do_queue"),
-            "That is more MPI processes than may run on this machine without the queue: use fewer, submit to the "
+            "That is more MPI processes than may run on this machine without the queue: use fewer, "
+            "submit to the "
             "queue, or raise the environment variable RELION_ERROR_LOCAL_MPI.",
             "nr_mpi",
         ),

@@ -1,4 +1,5 @@
-"""Particle subtraction: removes the projected signal outside a mask from particles (relion_particle_subtract)."""
+"""Particle subtraction: removes the projected signal outside a mask from particles
+(relion_particle_subtract)."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
     python tests/golden/check_commands.py FILE.jsonl[.gz]
 
-Each line of the file is a case made by RELION 5.0.1's own code: option values -> commands, nodes, or a refusal. A case
-agrees when the programs, their flags and values, the input and output nodes with their types and the job's label are
-the same, or when both refuse it. White space and order do not count. Of the files that a command depends on, an empty
+Each line of the file is a case made by RELION 5.0.1's own code: option values -> commands, nodes, or a
+refusal. A case agrees when the programs, their flags and values, the input and output nodes with their types
+and the job's label are the same, or when both refuse it. White space and order do not count. Of the files that a command depends on, an empty
 bodies.star existed when the cases were made.
 """
 
@@ -49,7 +49,7 @@ def groups(words: Sequence[str]) -> tuple[str, Counter[Group]]:
             found.append((word, []))
         else:
             found[-1][1].append(word)
-    # An empty value ('--gpu ""') and no value are told apart by the reference's quotes only; both count as none.
+    # An empty value ('--gpu ""') and no value differ by the reference's quotes only: both count as none.
     return program, Counter((flag, tuple(w for w in values if w)) for flag, values in found if flag or values)
 
 
@@ -91,7 +91,8 @@ def differences(case: dict[str, Any], built: BuiltJob) -> list[str]:
         wanted = {(path, node_type) for path, node_type in case[f"{name}_nodes"]}
         have = {(node.path, node.type) for node in nodes}
         if wanted != have:
-            found.append(f"{name} nodes: only there {sorted(wanted - have)}; only here {sorted(have - wanted)}")
+            there, here = sorted(wanted - have), sorted(have - wanted)
+            found.append(f"{name} nodes: only there {there}; only here {here}")
     if case["label"] != built.type_label:
         found.append(f"label {case['label']} there, {built.type_label} here")
     return found
