@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relion_py.gui.display.coordinates import read_pick_set
 from relion_py.gui.display.errors import DisplayError
+from relion_py.gui.display.images import images_of_mrc, images_of_star
+from relion_py.gui.display.map_data import load_map
+from relion_py.gui.display.series import read_star
 from relion_py.gui.display.sources import (
     MOVIE_SUFFIXES,
     MRC_SUFFIXES,
@@ -18,6 +24,16 @@ from relion_py.gui.display.sources import (
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QWidget
 
+KNOWN_SUFFIXES = {
+    *MOVIE_SUFFIXES,
+    *PICTURE_SUFFIXES,
+    *(".pdf", ".eps", ".ps", ".txt", ".out", ".err", ".log", ".job", ".box", ".md"),
+}
+
+
+Builder = Callable[["QWidget | None"], "QWidget"]
+"""Makes the window from what was read; to be called in the window's thread."""
+
 
 def make_window(path: Path, root: Path | None = None, node_type: str = "", parent: Any = None) -> QWidget:
     """The (not yet shown) viewer window for a file. DisplayError, in one sentence, where none can show it.
@@ -25,81 +41,69 @@ def make_window(path: Path, root: Path | None = None, node_type: str = "", paren
     ``root``: the project directory to which names inside STAR files are relative. ``node_type`` as RELION 5
     writes it, "" where unknown.
     """
+    return prepare(path, root, node_type)(parent)
+
+
+def prepare(path: Path, root: Path | None = None, node_type: str = "") -> Builder:
+    """Read what a viewer of ``path`` needs (in any thread) and return what makes its window.
+
+    Arguments and errors as for :func:`make_window`.
+    """
     if not path.exists():
         raise DisplayError(f"{path} is not there")
     if path.is_dir():
         raise DisplayError(f"{path} is a directory; choose a file in it")
     root = root or project_root(path)
     suffix = path.suffix.lower()
-    if suffix == ".star":
-        return _star_window(path, root, node_type, parent)
-    if suffix in MRC_SUFFIXES:
-        return mrc_window(path, parent)
+    if suffix == ".star" or path.name.startswith("coords_suffix_"):
+        return _prepare_star(path, root, node_type)
+    if suffix in MRC_SUFFIXES or (suffix not in KNOWN_SUFFIXES and _looks_like_mrc(path)):
+        return _prepare_mrc(path)
     if suffix in MOVIE_SUFFIXES:
-        from relion_py.gui.display.image_window import ImageWindow
-
-        return ImageWindow(read_movie_sum(path), 0.0, f"{path.name} – sum of frames", parent)
+        image = read_movie_sum(path)
+        return lambda parent: _module("image_window").ImageWindow(
+            image, 0.0, f"{path.name} – sum of frames", parent
+        )
     if suffix in PICTURE_SUFFIXES:
-        from relion_py.gui.display.image_window import PictureWindow
-
-        return PictureWindow(path, parent)
+        return lambda parent: _module("image_window").PictureWindow(path, parent)
     if suffix in (".pdf", ".eps", ".ps"):
-        from relion_py.gui.display.text_window import PdfNote
-
-        return PdfNote(path, parent=parent)
-    if suffix == ".box" or suffix == ".coords":
-        from relion_py.gui.display.text_window import TextWindow
-
-        return TextWindow(path, parent)
-    if _looks_like_mrc(path):
-        return mrc_window(path, parent)
-    from relion_py.gui.display.text_window import TextWindow
-
-    return TextWindow(path, parent)
+        return lambda parent: _module("text_window").PdfNote(path, parent is None, parent)
+    return lambda parent: _module("text_window").TextWindow(path, parent)
 
 
-def mrc_window(path: Path, parent: Any = None) -> QWidget:
+def _module(name: str) -> Any:
+    """Viewers import Qt and pyqtgraph: only when their window is made."""
+    return importlib.import_module(f"relion_py.gui.display.{name}")
+
+
+def _prepare_mrc(path: Path) -> Builder:
     """Map, stack or single image, by what the MRC file holds."""
     opened = MrcFile(path)
     if opened.is_map:
-        from relion_py.gui.display.map_viewer import MapWindow
-
-        return MapWindow(path, parent)
+        data = load_map(path)
+        return lambda parent: _module("map_viewer").MapWindow(data, parent)
     if len(opened) > 1:
-        from relion_py.gui.display.grid_window import GridWindow
-        from relion_py.gui.display.images import images_of_mrc
-
-        return GridWindow(images_of_mrc(path), parent=parent)
-    from relion_py.gui.display.image_window import ImageWindow
-
-    return ImageWindow(opened.image(0), opened.pixel_size, path.name, parent)
+        images = images_of_mrc(path)
+        return lambda parent: _module("grid_window").GridWindow(images, parent=parent)
+    image = opened.image(0)
+    return lambda parent: _module("image_window").ImageWindow(image, opened.pixel_size, path.name, parent)
 
 
-def _star_window(path: Path, root: Path, node_type: str, parent: Any) -> QWidget:
-    from relion_py.gui.display.star_window import StarWindow
-
-    if path.name.startswith("coords_suffix_") or "CoordsGroup" in node_type:
-        from relion_py.gui.display.micrograph_window import MicrographWindow
-
-        return MicrographWindow(path, root, parent=parent)
-    from relion_py.gui.display.series import read_star
-
+def _prepare_star(path: Path, root: Path, node_type: str) -> Builder:
+    if path.name.startswith("coords_suffix_"):
+        picks = read_pick_set(path, root)
+        return lambda parent: _module("micrograph_window").MicrographWindow(path, picks, root, parent=parent)
     blocks = read_star(path)
     if "fsc" in blocks and "rlnResolution" in blocks["fsc"]:
-        from relion_py.gui.display.curve_window import CurveWindow
-
-        return CurveWindow(path, root, parent)
-    if "coordinate_files" in blocks:
-        from relion_py.gui.display.micrograph_window import MicrographWindow
-
-        return MicrographWindow(path, root, parent=parent)
-    from relion_py.gui.display.grid_window import GridWindow
-    from relion_py.gui.display.images import images_of_star
-
+        return lambda parent: _module("curve_window").CurveWindow(path, root, parent)
+    if "coordinate_files" in blocks or "CoordsGroup" in node_type:
+        picks = read_pick_set(path, root)
+        return lambda parent: _module("micrograph_window").MicrographWindow(path, picks, root, parent=parent)
     try:
-        return GridWindow(images_of_star(path, root), parent=parent)
+        images = images_of_star(path, root, blocks=blocks)
     except DisplayError:
-        return StarWindow(path, root, parent=parent)
+        return lambda parent: _module("star_window").StarWindow(path, root, blocks, parent=parent)
+    return lambda parent: _module("grid_window").GridWindow(images, parent=parent)
 
 
 def _looks_like_mrc(path: Path) -> bool:

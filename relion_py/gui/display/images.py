@@ -150,13 +150,15 @@ def images_of_mrc(path: Path, as_stack: bool = True) -> ImageSet:
     return ImageSet(path, path.parent, "images", StackImages(opened), opened.pixel_size)
 
 
-def images_of_star(path: Path, root: Path, label: str = "", table_name: str = "") -> ImageSet:
+def images_of_star(
+    path: Path, root: Path, label: str = "", table_name: str = "", blocks: Any = None
+) -> ImageSet:
     """The images that a STAR file names: particles, class averages (model, optimiser), micrographs, movies.
 
     ``label`` and ``table_name`` choose the column and table; without them the first of IMAGE_COLUMNS that
     occurs. DisplayError where the file names no images.
     """
-    blocks = read_star(path)
+    blocks = read_star(path) if blocks is None else blocks
     if "optimiser_general" in blocks:
         return _classes_of_optimiser(path, root, blocks)
     if "model_classes" in blocks and not table_name:

@@ -7,8 +7,6 @@ map or as values.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,60 +31,9 @@ from PySide6.QtWidgets import (
 from relion_py.gui.display import render, surface
 from relion_py.gui.display.background import Background, stop_workers
 from relion_py.gui.display.errors import DisplayError
-from relion_py.gui.display.sources import MrcFile
+from relion_py.gui.display.map_data import MapData, load_map
 
 AXES = ("z", "y", "x")
-SURFACE_BOX = 120
-"""Longest side in voxels of the volume that the surface is drawn from; finer detail than the screen shows
-is binned."""
-
-
-@dataclass(frozen=True)
-class MapData:
-    """A map in memory: ``volume`` (nz, ny, nx) float32, ``pixel_size`` in A (0 where unknown), and its
-    statistics."""
-
-    path: Path
-    volume: NDArray[np.float32]
-    pixel_size: float
-    mean: float
-    sigma: float
-    small: NDArray[np.float32]
-    factor: int
-    threshold: float
-
-    @property
-    def description(self) -> str:
-        """One line: size, pixel size, statistics."""
-        nz, ny, nx = self.volume.shape
-        pixel = f"{self.pixel_size:.4g} Å/px" if self.pixel_size else "pixel size not in the header"
-        low, high = float(self.volume.min()), float(self.volume.max())
-        return (
-            f"{nx} × {ny} × {nz}, {pixel}, min {low:.4g}, max {high:.4g}, "
-            f"mean {self.mean:.3g}, σ {self.sigma:.4g}"
-        )
-
-
-def load_map(path: Path) -> MapData:
-    """Read a map; DisplayError when the file is no MRC map. Voxels that are not finite are shown as 0."""
-    opened = MrcFile(path)
-    volume = opened.volume()
-    finite = np.isfinite(volume)
-    if not finite.all():
-        if not finite.any():
-            raise DisplayError(f"{path} has no finite value, so there is nothing to show")
-        volume = np.where(finite, volume, np.float32(0))
-    small, factor = surface.reduce_volume(volume, SURFACE_BOX)
-    return MapData(
-        path=path,
-        volume=volume,
-        pixel_size=opened.pixel_size,
-        mean=float(volume.mean(dtype=np.float64)),
-        sigma=float(volume.std(dtype=np.float64)),
-        small=small,
-        factor=factor,
-        threshold=surface.suggest_threshold(small),
-    )
 
 
 class SliceView(QWidget):
@@ -434,6 +381,14 @@ class MapPanel(QWidget):
             self.tell(f"Reading {path.name} …")
         self._worker.start(lambda: load_map(path), self.show_map, self.tell)
 
+    def load_now(self, path: Path) -> None:
+        """Read the map here and now; a damaged file becomes a sentence. For picture export and tests."""
+        self._worker.stop()
+        try:
+            self.show_map(load_map(path))
+        except DisplayError as error:
+            self.tell(str(error))
+
     def tell(self, sentence: str) -> None:
         """Show a sentence below the slices; an empty one hides it."""
         self.message.setText(sentence)
@@ -602,14 +557,11 @@ class MapPanel(QWidget):
 class MapWindow(QWidget):
     """A window for one map."""
 
-    def __init__(self, path: Path, parent: QWidget | None = None) -> None:
+    def __init__(self, data: MapData, parent: QWidget | None = None) -> None:
         super().__init__(parent, Qt.WindowType.Window)
-        data = load_map(path)
-        if not math.isfinite(data.mean):
-            raise DisplayError(f"{path} has no finite values")
-        self.setWindowTitle(f"{path.name} – map")
+        self.setWindowTitle(f"{data.path.name} – map")
         self.panel = MapPanel()
-        self.status = QLabel(f"{path}: {data.description}")
+        self.status = QLabel(f"{data.path}: {data.description}")
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         save = QPushButton("Save picture …")

@@ -31,7 +31,7 @@ from PySide6.QtWidgets import (
 
 from relion_py.gui.display import render
 from relion_py.gui.display.background import Background, stop_workers
-from relion_py.gui.display.coordinates import NO_PICKS, Picks, PickSet, count_picks, read_pick_set
+from relion_py.gui.display.coordinates import NO_PICKS, Picks, PickSet, count_picks
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.image_window import ScaleBar
 from relion_py.gui.display.sources import Opened
@@ -331,9 +331,15 @@ def prepare(
 class MicrographWindow(QWidget):
     """A window over micrographs and picks."""
 
-    def __init__(self, path: Path, root: Path, diameter: float = 0.0, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        picks: PickSet,
+        root: Path,
+        diameter: float = 0.0,
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent, Qt.WindowType.Window)
-        picks = read_pick_set(path, root)
         if not picks.micrographs:
             raise DisplayError(f"{path} names no micrographs")
         self.setWindowTitle(f"{path.name} – {len(picks.micrographs)} micrographs")

@@ -87,10 +87,12 @@ class StarTableModel(QAbstractTableModel):
 class StarWindow(QWidget):
     """All blocks of a STAR file."""
 
-    def __init__(self, path: Path, root: Path, block: str = "", parent: QWidget | None = None) -> None:
+    def __init__(
+        self, path: Path, root: Path, blocks: Any = None, block: str = "", parent: QWidget | None = None
+    ) -> None:
         super().__init__(parent, Qt.WindowType.Window)
         self.path, self.root = path, root
-        self.blocks = read_star(path)
+        self.blocks = read_star(path) if blocks is None else blocks
         if not len(self.blocks):
             raise DisplayError(f"{path} holds no tables")
         self.children_windows: list[QWidget] = []
