@@ -24,18 +24,6 @@ def padded_box(box: int, padding: float) -> int:
     return size + size % 2
 
 
-def disc(r_max: int, *, friedel_pairs: bool = False) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Pixels (kx, ky) of an image's half transform within radius `r_max`, int32 (P,) each, rows by ky.
-
-    friedel_pairs  keep both members of the pairs at kx == 0 (as FFTW stores them), not only ky >= 0
-    """
-    ky, kx = np.mgrid[-r_max : r_max + 1, 0 : r_max + 1].astype(np.int32)
-    keep = kx * kx + ky * ky <= r_max * r_max
-    if not friedel_pairs:
-        keep &= (kx > 0) | (ky >= 0)
-    return np.ascontiguousarray(kx[keep]), np.ascontiguousarray(ky[keep])
-
-
 def interpolation_transform(box: int, padded: int, ndim: int = 3) -> NDArray[np.float64]:
     """sinc^2(r / padded) in real space, the transform of the trilinear interpolator: float64 (box,) * ndim.
 

@@ -14,6 +14,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from relion_py.compute.backend import kernels_volume
+from relion_py.compute.image.masks import mask_outside
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.projector import interpolation_transform, padded_box
 
@@ -134,7 +135,8 @@ def reconstruct(
         transform = kernels_volume.divide(sums.grid, weights, sums.pad, limit, floors)
     padded = padded_box(sums.box, sums.pad)
     volume = to_real_space(transform, sums.box, padded, ndim=sums.ndim, workers=workers)
-    return (soften_corners(volume) / interpolation_transform(sums.box, padded, sums.ndim)).astype(np.float32)
+    volume = mask_outside(volume, -1.0, 3.0, sums.ndim)  # corners alias
+    return (volume / interpolation_transform(sums.box, padded, sums.ndim)).astype(np.float32)
 
 
 def to_real_space(
@@ -170,21 +172,6 @@ def to_real_space(
 def _origin_phase(k: Array, box: int, padded: int) -> NDArray[np.complex64]:
     """Factors that make index 0 of the inverse transform the voxel box // 2 before the origin."""
     return np.exp(-2j * np.pi * ((k * (box // 2)) % padded) / padded).astype(np.complex64)
-
-
-def soften_corners(volume: Array, radius: float = -1.0, width: float = 3.0) -> NDArray[np.float64]:
-    """Replace what lies outside a sphere by its mean, with a cosine edge (mask.cpp, softMaskOutsideMap).
-
-    radius  pixels; negative for half the box     width  of the edge, pixels
-    """
-    box = volume.shape[-1]
-    inner = box / 2 if radius < 0 else radius
-    axis = (np.arange(box) - box // 2).astype(np.float64) ** 2
-    r = np.sqrt(sum(np.meshgrid(*[axis] * volume.ndim, indexing="ij", sparse=True)))
-    outside = 0.5 + 0.5 * np.cos(np.pi * np.clip((inner + width - r) / width, 0, 1))
-    total = outside.sum()
-    mean = float((outside * volume).sum() / total) if total > 0 else 0.0
-    return volume * (1 - outside) + outside * mean
 
 
 def _inverse_tau2(sums: BackProjector, tau2: Array, tau2_fudge: float) -> NDArray[np.float64]:

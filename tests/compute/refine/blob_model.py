@@ -36,6 +36,13 @@ class Blobs:
         return np.einsum("b,rbp->rp", self.heights, np.exp(-2j * np.pi * phase / box)) * envelope
 
 
+def disc(r_max: int, *, friedel_pairs: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels (kx, ky), int32 (P,) each, within `r_max`; both members of the pairs at kx == 0 if wanted."""
+    ky, kx = np.mgrid[-r_max : r_max + 1, 0 : r_max + 1].astype(np.int32)
+    keep = (kx * kx + ky * ky <= r_max * r_max) & (friedel_pairs | (kx > 0) | (ky >= 0))
+    return kx[keep], ky[keep]
+
+
 def random_rotations(count: int, seed: int) -> np.ndarray:
     """Uniform rotations, float64 (count, 3, 3), from unit quaternions."""
     q = np.random.default_rng(seed).standard_normal((count, 4))

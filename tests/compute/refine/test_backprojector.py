@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from blob_model import Blobs, random_rotations
+from blob_model import Blobs, disc, random_rotations
 
 from relion_py.compute.geometry.symmetry import operators
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.projector import disc
 
 
 def brute_insert(shape, images, weights, rotations, kx, ky, pad):

@@ -10,11 +10,11 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
-from blob_model import Blobs, image_from_slice, random_rotations
+from blob_model import Blobs, disc, image_from_slice, random_rotations
 
 from relion_py.compute.backend import kernels_numba
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.refine.projector import FourierReference, disc
+from relion_py.compute.refine.projector import FourierReference
 
 SHARED = Path(__file__).parents[4] / "shared"
 OPTICS = """data_optics

@@ -9,13 +9,12 @@ import mrcfile
 import numpy as np
 import pytest
 import starfile
-from blob_model import Blobs, image_from_slice, random_rotations, shell_correlation, slice_of_image
+from blob_model import Blobs, disc, image_from_slice, random_rotations, shell_correlation, slice_of_image
 
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.geometry.symmetry import operators
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.projector import disc
 from relion_py.compute.refine.reconstruct import reconstruct, tau2_from_fsc, update_tau2
 
 SHARED = Path(__file__).parents[4] / "shared"
