@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from . import nodes
 from .common import OTHER_ARGS, THREADS_ARG, empty_input, executable, running
 from .conditions import Values, all_of, empty, filled, that
-from .spec import Arg, Command, JobSpec, Option, Page, Row, Rule, file, node, output, text
+from .spec import Arg, Command, JobContext, JobSpec, Option, Page, Row, Rule, file, node, output, text
 
 INPUT = Page(
     "Input",
@@ -111,11 +113,15 @@ PARAMS = Page(
 )
 
 
+def _flag(key: str) -> Callable[[JobContext], str]:
+    return lambda context: "--" + context[key]
+
+
 def _parameter_args() -> tuple[Arg, ...]:
     table = []
     for n in _PARAMETERS:
         given = filled(f"param{n}_label")
-        table.append(Arg("", lambda context, key=f"param{n}_label": "--" + context[key], given))
+        table.append(Arg("", _flag(f"param{n}_label"), given))
         table.append(Arg("", f"param{n}_value", given))
     return tuple(table)
 

@@ -358,7 +358,7 @@ def background_radius(context: JobContext) -> str:
 
 
 def _numbers_are_read(values: Values) -> bool:
-    """RELION computes the background circle whether it is used or not, and refuses what is no number in it."""
+    """RELION always computes the background circle, used or not, and refuses what is no number in it."""
     diameter = number(values, "bg_diameter")
     if diameter < 0:
         number(values, "extract_size")
@@ -445,7 +445,8 @@ SPEC = JobSpec(
             that(
                 _numbers_are_read, "the background circle cannot be computed", "bg_diameter", "extract_size"
             ),
-            "",
+            "The background circle cannot be computed from these sizes: give numbers.",
+            "bg_diameter",
         ),
     ),
     checks=(

@@ -40,7 +40,9 @@ MOVIES_MICS = Page(
             "fn_in_raw",
             "Raw input files:",
             "Micrographs/*.tif",
-            pattern="Movie or Image (*.{mrc,mrcs,tif,tiff,eer,mrc.bz2,mrcs.bz2,mrc.zst,mrcs.zst,mrc.xz,mrcs.xz})",
+            pattern=(
+                "Movie or Image (*.{mrc,mrcs,tif,tiff,eer,mrc.bz2,mrcs.bz2,mrc.zst,mrcs.zst,mrc.xz,mrcs.xz})"
+            ),
             help=(
                 "A wildcard, relative to the project directory, that selects the files, such as "
                 "Movies/*.tiff. Data elsewhere: make a symbolic link inside the project first. MRC (also "

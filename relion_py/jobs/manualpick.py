@@ -212,7 +212,7 @@ _COLOURED = on("do_color")
 
 
 def display_args(editing: bool) -> tuple[Arg, ...]:
-    """How micrographs and picks look; auto-picking uses them as well when its picks are edited (`editing`)."""
+    """How micrographs and picks look; auto-picking uses them when its picks are edited (`editing`)."""
     start_end = Arg("--pick_start_end", when=on("do_startend"))
     return (
         Arg("--scale", "micscale"),

@@ -307,7 +307,7 @@ def _unknown_gain_setting(values: Values) -> bool:
 
 
 def motioncor2_arguments(context: JobContext) -> str:
-    """MotionCor2's own arguments travel as one word, with spaces around so that they never look like a flag."""
+    """MotionCor2's own arguments travel as one word, with spaces around so that none looks like a flag."""
     return f" {context['other_motioncor2_args']} "
 
 

@@ -1,4 +1,4 @@
-"""3D auto-refine: one map from particles and a reference, with independently refined halves (relion_refine)."""
+"""3D auto-refine: one map from particles and a reference, in two independent halves (relion_refine)."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 
 from .spec import JobSpec
 
@@ -53,6 +52,8 @@ def _own_specs() -> tuple[JobSpec, ...]:
 @cache
 def _third_party() -> tuple[tuple[JobSpec, ...], tuple[str, ...]]:
     """Job types of other packages and, for those that are no good, a sentence each."""
+    from importlib.metadata import entry_points  # slow to import, and needed only here
+
     found: list[JobSpec] = []
     complaints: list[str] = []
     taken = {spec.type_label for spec in _own_specs()}
@@ -116,7 +117,7 @@ def by_number(number: int) -> JobSpec:
 
 
 def by_directory(name: str) -> JobSpec:
-    """The job type whose jobs live in directory `name` ("Refine3D"; a path below it is understood as well)."""
+    """The job type whose jobs live in directory `name` ("Refine3D", or a path below it)."""
     top = name.strip("/").partition("/")[0]
     for spec in all_specs():
         if spec.directory == top:

@@ -1,5 +1,4 @@
-"""The form in which a job type is described: options on pages, commands as tables of arguments, nodes,
-rules.
+"""The form in which a job type is described: options, commands as tables of arguments, nodes, rules.
 
 A job type is one `JobSpec` in one module. Everything in it can be looked into (conditions print themselves),
 and what no table can express is a small pure function of a `JobContext`. `build` turns values into argument
@@ -53,7 +52,7 @@ OnContinue = Literal["active", "inactive", "only", "never"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a number must be, apart from the reach of its slider. `unset` is a value that means "not given"."""
+    """What a number must be, apart from its slider's reach. `unset` is a value that means "not given"."""
 
     low: float | None = None
     high: float | None = None
@@ -292,7 +291,7 @@ Outputs = Output | Callable[[JobContext], tuple[Node, ...]]
 
 @dataclass(frozen=True)
 class Rule:
-    """A mistake in the values: `bad` holds when it was made; the sentence says what is wrong and what to do."""
+    """A mistake in the values: `bad` holds when it was made; the sentence says what to do."""
 
     bad: Condition
     message: str

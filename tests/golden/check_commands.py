@@ -4,8 +4,8 @@
 
 Each line of the file is a case made by RELION 5.0.1's own code: option values -> commands, nodes, or a
 refusal. A case agrees when the programs, their flags and values, the input and output nodes with their types
-and the job's label are the same, or when both refuse it. White space and order do not count. Of the files that a command depends on, an empty
-bodies.star existed when the cases were made.
+and the job's label are the same, or when both refuse it. White space and order do not count. An empty
+bodies.star existed when the cases were made, and no other file on which commands depend.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def groups(words: Sequence[str]) -> tuple[str, Counter[Group]]:
 
 
 def reference_words(command: str) -> list[str]:
-    """A command line of the reference as words: `which X` is X, and `mpirun -n N` before it is the launcher."""
+    """A command line of the reference as words: `which X` is X, and `mpirun -n N` is left out."""
     command = re.sub(r"`which (\S+)`", r"\1", command)
     try:
         words = shlex.split(command)
@@ -84,15 +84,13 @@ def differences(case: dict[str, Any], built: BuiltJob) -> list[str]:
         if program != our_program:
             found.append(f"command {number}: program {program} there, {our_program} here")
         if flags != our_flags:
-            found.append(
-                f"command {number}: only there {_text(flags - our_flags)}; only here {_text(our_flags - flags)}"
-            )
+            there, here = _text(flags - our_flags), _text(our_flags - flags)
+            found.append(f"command {number}: only there {there}; only here {here}")
     for name, nodes in (("input", built.input_nodes), ("output", built.output_nodes)):
         wanted = {(path, node_type) for path, node_type in case[f"{name}_nodes"]}
         have = {(node.path, node.type) for node in nodes}
         if wanted != have:
-            there, here = sorted(wanted - have), sorted(have - wanted)
-            found.append(f"{name} nodes: only there {there}; only here {here}")
+            found.append(f"{name} nodes: there {sorted(wanted)}; here {sorted(have)}")
     if case["label"] != built.type_label:
         found.append(f"label {case['label']} there, {built.type_label} here")
     return found
