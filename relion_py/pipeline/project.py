@@ -730,6 +730,10 @@ class Project:
             raise PipelineError(f"{name} is not in the project any more.")
         if process.status == Status.RUNNING:
             raise PipelineError(f"{process.display_name} is running, so it cannot be {what}; abort it first.")
+        if status.still_ending(job_directory(self.root, name)):
+            raise PipelineError(
+                f"The processes of {process.display_name} are still ending, so it cannot be {what} yet; try again soon."
+            )
         return process
 
     def _require_free_alias(self, graph: Graph, full: str, name: str) -> None:

@@ -25,6 +25,8 @@ STARTING_GRACE = 20.0
 QUEUE_INTERVAL = 20.0
 # How long (s) a command without a supervisor is given to stop by itself when it is asked to abort.
 ORPHAN_GRACE = 20.0
+# How long (s) a program may take to go away after it wrote its control file.
+LINGERING_GRACE = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def verdict(job: Path, ask_queue: bool = True) -> Verdict | None:
     """
     record = control.read_record(job)
     told = control.told_status(job)
-    if told is not None and not _more_to_come(record):
+    if told is not None and not _more_to_come(job, record):
         return Verdict(told)
     if record is None:
         return None
@@ -76,11 +78,28 @@ def verdict(job: Path, ask_queue: bool = True) -> Verdict | None:
     )
 
 
-def _more_to_come(record: ProcessRecord | None) -> bool:
-    """True while our supervisor works on a command that is not the job's last: its success is not the job's."""
-    if record is None or record.state != "running" or record.last or record.host != socket.gethostname():
+def _more_to_come(job: Path, record: ProcessRecord | None) -> bool:
+    """True while our supervisor lives: an earlier command's success is not the job's, and its last word may
+    still be written. A last command that told its end but does not go away is believed after a while."""
+    if record is None or record.state != "running" or not is_here(record):
+        return False
+    if record.last and _age_of_end(job) > LINGERING_GRACE:
         return False
     return process_is_alive(record.pid, record.started)
+
+
+def still_ending(job: Path) -> bool:
+    """True if processes of an ended job still live, so that they may write into its directory."""
+    record = control.read_record(job)
+    if record is None or record.state != "running" or not is_here(record):
+        return False
+    return process_is_alive(record.pid, record.started) or (
+        record.child_pid > 0 and process_is_alive(record.child_pid, record.child_started)
+    )
+
+
+def _age_of_end(job: Path) -> float:
+    return max(_age(job / name) for name in (control.SUCCESS, control.FAILURE, control.ABORTED))
 
 
 def _queued(job: Path, record: ProcessRecord) -> Verdict | None:

@@ -73,6 +73,9 @@ def _supervise(job: Path, plan: RunPlan) -> int:
 
 
 def _finish(job: Path, status: Status, sentence: str = "") -> int:
+    record = control.read_record(job)
+    if record is not None and record.pid != os.getpid():
+        return 1  # somebody else runs the job by now; what happened here is no longer its state
     if sentence:
         control.say(job, sentence)
     if control.told_status(job) is not status:
