@@ -15,7 +15,7 @@ import numpy as np
 import pyqtgraph as pg
 from numpy.typing import NDArray
 from PySide6.QtCore import QEvent
-from PySide6.QtGui import QPalette
+from PySide6.QtGui import QFont, QFontMetrics, QPalette
 from PySide6.QtWidgets import QSizePolicy, QWidget
 
 from relion_py.gui.display.series import (
@@ -46,6 +46,37 @@ class ResolutionAxis(pg.AxisItem):
             frequency = math.sqrt(max(value, 0.0)) if self.squared else value
             texts.append("∞" if abs(frequency) < 1e-9 else "" if frequency < 0 else f"{1 / frequency:.3g}")
         return texts
+
+
+def set_title(plot: pg.PlotWidget, text: str) -> None:
+    """Set a plot's title, shortened to the plot's width (the tool tip has all of it)."""
+    font = QFont(plot.font())
+    font.setPointSize(9)
+    room = max(60, plot.width() - 56)
+    short = QFontMetrics(font).elidedText(text, pg.QtCore.Qt.TextElideMode.ElideRight, room)
+    plot.setToolTip(text)
+    label = plot.getPlotItem().titleLabel
+    hint = pg.QtCore.Qt.SizeHint
+
+    def keep_within_plot() -> None:
+        # by itself a label takes its text's width as its least width and pushes the plot out of its widget
+        size = label.itemRect()
+        label.setMinimumSize(0, size.height())
+        label._sizeHint = {
+            hint.MinimumSize: (0, size.height()),
+            hint.PreferredSize: (size.width(), size.height()),
+            hint.MaximumSize: (-1, -1),
+        }
+        label.updateGeometry()
+
+    label.updateMin = keep_within_plot
+    plot.setTitle(short, color=plot.palette().color(QPalette.ColorRole.Text).name(), size="9pt")
+
+
+def iteration_range(numbers: Sequence[int]) -> tuple[float, float]:
+    """Limits of an axis over iterations: at least two iterations wide, whole numbers."""
+    low, high = min(numbers, default=0), max(numbers, default=1)
+    return (low - 1, high + 1) if high - low < 2 else (low, high)
 
 
 class Plot(pg.PlotWidget):
@@ -84,23 +115,28 @@ class Plot(pg.PlotWidget):
             axis.setTextPen(text)
             axis.enableAutoSIPrefix(False)
             self.setLabel(name, self._labels[name], color=text.name())
-        self.setTitle(self._heading, color=text.name(), size="10pt")
+        self.set_heading(self._heading)
         self.showGrid(x=True, y=True, alpha=0.15)
 
     def set_heading(self, text: str) -> None:
         """Change the title."""
         self._heading = text
-        self.setTitle(text, color=self.palette().color(QPalette.ColorRole.Text).name(), size="10pt")
+        set_title(self, text)
 
-    def start(self, legend: bool = True, legend_at: tuple[float, float] = (1.0, 0.0)) -> None:
-        """Remove all curves before new ones are drawn; with a legend whose corner is at ``legend_at``
-        (0..1)."""
+    def resizeEvent(self, event: Any) -> None:
+        super().resizeEvent(event)
+        if hasattr(self, "_heading"):
+            set_title(self, self._heading)
+
+    def start(self, legend: bool = True) -> None:
+        """Remove all curves before new ones are drawn."""
         self.clear()
         if self._legend is not None:
             self._legend.clear()
         elif legend:
-            self._legend = self.addLegend(offset=(-8, 8) if legend_at[0] else (8, 8))
-            self._legend.anchor(legend_at, legend_at, (-8 if legend_at[0] else 8, -8 if legend_at[1] else 8))
+            ground = self.palette().color(QPalette.ColorRole.Base)
+            ground.setAlpha(190)
+            self._legend = self.addLegend(offset=(-6, 4), labelTextSize="8pt", brush=ground, verSpacing=-5)
             self._legend.setLabelTextColor(self.palette().color(QPalette.ColorRole.Text))
 
     def curve(self, x: NDArray[Any], y: NDArray[Any], name: str, index: int, dots: bool = False) -> None:
@@ -137,7 +173,7 @@ class FscPlot(Plot):
 
     def show_curves(self, curves: Mapping[str, Spectrum], heading: str = "", threshold: bool = True) -> None:
         """Draw named curves; the title tells where the first crosses 0.143 unless ``heading`` is given."""
-        self.start()
+        self.start(legend=len(curves) > 1)
         top = 0.0
         for index, (name, curve) in enumerate(curves.items()):
             self.curve(curve.frequency, curve.values, name, index)
@@ -193,12 +229,14 @@ class ResolutionPlot(Plot):
             values.append(best)
         self.curve(np.asarray(numbers), np.asarray(values), "", 0, dots=True)
         last = [v for v in values if math.isfinite(v)]
-        self.set_heading(f"Resolution: {last[-1]:.2f} Å" if last else "Resolution per iteration")
+        self.set_heading(
+            f"Resolution at {numbers[-1]}: {values[-1]:.2f} Å" if last else "Resolution per iteration"
+        )
         if chosen is not None:
             self.line(chosen, vertical=True)
         if last:
             self.setYRange(0, max(last) * 1.05, padding=0)
-        self.setXRange(min(numbers, default=0), max(max(numbers, default=1), 1), padding=0.04)
+        self.setXRange(*iteration_range(numbers), padding=0.04)
 
 
 class ChangesPlot(Plot):
@@ -229,6 +267,7 @@ class ChangesPlot(Plot):
         if chosen is not None:
             self.line(chosen, vertical=True)
         self.getPlotItem().autoRange()
+        self.setXRange(*iteration_range([int(n) for n in numbers]), padding=0.04)
         self.setYRange(0, max(1e-3, self.getPlotItem().viewRange()[1][1]), padding=0)
 
 
@@ -263,9 +302,11 @@ class ClassDistributionPlot(Plot):
                 100 * s.model.classes[index].share if s.model and index < len(s.model.classes) else math.nan
                 for s in with_model
             ]
-            self.curve(numbers, np.asarray(values), f"class {index + 1}" if count <= 10 else "", index)
+            name = f"class {index + 1}" if count <= 10 else ""
+            self.curve(numbers, np.asarray(values), name, index, dots=len(numbers) < 30)
         self.set_heading("Class distribution per iteration")
         self.getPlotItem().autoRange()
+        self.setXRange(*iteration_range([int(n) for n in numbers]), padding=0.04)
 
 
 class _TiltAxis(pg.AxisItem):
@@ -294,10 +335,13 @@ class AngularDistributionPlot(pg.PlotWidget):
         for name, label in (("bottom", "rot (°)"), ("left", "tilt (°)")):
             self.getAxis(name).setPen(text)
             self.getAxis(name).setTextPen(text)
+            self.getAxis(name).enableAutoSIPrefix(False)
             self.setLabel(name, label, color=text.name())
         self.getAxis("bottom").setTickSpacing(60, 30)
-        self._text = text.name()
-        self.setTitle("Angular distribution", color=self._text, size="10pt")
+        self._heading = "Angular distribution: no angles yet"
+        set_title(self, self._heading)
+        self.setXRange(-180, 180, padding=0)
+        self.setYRange(-1, 1, padding=0)
         self.getPlotItem().invertY(True)
         self.setMouseEnabled(False, False)
 
@@ -310,7 +354,13 @@ class AngularDistributionPlot(pg.PlotWidget):
         self.setYRange(-1, 1, padding=0)
         seen, total = int(counts.sum()), len(orientations.rot)
         of = f" of {total}" if only_class else ""
-        self.setTitle(f"Angular distribution: {seen}{of} particles", color=self._text, size="10pt")
+        self._heading = f"Angular distribution: {seen}{of} particles"
+        set_title(self, self._heading)
+
+    def resizeEvent(self, event: Any) -> None:
+        super().resizeEvent(event)
+        if hasattr(self, "_heading"):
+            set_title(self, self._heading)
 
 
 class HistogramPlot(Plot):

@@ -48,6 +48,7 @@ class ImageSet:
     image_column: str = ""
     data_star: Path | None = None  # the particles of the classes
     model_path: Path | None = None
+    named: tuple[str, ...] = ()  # names of the images, as they were found
     _numbers: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -214,7 +215,7 @@ def _classes_of_model(path: Path, root: Path, blocks: Any) -> ImageSet:
         path, root, "classes", NamedImages(names, root, Opened(root)), pixel, table, "model_classes", blocks
     )
     images.image_column = "rlnReferenceImage"
-    images.model_path = path
+    images.model_path, images.named = path, tuple(names)
     for ending in ("_half1_model.star", "_half2_model.star", "_model.star"):
         if path.name.endswith(ending):
             data = path.with_name(path.name.removesuffix(ending) + "_data.star")

@@ -170,7 +170,7 @@ class SurfaceView(QWidget):
         self._coarse, _ = surface.reduce_volume(small, 48)
         self._threshold = threshold
         if self._picture is None:
-            self.zoom = fitting_zoom(small, threshold)
+            self.zoom = surface.fitting_zoom(small, threshold)
         self.draw_fine()
 
     def set_threshold(self, threshold: float) -> None:
@@ -259,16 +259,6 @@ class SurfaceView(QWidget):
                     self._volume, self._threshold, self.rot, self.tilt, size, 0, self.zoom, self._lighting()
                 )
             )
-
-
-def fitting_zoom(volume: NDArray[np.float32], threshold: float) -> float:
-    """The zoom (1..3) at which what lies above ``threshold`` fills the picture in any orientation."""
-    inside = np.argwhere(volume >= threshold)
-    if len(inside) == 0:
-        return 1.0
-    from_centre = inside - (np.asarray(volume.shape) - 1) / 2.0
-    radius = float(np.sqrt((from_centre**2).sum(axis=1).max()))
-    return float(np.clip(max(volume.shape) / 2.0 / max(radius * 1.05, 1.0), 1.0, 3.0))
 
 
 class MapPanel(QWidget):

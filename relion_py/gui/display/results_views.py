@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QGridLayout,
     QHBoxLayout,
@@ -22,12 +23,14 @@ from PySide6.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QSplitter,
+    QStackedWidget,
     QTabWidget,
     QVBoxLayout,
     QWidget,
 )
 
 from relion_py.gui.display.background import Background, stop_workers
+from relion_py.gui.display.coordinates import PickSet, count_picks, read_pick_set
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.grid_window import GridPanel, GridWindow
 from relion_py.gui.display.map_viewer import MapPanel
@@ -40,6 +43,7 @@ from relion_py.gui.display.results_data import (
     reference_path,
 )
 from relion_py.gui.display.series import Spectrum, floats
+from relion_py.gui.display.sources import NamedImages, SurfaceImages
 from relion_py.gui.plots import (
     AngularDistributionPlot,
     ChangesPlot,
@@ -72,13 +76,14 @@ class ResultView(QWidget):
 
 
 def two_by_two(*plots: QWidget) -> QWidget:
-    """Four (or fewer) widgets in two columns of equal width."""
+    """Four (or fewer) widgets in two columns of equal width; the last of an odd number takes a whole row."""
     holder = QWidget()
     grid = QGridLayout(holder)
     grid.setContentsMargins(0, 0, 0, 0)
     grid.setSpacing(4)
     for index, plot in enumerate(plots):
-        grid.addWidget(plot, index // 2, index % 2)
+        alone = index == len(plots) - 1 and index % 2 == 0
+        grid.addWidget(plot, index // 2, index % 2, 1, 2 if alone else 1)
         grid.setColumnStretch(index % 2, 1)
         grid.setRowStretch(index // 2, 1)
     return holder
@@ -168,16 +173,27 @@ class ClassesView(ResultView):
         self.panel: GridPanel | None = None
         self.map: MapPanel | None = None
         self.shares, self.resolution, self.changes = ClassDistributionPlot(), ResolutionPlot(), ChangesPlot()
-        self.angles = AngularDistributionPlot()
+        self.angles, self.history = AngularDistributionPlot(), ClassDistributionPlot()
+        self.surfaces = QCheckBox("surfaces")
+        self.surfaces.setToolTip("show the classes' surfaces instead of their central slices")
+        self.surfaces.setChecked(True)
+        self.surfaces.toggled.connect(self._show_grid)
         self.open_button = QPushButton("Select classes …")
         self.open_button.setToolTip("open the classes in a window in which a selection can be saved")
         self.open_button.clicked.connect(self.open_window)
         self.left = QWidget()
         self._left = QVBoxLayout(self.left)
         self._left.setContentsMargins(0, 0, 0, 0)
-        self._left.addWidget(self.open_button)
+        line = QHBoxLayout()
+        line.addWidget(self.open_button)
+        line.addWidget(self.surfaces)
+        line.addStretch(1)
+        self._left.addLayout(line)
+        self._last = QStackedWidget()
+        self._last.addWidget(self.history)
+        self._last.addWidget(self.angles)
         right = QWidget()
-        filling(right, two_by_two(self.shares, self.resolution, self.changes, self.angles))
+        filling(right, two_by_two(self.shares, self.resolution, self.changes, self._last))
         filling(self, side_by_side(self.left, right, sizes=(640, 560)))
         self._results: Results | None = None
         self.windows: list[QWidget] = []
@@ -189,11 +205,25 @@ class ClassesView(ResultView):
             self.shares.show_shares([c.share for c in summary.model.classes])
         self.resolution.show_iterations(results.summaries, summary.iteration.number)
         self.changes.show_iterations(results.summaries, summary.iteration.number)
-        self.angles.setVisible(results.orientations is not None)
+        self.history.show_iterations(results.summaries)
+        self._last.setCurrentIndex(0 if results.orientations is None else 1)
         if results.orientations is not None:
             self.angles.show_orientations(results.orientations)
-        if results.images is None:
+        self.surfaces.setVisible(summary.model is not None and summary.model.dimensionality == 3)
+        self._show_grid()
+
+    def _show_grid(self) -> None:
+        results = self._results
+        if results is None or results.images is None:
             return
+        model = results.summaries[results.chosen].model
+        if model is not None and model.dimensionality == 3:
+            names = list(results.images.named)
+            kind = SurfaceImages if self.surfaces.isChecked() else NamedImages
+            if not isinstance(results.images.source, kind):
+                results.images.source = kind(names, self.job.root)
+                if self.panel is not None and self.panel.images is results.images:
+                    self.panel.show_images(results.images, keep=True)
         if self.panel is None:
             self.panel = GridPanel(results.images, compact=True)
             self.panel.grid.set_selectable(False)
@@ -279,19 +309,17 @@ class PicksView(ResultView):
         splitter.setSizes([430, 170])
         filling(self, splitter)
         self._worker = Background(self)
+        self._path: Path | None = None
 
     def show_results(self, results: Results) -> None:
-        from relion_py.gui.display.coordinates import PickSet, count_picks, read_pick_set
+        path = results.coordinates
+        self._path = path
+        if path is not None:
+            self._worker.start(lambda: self._read(path), self._show, self.panel.message.setText)
 
-        path, root = results.coordinates, self.job.root
-        if path is None:
-            return
-
-        def read() -> tuple[PickSet, list[int]]:
-            picks = read_pick_set(path, root)
-            return picks, count_picks(root, picks)
-
-        self._worker.start(read, self._show, self.panel.message.setText)
+    def _read(self, path: Path) -> tuple[PickSet, list[int]]:
+        picks = read_pick_set(path, self.job.root)
+        return picks, count_picks(self.job.root, picks)
 
     def _show(self, found: Any) -> None:
         picks, counts = found
@@ -307,6 +335,12 @@ class PicksView(ResultView):
         )
 
     def finish(self) -> None:
+        self._worker.stop()
+        if self._path is not None:
+            try:
+                self._show(self._read(self._path))
+            except DisplayError as error:
+                self.panel.message.setText(str(error))
         self.panel.finish()
 
 
@@ -320,6 +354,7 @@ class TableView(ResultView):
         self.list = QListWidget()
         self.list.setMinimumWidth(140)
         self.list.setTextElideMode(Qt.TextElideMode.ElideLeft)
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.currentRowChanged.connect(self.show_row)
         self.plots: dict[str, ColumnPlot | HistogramPlot] = {}
         self.table: Any = None
@@ -367,6 +402,16 @@ class MotionView(TableView):
             return
         path = self.job.root / self.table.strings("rlnMicrographMetadata")[row]
         self.worker.start(lambda: read_trajectory(path), self._show_trajectory, self.trajectory.set_heading)
+
+    def finish(self) -> None:
+        self.worker.stop()
+        row = self.list.currentRow()
+        if self.table is not None and row >= 0 and "rlnMicrographMetadata" in self.table:
+            path = self.job.root / self.table.strings("rlnMicrographMetadata")[row]
+            try:
+                self._show_trajectory(read_trajectory(path))
+            except DisplayError as error:
+                self.trajectory.set_heading(str(error))
 
     def _show_trajectory(self, motion: Trajectory) -> None:
         self.trajectory.show_points(

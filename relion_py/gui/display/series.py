@@ -182,6 +182,11 @@ def known_resolution(value: float) -> float:
     return value if math.isfinite(value) and 0 < value < NO_RESOLUTION - 1e-6 else math.nan
 
 
+def _fraction(value: float) -> float:
+    """``value``, nan where it is no fraction (RELION writes 9999999 before the first iteration)."""
+    return value if 0.0 <= value <= 1.0 else math.nan
+
+
 def floats(block: Any, label: str, default: float = math.nan) -> NDArray[np.float64]:
     """Column ``label`` of ``block`` as float64 of its length; ``default`` where it is absent."""
     if label not in block:
@@ -273,7 +278,7 @@ def read_progress(iteration: Iteration) -> Progress | None:
         converged=number(general, "rlnHasConverged", 0) > 0,
         change_angles=known_resolution(number(general, "rlnChangesOptimalOrientations")),
         change_offsets=known_resolution(offsets),
-        change_classes=number(general, "rlnChangesOptimalClasses"),
+        change_classes=_fraction(number(general, "rlnChangesOptimalClasses")),
         accuracy_angles=known_resolution(number(general, "rlnOverallAccuracyRotations")),
         accuracy_offsets=known_resolution(accuracy),
         angular_step=step,

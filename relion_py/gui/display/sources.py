@@ -225,6 +225,33 @@ class NamedImages:
             return 0.0
 
 
+class SurfaceImages:
+    """Pictures (size, size, 3) of the surfaces of maps, one per map; DisplayError where a map is not
+    there."""
+
+    def __init__(self, names: Sequence[str], root: Path, size: int = 200) -> None:
+        self.names, self.size = names, size
+        self.opened = Opened(root, keep=1)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def image(self, index: int) -> NDArray[Any]:
+        """The picture of map ``index`` (from 0), at a threshold that suits it."""
+        from relion_py.gui.display import surface
+
+        volume = self.opened.mrc(split_name(self.names[index])[1]).volume()
+        small, _ = surface.reduce_volume(volume, 80)
+        threshold = surface.suggest_threshold(small)
+        zoom = surface.fitting_zoom(small, threshold)
+        return surface.render_surface(small, threshold, size=self.size, zoom=zoom)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx) of every picture."""
+        return self.size, self.size
+
+
 class StackImages:
     """The images of one MRC stack, or the z sections of a map, or a single image."""
 

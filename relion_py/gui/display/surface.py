@@ -80,6 +80,16 @@ def suggest_threshold(volume: NDArray[Any], mass_fraction: float = 0.0) -> float
     return min(level, low + 0.7 * (high - low))
 
 
+def fitting_zoom(volume: Volume, threshold: float) -> float:
+    """The zoom (1..3) at which what lies above ``threshold`` fills the picture in any orientation."""
+    inside = np.argwhere(volume >= threshold)
+    if len(inside) == 0:
+        return 1.0
+    from_centre = inside - (np.asarray(volume.shape) - 1) / 2.0
+    radius = float(np.sqrt((from_centre**2).sum(axis=1).max()))
+    return float(np.clip(max(volume.shape) / 2.0 / max(radius * 1.05, 1.0), 1.0, 3.0))
+
+
 def render_surface(
     volume: Volume,
     threshold: float,
