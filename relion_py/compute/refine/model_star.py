@@ -551,7 +551,6 @@ def _options_of_run(general: _Values, files: OptimiserFiles) -> RefineOptions:
         mask_edge=general.integer("rlnWidthMaskEdge"),
         ctf=bool(general.integer("rlnDoCorrectCtf")),
         ctf_intact_first_peak=bool(general.integer("rlnDoIgnoreCtfUntilFirstPeak")),
-        ctf_uncorrected_ref=not general.integer("rlnRefsAreCtfCorrected"),
         ctf_phase_flipped=bool(general.integer("rlnCtfDataArePhaseFlipped")),
         only_flip_phases=bool(general.integer("rlnDoOnlyFlipCtfPhases")),
         norm=bool(general.integer("rlnDoCorrectNorm")),

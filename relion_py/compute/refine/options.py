@@ -95,7 +95,6 @@ class RefineOptions:
     # corrections
     ctf: bool = _option("--ctf", "switch", False)
     ctf_intact_first_peak: bool = _option("--ctf_intact_first_peak", "switch", False)
-    ctf_uncorrected_ref: bool = _option("--ctf_uncorrected_ref", "switch", False)
     ctf_phase_flipped: bool = _option("--ctf_phase_flipped", "switch", False)
     only_flip_phases: bool = _option("--only_flip_phases", "switch", False)
     norm: bool = _option("--norm", "switch", False, on_continue="change")
@@ -259,9 +258,7 @@ class RefineOptions:
                 continue
             elif when == "change":
                 changed[option.name] = read[option.name]
-            elif read[option.name] != getattr(previous, option.name) and not _same_symmetry(
-                option.name, read[option.name], previous
-            ):
+            elif not _is_same(read[option.name], getattr(previous, option.name)):
                 raise UserError(
                     f"{flag} cannot change when a run is continued: leave it out, or start a new run."
                 )
@@ -282,8 +279,11 @@ HONOURED_FLAGS: frozenset[str] = frozenset(f.metadata["flag"] for f in _OPTIONS)
 """The flags that this dataclass is read from."""
 
 
-def _same_symmetry(name: str, value: Any, previous: RefineOptions) -> bool:
-    return name == "symmetry" and value.lower() == previous.symmetry.lower()
+def _is_same(value: Any, before: Any) -> bool:
+    """Whether an option says what the run had: numbers as far as a STAR file keeps them, text in any case."""
+    if isinstance(value, float):
+        return math.isclose(value, before, rel_tol=1e-4)
+    return value == before or (isinstance(value, str) and value.lower() == before.lower())
 
 
 def _switches_that_norm_and_scale_leave(

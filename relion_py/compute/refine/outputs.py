@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map, write_map
-from relion_py.compute.refine.model import FloatArray, ModelState, OptimiserState, SamplingState
+from relion_py.compute.refine.model import (
+    PRIOR_ROTTILT_PSI,
+    FloatArray,
+    ModelState,
+    OptimiserState,
+    SamplingState,
+)
 from relion_py.compute.refine.model_star import (
     OptimiserFiles,
     model_from_star,
@@ -211,6 +217,26 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
         tau2_fudge=first.tau2_fudge,
     )
     return Continuation(options, state, sampling, (first, second), data)
+
+
+def apply_changes(old: Continuation, options: RefineOptions) -> None:
+    """What the options of a continuation change in the state that was read, in place.
+
+    --offset, --sigma_ang, --sigma_rot ..., --perturb, --pad and --tau2_fudge (ml_optimiser.cpp,
+    parseContinue); standard deviations that are given switch local searches on.
+    """
+    for model in old.models:
+        model.padding_factor = float(options.padding_factor)
+        model.tau2_fudge = options.tau2_fudge_factor
+        if options.sigma_offset != old.options.sigma_offset:
+            model.sigma_offset = options.sigma_offset
+        if options.prior_sigmas is not None:
+            model.orientational_prior_mode = PRIOR_ROTTILT_PSI
+        for name in ("sigma_rot", "sigma_tilt", "sigma_psi"):
+            given = max(options.sigma_ang, getattr(options, name))
+            if given > 0:
+                setattr(model, name, given)
+    old.sampling.perturbation_factor = options.perturb
 
 
 def _accuracy_to_angstrom(state: OptimiserState, path: str, pixel_size: float) -> None:

@@ -20,8 +20,6 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.io.atomic import atomic_write
 from relion_py.compute.io.mrc import StackWriter, open_stack, read_header
 from relion_py.compute.io.particles import split_image_name
-from relion_py.compute.parallel.comm import Communicator
-from relion_py.compute.refine.options import RefineOptions
 
 DIRECTORY = "relion_volatile"
 _OWNER = "owner"
@@ -34,8 +32,8 @@ class Scratch:
     """The copies of a run's particles on this node.
 
     Every rank makes one with the same particles; the first rank of a node calls `copy` (or `reuse`), the
-    others `attach` with the counts that it returned: `prepare` does both. Groups are numbered from 1 as in
-    the file names.
+    others `attach` with the counts that it returned (`source.py` does both). Groups are
+    numbered from 1 as in the file names.
     """
 
     def __init__(self, scratch_dir: str, names: Mapping[int, Sequence[str]]) -> None:
@@ -44,7 +42,6 @@ class Scratch:
         self.directory = os.path.join(self.parent, DIRECTORY)
         self._names = {group: list(dict.fromkeys(listed)) for group, listed in names.items()}
         self._places: dict[int, dict[str, int]] = {}
-        self.is_first_on_node = True
 
     def stack(self, group: int) -> str:
         return os.path.join(self.directory, f"opticsgroup{group}_particles.mrcs")
@@ -208,32 +205,6 @@ class Scratch:
                 return file.read().decode("utf-8", "surrogateescape").splitlines()
         except OSError:
             return None
-
-
-def prepare(
-    comm: Communicator,
-    options: RefineOptions,
-    names: Mapping[int, Sequence[str]],
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Scratch:
-    """The copies for this rank; collective. On each node the first rank copies (or checks, to reuse them)."""
-    hosts = comm.allgather(socket.gethostname())
-    node = comm.split(hosts.index(socket.gethostname()))
-    scratch = Scratch(options.scratch_dir, names)
-    scratch.is_first_on_node = node.rank == 0
-    counts: Mapping[int, int] = {}
-    if scratch.is_first_on_node:
-        counts = (
-            scratch.reuse() if options.reuse_scratch else scratch.copy(options.keep_free_scratch, progress)
-        )
-    scratch.attach(node.bcast(counts))
-    return scratch
-
-
-def release(scratch: Scratch | None, options: RefineOptions) -> None:
-    """At the end, after success, failure and abort alike: remove the copies unless they shall be kept."""
-    if scratch is not None and scratch.is_first_on_node and not options.keep_scratch:
-        scratch.remove()
 
 
 def _shifted(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:

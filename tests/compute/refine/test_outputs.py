@@ -155,6 +155,23 @@ def test_the_last_iteration_has_no_number_and_cannot_be_continued(project: Path)
         read_optimiser(names.optimiser)
 
 
+def test_options_of_a_continuation_change_the_state(project: Path) -> None:
+    options, state, sampling, models, particles = make_run()
+    models[0].sigma_offset, models[1].sigma_offset = 4.0, 5.0
+    names = write_iteration(options, state, sampling, models, particles.to_star())
+    given = {"--sigma_tilt": "3", "--perturb": "0", "--pad": "1", "--offset_range": "5"}
+    old = read_optimiser(names.optimiser)
+    outputs.apply_changes(old, RefineOptions.continued(old.options, 3, given, set(given)))
+    assert [m.sigma_offset for m in old.models] == [4, 5]  # not given: each half keeps its own
+    assert [(m.sigma_rot, m.sigma_tilt, m.padding_factor) for m in old.models] == [(0, 3, 1)] * 2
+    assert {m.orientational_prior_mode for m in old.models} == {1} and old.sampling.perturbation_factor == 0
+    old = read_optimiser(names.optimiser)
+    given = {"--offset": "7"}
+    outputs.apply_changes(old, RefineOptions.continued(old.options, 3, given, set(given)))
+    assert [m.sigma_offset for m in old.models] == [7, 7]
+    assert {m.orientational_prior_mode for m in old.models} == {0}
+
+
 def test_a_missing_file_is_named(project: Path) -> None:
     options, state, sampling, models, particles = make_run()
     names = write_iteration(options, state, sampling, models, particles.to_star())

@@ -18,9 +18,10 @@ from small_project import ARGS, BOX, N, make_project
 from relion_py.compute.errors import UserError
 from relion_py.compute.parallel.comm import SerialComm
 from relion_py.compute.refine import scratch as module
+from relion_py.compute.refine import source
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.options import RefineOptions
-from relion_py.compute.refine.scratch import Scratch, prepare, release
+from relion_py.compute.refine.scratch import Scratch
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_one_world_writable_stack_per_optics_group(particles: ParticleSet, scrat
         expected = particles.read_images(np.flatnonzero(particles.optics_group == group - 1))
         with mrcfile.open(stack) as file:
             np.testing.assert_array_equal(file.data, expected)
-    release(scratch, RefineOptions.from_args(ARGS))
+    scratch.remove()
     assert os.listdir("fast") == []
 
 
@@ -94,16 +95,22 @@ def test_an_abort_while_copying_leaves_nothing(scratch: Scratch) -> None:
 def test_copies_are_kept_and_used_again_when_asked(particles: ParticleSet, scratch: Scratch) -> None:
     keep = RefineOptions.from_args({**ARGS, "--scratch_dir": "fast", "--keep_scratch": True,
                                     "--keep_free_scratch": "0"})  # fmt: skip
-    names = particles.image_names_by_optics_group()
-    first = prepare(SerialComm(), keep, names)
-    release(first, keep)
+    alone = SerialComm()
+
+    def copied(options: RefineOptions) -> ParticleSet:
+        mine = ParticleSet.read("particles.star")
+        source.prepare(mine, options, alone, lambda text: None, lambda done, total: None)
+        return mine
+
+    first = copied(keep)
+    source.finish(first, keep, alone)
     stack = Path("fast/relion_volatile/opticsgroup1_particles.mrcs")
     made = stack.stat().st_mtime_ns
     again = RefineOptions.from_args({**ARGS, "--scratch_dir": "fast", "--reuse_scratch": True})
-    second = prepare(SerialComm(), again, names)
+    second = copied(again)
     assert stack.stat().st_mtime_ns == made
-    assert second.place(1, names[1][3]) == 3
-    release(second, again)
+    np.testing.assert_array_equal(second.read_images(range(N)), particles.read_images(range(N)))
+    source.finish(second, again, alone)
     assert os.listdir("fast") == []
 
 

@@ -236,6 +236,7 @@ NOT_IN_THIS_RELEASE: Mapping[str, str] = {
     "--skip_rotate": _SEARCH,
     "--bimodal_psi": _HELIX,
     "--fourier_mask": _HELIX,
+    "--ctf_uncorrected_ref": "it takes references that show the object, not its images",
     "--pad_ctf": "the reference's own version of it is switched off too",
     "--onthefly_shifts": "shifted particles are never stored, so there is nothing to save",
     "--fast_subsets": _CLASSES,
