@@ -1,0 +1,195 @@
+"""The program relion_reconstruct, run as people run it, beside the installed RELION and RELION 5's map."""
+
+import contextlib
+import gzip
+import io
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from relion_py.compute.cli.program import run
+from relion_py.compute.cli.reconstruct import _main
+
+SHARED = Path(__file__).parents[4] / "shared"
+HEAD = """data_optics
+
+loop_
+_rlnOpticsGroupName #1
+_rlnOpticsGroup #2
+_rlnVoltage #3
+_rlnSphericalAberration #4
+_rlnAmplitudeContrast #5
+_rlnImagePixelSize #6
+_rlnImageSize #7
+_rlnImageDimensionality #8
+one 1 300 2.7 0.1 2.0 32 2
+
+data_particles
+
+loop_
+_rlnAngleRot #1
+_rlnAngleTilt #2
+_rlnAnglePsi #3
+_rlnOriginXAngst #4
+_rlnOriginYAngst #5
+_rlnDefocusU #6
+_rlnDefocusV #7
+_rlnDefocusAngle #8
+_rlnRandomSubset #9
+_rlnClassNumber #10
+_rlnParticleFigureOfMerit #11
+_rlnOpticsGroup #12
+_rlnImageName #13
+"""
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def reconstruct(directory: Path, *arguments: str) -> Done:
+    """The program, in this process to spare its start; `test_map_of_relion_5` starts a real one."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(_main, list(arguments))
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def read(path: Path) -> tuple[np.ndarray, float]:
+    with mrcfile.open(path, permissive=True) as file:
+        return file.data.astype(np.float64), float(file.voxel_size.x)
+
+
+@pytest.fixture
+def particles(tmp_path: Path) -> Path:
+    """50 smooth random images with random poses and CTFs: nothing about them is symmetrical."""
+    rng = np.random.default_rng(1)
+    # Without power near Nyquist: pixels exactly on the rim come and go with rounding.
+    k = np.fft.fftfreq(32, 1 / 32)
+    smooth = np.exp(-(k[:, None] ** 2 + k**2) / 4.0**2)
+    images = np.fft.ifft2(np.fft.fft2(rng.standard_normal((50, 32, 32))) * smooth).real
+    with mrcfile.new(tmp_path / "stack.mrcs") as file:
+        file.set_data(images.astype(np.float32))
+        file.set_image_stack()
+        file.voxel_size = 2.0
+    rows = []
+    for n in range(50):
+        rot, tilt, psi = rng.uniform(-180, 180, 3)
+        x, y = rng.uniform(-6, 6, 2)
+        defocus = rng.uniform(8000, 20000)
+        rows.append(
+            f"{rot:.4f} {tilt:.4f} {psi:.4f} {x:.4f} {y:.4f} {defocus:.2f} {defocus - 500:.2f} 30.0 "
+            f"{n % 2 + 1} {n % 3 + 1} {0.2 + 0.01 * n:.3f} 1 {n + 1}@stack.mrcs\n"
+        )
+    (tmp_path / "in.star").write_text(HEAD + "".join(rows))
+    fsc = "data_fsc\n\nloop_\n_rlnSpectralIndex #1\n_rlnGoldStandardFsc #2\n"
+    (tmp_path / "fsc.star").write_text(
+        fsc + "".join(f"{i} {max(0.99 - 0.06 * i, 0.0):.3f}\n" for i in range(17))
+    )
+    return tmp_path
+
+
+@pytest.mark.skipif(not shutil.which("relion_reconstruct"), reason="RELION is not installed")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--ctf",
+        "--ctf --ctf_phase_flipped",
+        "--ctf --only_flip_phases",
+        "--ctf --ctf_intact_first_peak --fom_weighting",
+        "--ctf --sym D3 --maxres 5.1",
+        "--subset 2 --class 1",
+        "--ctf --fsc fsc.star",
+        "--pad 1 --angpix 2.5",
+        "--refdim 2 --ctf",
+    ],
+)
+def test_same_map_as_the_installed_relion(particles: Path, flags: str) -> None:
+    ours = reconstruct(particles, "--i", "in.star", "--o", "ours.mrc", *flags.split())
+    assert ours.returncode == 0, ours.stderr
+    command = ["relion_reconstruct", "--i", "in.star", "--o", "theirs.mrc", "--skip_gridding", *flags.split()]
+    theirs = subprocess.run(command, cwd=particles, capture_output=True, text=True, timeout=120)
+    assert theirs.returncode == 0, theirs.stderr
+    (volume, pixel), (expected, expected_pixel) = read(particles / "ours.mrc"), read(particles / "theirs.mrc")
+    assert pixel == pytest.approx(expected_pixel)
+    assert volume.shape == expected.shape
+    assert np.sqrt(((volume - expected) ** 2).mean()) < 2e-3 * expected.std()
+
+
+def test_gridding_and_random_errors_change_the_map(particles: Path) -> None:
+    maps = {}
+    for flags in (
+        "",
+        "--dont_skip_gridding --iter 2",
+        "--dont_skip_gridding",
+        "--angular_error 20",
+        "--shift_error 4",
+    ):
+        done = reconstruct(particles, "--i", "in.star", "--o", "out.mrc", "--verb", "0", *flags.split())
+        assert done.returncode == 0, done.stderr
+        assert not done.stdout
+        maps[flags] = read(particles / "out.mrc")[0]
+    for flags, volume in maps.items():
+        if flags:
+            assert np.abs(volume - maps[""]).max() > 0.01 * maps[""].std()
+
+
+def test_stacks_may_have_moved(particles: Path) -> None:
+    (particles / "elsewhere").mkdir()
+    shutil.move(particles / "stack.mrcs", particles / "elsewhere" / "stack.mrcs")
+    lost = reconstruct(particles, "--i", "in.star", "--o", "out.mrc")
+    assert lost.returncode == 1
+    assert "stack.mrcs" in lost.stderr
+    assert "Traceback" not in lost.stderr
+    found = reconstruct(particles, "--i", "in.star", "--o", "out.mrc", "--img", "elsewhere")
+    assert found.returncode == 0, found.stderr
+    assert read(particles / "out.mrc")[0].std() > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--i", "in.star", "--ewald"], "--ewald is not available in this release"),
+        (["--i", "in.star", "--nr_helical_asu", "3"], "helices are not reconstructed"),
+        (["--i", "in.star", "--class", "9"], "No particle"),
+        (["--i", "in.star", "--pad", "0"], "--pad must lie"),
+        (["--i", "in.star", "--refdim", "4"], "--refdim must be"),
+        (["--i", "in.star", "--sym", "Q7"], "point group"),
+        (["--i", "in.star", "--fsc", "in.star"], "has no FSC"),
+        (["--i", "none.star"], "none.star"),
+        (["--o", "out.mrc"], "--i must be given"),
+    ],
+)
+def test_mistakes_are_one_sentence(particles: Path, arguments: list[str], sentence: str) -> None:
+    (particles / "job").mkdir()
+    done = reconstruct(particles, *arguments, "--pipeline_control", "job/")
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (particles / "job" / "RELION_JOB_EXIT_FAILURE").exists()
+    assert not list(particles.glob("*.mrc"))
+
+
+def test_map_of_relion_5(tmp_path: Path) -> None:
+    root = SHARED / "data/real/bgal-10204-relion5-project"
+    golden = SHARED / "golden/numeric/reconstruct/rec_d2.mrc.gz"
+    if not (root.exists() and golden.exists()):
+        pytest.skip("RELION 5's reconstruction is not here")
+    out, star = tmp_path / "out.mrc", "derived/particles_with_tutorial_poses.star"
+    command = [sys.executable, "-m", "relion_py.compute.cli.reconstruct", "--i", star, "--ctf", "--sym", "D2"]
+    done = subprocess.run([*command, "--o", str(out)], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "golden.mrc").write_bytes(gzip.decompress(golden.read_bytes()))
+    (volume, pixel), (expected, expected_pixel) = read(out), read(tmp_path / "golden.mrc")
+    assert pixel == pytest.approx(expected_pixel)
+    assert np.sqrt(((volume - expected) ** 2).mean()) < 0.01 * expected.std()
