@@ -83,8 +83,7 @@ def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host)
     particles.split_random_halves(old.state.random_seed)
     for half, model in enumerate(old.models, 1):
         model.nr_particles_per_group = particles.particles_per_group(half)
-        model.padding_factor = float(options.padding_factor)
-        model.tau2_fudge = options.tau2_fudge_factor
+    outputs.apply_changes(old, options)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     mask = _mask(options, old.models[0], host)
     return Refinement(
