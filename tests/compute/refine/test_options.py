@@ -167,6 +167,25 @@ def test_a_continued_run_goes_to_a_name_of_its_own() -> None:
     assert named.output_root == "Refine3D/job009/run"
 
 
+def test_the_command_of_a_continued_job_is_taken() -> None:
+    """What the window makes of a continued job (pipeline_jobs.cpp, getCommandsAutorefineJob)."""
+    old = RefineOptions.from_args({**ARGS, "--flatten_solvent": True, "--norm": True, "--scale": True})
+    command = (
+        "--continue Refine3D/job004/run_it005_optimiser.star --o Refine3D/job004/run --no_parallel_disc_io "
+        "--preread_images --pool 30 --pad 1 --auto_ignore_angles --auto_resol_angles --particle_diameter 70 "
+        "--solvent_mask mask.mrc --solvent_correct_fsc --j 3 --pipeline_control Refine3D/job004/"
+    )
+    arguments = parse(FLAGS, command.split())
+    refuse_unsupported(arguments.values, arguments.given)
+    again = RefineOptions.continued(old, 5, arguments.values, arguments.given, arguments.command_line)
+    assert again.output_root == "Refine3D/job004/run_ct5" and again.command_line == command
+    assert (again.pool, again.threads, again.padding_factor, again.particle_diameter) == (30, 3, 1, 70)
+    assert again.preread_images and again.no_parallel_disc_io and again.combine_weights_via_disc
+    assert again.auto_ignore_angles and again.auto_resol_angles and again.solvent_correct_fsc
+    assert again.flatten_solvent and again.do_norm_correction and again.do_scale_correction
+    assert (again.symmetry, again.ctf, again.particles) == (old.symmetry, True, old.particles)
+
+
 def test_what_may_change_on_continuation_changes_and_the_rest_is_refused() -> None:
     again = RefineOptions.continued(
         OLD, 3, {"--particle_diameter": "50", "--no_norm": True}, {"--particle_diameter", "--no_norm"}
