@@ -67,6 +67,7 @@ class GridPanel(QWidget):
     def __init__(self, images: ImageSet, parent: QWidget | None = None, compact: bool = False) -> None:
         super().__init__(parent)
         self.images = images
+        self.highpass_value = 0.0  # A, 0 = off
         self.grid = TileGrid()
         self.sort = QComboBox()
         self.caption = QComboBox()
@@ -77,26 +78,28 @@ class GridPanel(QWidget):
         self.black, self.white = QDoubleSpinBox(), QDoubleSpinBox()
         self.lowpass = QDoubleSpinBox()
         self.colours = QComboBox()
-        self.size = QSlider(Qt.Orientation.Horizontal)
+        self.edge = QSlider(Qt.Orientation.Horizontal)
         self._set_up_widgets()
         first, second = QHBoxLayout(), QHBoxLayout()
-        for label, widget in (
+        upper: list[tuple[str, QWidget]] = [
             ("show", self.column),
             ("sort by", self.sort),
             ("", self.reverse),
             ("label", self.caption),
-        ):
-            _add(first, label, widget)
-        first.addStretch(1)
-        for label, widget in (
-            ("size", self.size),
+        ]
+        lower: list[tuple[str, QWidget]] = [
+            ("size", self.edge),
             ("contrast", self.contrast),
             ("", self.amount),
             ("", self.black),
             ("", self.white),
             ("low-pass", self.lowpass),
             ("colours", self.colours),
-        ):
+        ]
+        for label, widget in upper:
+            _add(first, label, widget)
+        first.addStretch(1)
+        for label, widget in lower:
             _add(first if compact else second, label, widget)
         second.addStretch(1)
         box = QVBoxLayout(self)
@@ -118,19 +121,19 @@ class GridPanel(QWidget):
             box.setDecimals(4)
             box.setRange(-1e9, 1e9)
             box.setToolTip(tip)
-            box.valueChanged.connect(self._on_look)
-        self.amount.valueChanged.connect(self._on_look)
+            box.valueChanged.connect(self.refresh_look)
+        self.amount.valueChanged.connect(self.refresh_look)
         self.lowpass.setRange(0, 500)
         self.lowpass.setSuffix(" Å")
         self.lowpass.setSpecialValueText("off")
         self.lowpass.setKeyboardTracking(False)
-        self.lowpass.valueChanged.connect(self._on_look)
+        self.lowpass.valueChanged.connect(self.refresh_look)
         self.colours.addItems(list(render.COLOUR_MAPS))
-        self.colours.currentIndexChanged.connect(self._on_look)
-        self.size.setRange(32, 512)
-        self.size.setMinimumWidth(70)
-        self.size.setToolTip("size of a tile in screen pixels (also Ctrl + wheel)")
-        self.size.valueChanged.connect(self._on_look)
+        self.colours.currentIndexChanged.connect(self.refresh_look)
+        self.edge.setRange(32, 512)
+        self.edge.setMinimumWidth(70)
+        self.edge.setToolTip("size of a tile in screen pixels (also Ctrl + wheel)")
+        self.edge.valueChanged.connect(self.refresh_look)
         self.sort.setToolTip("order by a column of the STAR file")
         self.caption.setToolTip("what is written below each image")
         self.sort.currentIndexChanged.connect(self._on_sort)
@@ -169,9 +172,9 @@ class GridPanel(QWidget):
             self.reverse.setChecked(True)
             self.reverse.blockSignals(False)
         if not keep:
-            self.size.blockSignals(True)
-            self.size.setValue(self._first_edge())
-            self.size.blockSignals(False)
+            self.edge.blockSignals(True)
+            self.edge.setValue(self._first_edge())
+            self.edge.blockSignals(False)
             self._on_contrast()
         self._show_source(keep)
         self._on_sort()
@@ -191,7 +194,7 @@ class GridPanel(QWidget):
             lines,
             keep_selection=keep,
         )
-        self._on_look()
+        self.refresh_look()
 
     def _caption_label(self) -> str:
         return self.caption.currentText() if self.caption.currentIndex() > 0 else ""
@@ -227,19 +230,21 @@ class GridPanel(QWidget):
         self.amount.setVisible(kind in ("sigma", "percentile"))
         self.black.setVisible(kind == "values")
         self.white.setVisible(kind == "values")
-        self._on_look()
+        self.refresh_look()
 
-    def _on_look(self) -> None:
+    def refresh_look(self) -> None:
+        """Draw the tiles as the controls say now."""
         kind, amount = self.contrast.currentText(), self.amount.value()
         self.grid.set_look(
             Look(
-                edge=self.size.value(),
+                edge=self.edge.value(),
                 sigma=amount if kind == "sigma" else 0.0,
                 percentile=amount if kind == "percentile" else 0.0,
                 black=self.black.value() if kind == "values" else 0.0,
                 white=self.white.value() if kind == "values" else 0.0,
                 colours=self.colours.currentText(),
                 lowpass=self.lowpass.value(),
+                highpass=self.highpass_value,
                 pixel_size=self.images.pixel_size or 1.0,
             )
         )

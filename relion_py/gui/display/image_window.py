@@ -116,6 +116,7 @@ class ImagePanel(QWidget):
         box.addWidget(self.readout)
         self.view.scene().sigMouseMoved.connect(self._on_mouse)
         self.shown: NDArray[np.float32] | None = None
+        self.fixed_limits: tuple[float, float] | None = None  # values shown as black and white
 
     def set_image(self, image: NDArray[Any], pixel_size: float, fit: bool = True) -> None:
         """Show an image (ny, nx); ``pixel_size`` in A, 0 where unknown."""
@@ -127,6 +128,10 @@ class ImagePanel(QWidget):
         if fit:
             ny, nx = image.shape
             self.box.setRange(xRange=(0, nx), yRange=(0, ny), padding=0)
+
+    def set_colours(self, name: str) -> None:
+        """Use a colour table of ``render.COLOUR_MAPS``."""
+        self.item.setLookupTable(None if name == "grey" else render.colour_table(name))
 
     def redraw(self) -> None:
         """Filter, choose the grey limits and draw."""
@@ -145,6 +150,8 @@ class ImagePanel(QWidget):
                 sigma=amount if kind == "sigma" else 0.0,
                 percentile=min(amount, 45.0) if kind == "percentile" else 0.0,
             )
+        if self.fixed_limits is not None and not what:
+            limits = self.fixed_limits
         self.amount.setVisible(kind != "min – max" and not what)
         self.shown = pixels
         self.item.setImage(pixels, levels=limits)

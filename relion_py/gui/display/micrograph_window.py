@@ -193,7 +193,8 @@ class MicrographPanel(QWidget):
         self.list.setHeaderLabels(["micrograph", f"{total} picks"])
 
     def _on_choice(self) -> None:
-        self.current = self.list.indexOfTopLevelItem(self.list.currentItem())
+        item = self.list.currentItem()
+        self.current = -1 if item is None else self.list.indexOfTopLevelItem(item)
         self.reload()
 
     def reload(self) -> None:
@@ -234,6 +235,10 @@ class MicrographPanel(QWidget):
         self.message.setToolTip(problem or text)
 
     _pixel_size = 0.0
+    minimum_score = -np.inf
+    """Picks of lower figure of merit are never shown."""
+    diameter_pixels = 0.0
+    """Diameter of the circles in pixels of the micrograph, where it is not given in A."""
 
     # -- picks
 
@@ -245,9 +250,9 @@ class MicrographPanel(QWidget):
     def visible_picks(self) -> NDArray[np.int64]:
         """Rows of the picks that pass the threshold."""
         low, high = self.score_range()
-        if not np.isfinite(low) or self.threshold.value() == 0:
+        if not np.isfinite(low):
             return np.arange(len(self._shown_picks))
-        limit = low + self.threshold.value() / 1000 * (high - low)
+        limit = max(self.minimum_score, low + self.threshold.value() / 1000 * (high - low))
         return np.flatnonzero(self._shown_picks.score >= limit)
 
     def draw_picks(self) -> None:
@@ -256,7 +261,7 @@ class MicrographPanel(QWidget):
         low, high = self.score_range()
         self.threshold.setEnabled(bool(np.isfinite(low)))
         if np.isfinite(low):
-            limit = low + self.threshold.value() / 1000 * (high - low)
+            limit = max(self.minimum_score, low + self.threshold.value() / 1000 * (high - low))
             rows = self.visible_picks()
             self.threshold_text.setText(f"score ≥ {limit:.3f}: {len(rows)} of {len(picks)}")
         else:
@@ -275,7 +280,11 @@ class MicrographPanel(QWidget):
             ]
             pens = [levels[int(min(15, max(0.0, v) * 15))] for v in np.nan_to_num(share)]
         self.circles.setData(
-            picks.x[rows], picks.y[rows], size=self.diameter.value() / pixel, pen=pens, brush=None
+            picks.x[rows],
+            picks.y[rows],
+            size=self.diameter_pixels or self.diameter.value() / pixel,
+            pen=pens,
+            brush=None,
         )
 
     def finish(self) -> None:
@@ -360,7 +369,9 @@ class MicrographWindow(QWidget):
     def step(self, by: int) -> None:
         """Go to the next (or previous) micrograph."""
         row = min(max(self.panel.current + by, 0), self.panel.list.topLevelItemCount() - 1)
-        self.panel.list.setCurrentItem(self.panel.list.topLevelItem(row))
+        item = self.panel.list.topLevelItem(row)
+        if item is not None:
+            self.panel.list.setCurrentItem(item)
 
     def finish(self) -> None:
         """Wait until the micrograph is drawn."""

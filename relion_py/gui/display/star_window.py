@@ -116,7 +116,7 @@ class StarWindow(QWidget):
         self.plot: Any = None
         self.status = QLabel(str(path))
         self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.x, self.y = QComboBox(), QComboBox()
+        self.against, self.column = QComboBox(), QComboBox()
         self.images_button = QPushButton("Show images")
         self.images_button.clicked.connect(self.show_images)
         self._lay_out()
@@ -135,12 +135,12 @@ class StarWindow(QWidget):
         line = QHBoxLayout()
         line.addWidget(self.filter, 1)
         line.addWidget(QLabel("plot"))
-        for combo in (self.y, self.x):
+        for combo in (self.column, self.against):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             combo.setMinimumContentsLength(14)
-        line.addWidget(self.y)
+        line.addWidget(self.column)
         line.addWidget(QLabel("against"))
-        line.addWidget(self.x)
+        line.addWidget(self.against)
         line.addWidget(self.images_button)
         box.addLayout(line)
         self.splitter = QSplitter(Qt.Orientation.Vertical)
@@ -155,8 +155,8 @@ class StarWindow(QWidget):
         whole.addWidget(outer, 1)
         whole.addWidget(self.status)
         self.resize(1040, 660)
-        self.x.activated.connect(self.draw_plot)
-        self.y.activated.connect(self.draw_plot)
+        self.against.activated.connect(self.draw_plot)
+        self.column.activated.connect(self.draw_plot)
 
     def show_block(self, row: int) -> None:
         """Show the block in that place of the list."""
@@ -180,9 +180,9 @@ class StarWindow(QWidget):
             header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
             header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
         numeric = [c for c in self.model.labels if table.loop and np.isfinite(floats(table, c)[:100]).any()]
-        for combo, first in ((self.x, "row"), (self.y, "nothing")):
+        for combo, first in ((self.against, "row"), (self.column, "nothing")):
             combo.clear()
-            combo.addItems([first, *(["histogram"] if combo is self.x else []), *numeric])
+            combo.addItems([first, *(["histogram"] if combo is self.against else []), *numeric])
             combo.setEnabled(bool(numeric))
         self.images_button.setVisible(self._has_images(table))
         self.filter.clear()
@@ -209,13 +209,13 @@ class StarWindow(QWidget):
 
     def draw_plot(self) -> None:
         """Plot the chosen columns below the table."""
-        if self.model is None or self.y.currentIndex() == 0:
+        if self.model is None or self.column.currentIndex() == 0:
             if self.plot is not None:
                 self.plot.hide()
             return
         from relion_py.gui.plots import ColumnPlot, HistogramPlot
 
-        label, against = self.y.currentText(), self.x.currentText()
+        label, against = self.column.currentText(), self.against.currentText()
         values = floats(self.model.table, label)
         if self.plot is not None:
             self.plot.setParent(None)

@@ -66,7 +66,7 @@ class _Reader(QRunnable):
         self.look, self.version = grid._look, grid._version
 
     def run(self) -> None:
-        while True:
+        while self.source is not None:
             try:
                 index = self.queue.popleft()
             except IndexError:
