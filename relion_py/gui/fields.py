@@ -25,6 +25,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from relion_py.gui import theme
 from relion_py.jobs.spec import Option
 
 ENTRY_WIDTH = 620  # an entry wider than this (pixels) is no easier to read
@@ -220,7 +221,6 @@ class Field(QObject):
         self.label = QLabel(option.label.strip(), parent)
         self.label.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.editor: QWidget = self._make_editor(parent)
-        self.editor.setObjectName(self.editor.objectName() or "entry")
         self.editor.setAccessibleName(option.label)
         self.label.setBuddy(self.editor)
         tip = _wrapped(option.help)
@@ -251,7 +251,7 @@ class Field(QObject):
             return number
         if kind == "choice":
             combo = QComboBox(parent)
-            combo.setObjectName("entry")
+            theme.dress_choice(combo)
             combo.addItems(list(self.option.choices))
             combo.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
             combo.installEventFilter(_wheel_guard(parent))

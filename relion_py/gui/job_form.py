@@ -34,6 +34,7 @@ class JobForm(QTabWidget):
         self._show_all_problems = False
         self._kept: dict[str, str] = {}  # values of keys that no tab shows
         self._filling = False
+        self._shared_labels: list[tuple[QLabel, list[Field]]] = []
         self._tab_of: dict[str, int] = {}
         self.setDocumentMode(False)
         self.tabBar().setExpanding(False)
@@ -94,6 +95,7 @@ class JobForm(QTabWidget):
             label = QLabel(shared.label.strip(), page)
             label.setToolTip(first.label.toolTip())
             label.setBuddy(first.editor)
+            self._shared_labels.append((label, fields))
             grid.addWidget(label, line, 0, right)
             together = QWidget(page)
             together.setMaximumWidth(first.editor.maximumWidth())
@@ -151,6 +153,8 @@ class JobForm(QTabWidget):
         values = self.values()
         for key, field in self.fields.items():
             field.set_enabled(self.spec.is_active(key, values, self.is_continue))
+        for label, fields in self._shared_labels:
+            label.setEnabled(any(field.is_enabled() for field in fields))
 
     # ---- problems ------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from relion_py.gui import dialogs, models
+from relion_py.gui import dialogs, models, theme
 from relion_py.gui.browse import NodeDialog, file_dialog, matching_nodes, path_in_project
 from relion_py.gui.job_actions import JobActions
 from relion_py.gui.job_form import JobForm
@@ -162,7 +162,7 @@ class MainWindow(QMainWindow):
         self.alias_line.setAccessibleName("Current job")
         self.alias_line.setMaximumWidth(420)
         self.display_choice = QComboBox(self)
-        self.display_choice.setObjectName("entry")
+        theme.dress_choice(self.display_choice)
         self.display_choice.setAccessibleName("Display")
         self.display_choice.setPlaceholderText("choose an input or output …")
         self.display_choice.setMaximumWidth(420)

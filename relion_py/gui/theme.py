@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QFont, QFontDatabase, QPalette
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QWidget
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,14 @@ def fixed_font() -> QFont:
     return font
 
 
+def dress_choice(box: QWidget) -> None:
+    """Give a choice the colour of an entry (a style sheet would take its arrow away)."""
+    palette = box.palette()
+    palette.setColor(QPalette.ColorGroup.Active, QPalette.ColorRole.Button, QColor(_current.entry))
+    palette.setColor(QPalette.ColorGroup.Inactive, QPalette.ColorRole.Button, QColor(_current.entry))
+    box.setPalette(palette)
+
+
 def _palette(theme: Theme) -> QPalette:
     palette = QPalette()
     role = QPalette.ColorRole
@@ -144,14 +152,13 @@ def _palette(theme: Theme) -> QPalette:
 
 def _style_sheet(t: Theme) -> str:
     return f"""
-    QLineEdit, QComboBox#entry {{
+    QLineEdit {{
         background: {t.entry}; color: {t.text}; border: 1px solid {t.line}; border-radius: 3px;
         padding: 1px 4px; selection-background-color: {t.selection}; selection-color: {t.selection_text};
     }}
-    QLineEdit:focus, QComboBox#entry:focus {{ border: 1px solid {t.run}; }}
-    QLineEdit:disabled, QComboBox#entry:disabled {{ background: {t.entry_off}; color: {t.text_off}; }}
-    QLineEdit[problem="true"], QComboBox#entry[problem="true"] {{ border: 2px solid {t.error}; }}
-    QComboBox#entry QAbstractItemView {{ background: {t.panel}; color: {t.text}; }}
+    QLineEdit:focus {{ border: 1px solid {t.run}; }}
+    QLineEdit:disabled {{ background: {t.entry_off}; color: {t.text_off}; }}
+    QLineEdit[problem="true"] {{ border: 2px solid {t.error}; }}
     QPushButton#plain, QToolButton#plain {{
         background: {t.button}; color: {t.button_text}; border: 1px solid {t.line}; border-radius: 4px;
         padding: 2px 9px;
