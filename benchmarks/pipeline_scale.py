@@ -2,6 +2,8 @@
 
     python benchmarks/pipeline_scale.py [JOBS]        (2000 jobs with three nodes each, unless told otherwise)
 
+CCPEM_PYTHON names a Python that has ccpem-pipeliner, if it is not this one.
+
 Prints a table. Each change is timed to the moment when it is on the disc (fsync and rename done).
 """
 
@@ -94,7 +96,10 @@ def measure(root: Path, jobs: int) -> list[tuple[str, float]]:
 def measure_ccpem(root: Path) -> list[tuple[str, float]]:
     """(what, seconds) for ccpem-pipeliner; empty if it is not installed."""
     answer = subprocess.run(
-        [sys.executable, "-c", _CCPEM, str(root)], capture_output=True, text=True, check=False, env=os.environ
+        [os.environ.get("CCPEM_PYTHON", sys.executable), "-c", _CCPEM, str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if answer.returncode != 0:
         return []

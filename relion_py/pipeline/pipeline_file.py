@@ -146,13 +146,29 @@ def read(path: Path) -> Graph:
 def parse(text: str, where: str = PIPELINE_FILE) -> Graph:
     """The graph in the text of a pipeline file; `where` names it in messages. Raises DamagedPipeline."""
     try:
-        file = star.parse(text, where)
+        try:
+            file = star.parse(text, where)
+        except UserError:
+            file = star.parse(_with_all_depths(text), where)
         _require_whole(text, file, where)
         return _graph(file)
     except DamagedPipeline:
         raise
     except (UserError, ValueError, KeyError) as error:
         raise DamagedPipeline(f"{where} is damaged: {error}") from error
+
+
+def _with_all_depths(text: str) -> str:
+    """Node rows of programs that announce a column for the depth and leave it out, with the depth put in."""
+    head, label, rest = text.partition(f"_{_DEPTH} #3")
+    if not label or not head.rstrip().endswith("#2"):
+        return text
+    lines, beyond = [], False
+    for line in rest.splitlines(keepends=True):
+        beyond = beyond or line.startswith("data_")
+        whole = len(line.split()) == 2 and line.endswith("\n") and not line.startswith(("#", "_"))
+        lines.append(line if beyond or not whole else f"{line.rstrip()} 1 \n")
+    return head + label + "".join(lines)
 
 
 def _require_whole(text: str, file: star.StarFile, where: str) -> None:
