@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from relion_py.compute.cli.options.refine import FLAGS, refuse_unsupported
 from relion_py.compute.cli.parser import parse
-from relion_py.compute.cli.program import Job, run
+from relion_py.compute.cli.program import Job, ProgressBar, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.parallel.comm import abort_all_on_error
 from relion_py.compute.refine.options import RefineOptions
@@ -24,6 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     for library in ("OPENBLAS", "MKL", "OMP"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     return run(_refine, words, parallel=True)
+
+
+class _Quiet(Job):
+    """The same job without messages, for --verb 0; what goes wrong is told all the same."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def progress(self, total: int) -> ProgressBar:
+        """A bar that is not drawn."""
+        return ProgressBar(total, shown=False)
 
 
 def _refine(words: list[str], job: Job) -> None:
@@ -45,6 +56,8 @@ def _refine(words: list[str], job: Job) -> None:
     else:
         options = RefineOptions.from_args(arguments.values, arguments.command_line)
         table = ParticleSet.read(options.particles)
+    if options.verb == 0:
+        job = _Quiet(job.directory, job.comm)
     if job.leads:
         for note in check_run(options, table):
             job.say(f" {note}")
@@ -52,9 +65,7 @@ def _refine(words: list[str], job: Job) -> None:
     directory = os.path.dirname(options.output_root)
     if directory and not os.path.isdir(directory):
         raise UserError(f"The output directory {directory} does not exist; make it, or correct --o.")
-    refinement = (
-        start.new_run(options, job) if old is None else start.continued_run(options, old, job)
-    )
+    refinement = start.new_run(options, job) if old is None else start.continued_run(options, old, job)
     try:
         refinement.run()
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -11,6 +13,7 @@ from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 from small_project import ARGS
 
+import relion_py
 from relion_py.compute.cli.options.refine import FLAGS, NOT_IN_THIS_RELEASE, refuse_unsupported
 from relion_py.compute.cli.parser import parse
 from relion_py.compute.errors import UserError
@@ -50,6 +53,28 @@ def test_every_flag_is_honoured_or_refused_and_none_is_both() -> None:
     assert HONOURED_FLAGS | set(NOT_IN_THIS_RELEASE) == names
     assert not HONOURED_FLAGS & set(NOT_IN_THIS_RELEASE)
     assert len(names) == len(FLAGS) + 1
+
+
+def test_no_option_is_taken_and_then_ignored() -> None:
+    """Every field is read by the engine, directly or through a property of the options that it reads."""
+    names: set[str] = set()
+    for path in (Path(relion_py.__file__).parent / "compute").rglob("*.py"):
+        if path.name not in ("options.py", "model_star.py"):
+            tree = ast.walk(ast.parse(path.read_text()))
+            names |= {node.attr for node in tree if isinstance(node, ast.Attribute)}
+    for name, member in vars(RefineOptions).items():
+        code = getattr(member.fget if isinstance(member, property) else member, "__code__", None)
+        if name in names and code is not None:
+            names |= set(code.co_names)
+    said_otherwise = {
+        "auto_refine",  # a run without it is refused
+        "split_random_halves",  # likewise
+        "cpu",  # there is nothing else to compute on
+        "pipeline_control",  # read by cli/program.py before anything is parsed
+        "continue_from",  # read by cli/refine.py from the words
+        "command_line",  # for the head of _optimiser.star
+    }
+    assert {f.name for f in dataclasses.fields(RefineOptions)} - names <= said_otherwise
 
 
 def test_defaults_of_the_dataclass_are_those_of_the_table() -> None:
