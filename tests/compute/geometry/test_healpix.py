@@ -13,6 +13,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, direction, euler_to_matrix
 from relion_py.compute.geometry.healpix import Sampling, angular_step, next_perturbation, translations
 from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.io import star
 
 GROUPS = ["C1", "C2", "C3", "C4", "C7", "D1", "D2", "D3", "D7", "T", "O", "I", "I1", "I3", "I4"]
 
@@ -57,6 +58,21 @@ def test_directions_are_those_of_relions_sampling_files(path: Path) -> None:
         assert len(expected) <= len(ours) <= 1.11 * len(expected)
     else:
         np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+PROJECT = Path(__file__).parents[4] / "shared/data/real/bgal-10017-relion2-project/relion_dataset"
+
+
+@pytest.mark.skipif(not PROJECT.exists(), reason="the shared beta-galactosidase project is not here")
+def test_directions_of_a_refinement_in_the_wild() -> None:
+    """A real run's file at order 5, D2: the same 3,072 directions in the same order."""
+    tables = star.read(PROJECT / "Refine3D/job027/run_sampling.star")
+    general, listed = tables["sampling_general"], tables["sampling_directions"]
+    sampling = Sampling(int(general.value("rlnHealpixOrder")), symmetry=general.value("rlnSymmetryGroup"))
+    expected = direction(listed.floats("rlnAngleRot"), listed.floats("rlnAngleTilt"))
+    assert len(expected) == sampling.n_directions == 3072
+    np.testing.assert_allclose(direction(*sampling.directions()), expected, atol=1e-6)
+    assert sampling.psi_step == pytest.approx(float(general.value("rlnPsiStep")))
 
 
 def test_psi_steps() -> None:
