@@ -260,7 +260,14 @@ def _read_model(path: str, nr_optics_groups: int, with_references: bool) -> Mode
 
 
 def _number_of_optics_groups(data: str) -> int:
-    tables = star.read(data)
+    """Rows of data_optics; only the head of the file is read, for the particles can be very many."""
+    head: list[str] = []
+    with open(data, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            if line.startswith("data_") and line.split()[0] != "data_optics":
+                break
+            head.append(line)
+    tables = star.parse("".join(head), data)
     return len(tables["optics"]) if "optics" in tables else 1
 
 
