@@ -25,6 +25,8 @@ LOG_RANGE = 30.0
 """Weights below exp(-LOG_RANGE) of the largest are dropped; they cannot reach 0.1 % of a sum together."""
 BINS_PER_LOG = 64
 """Resolution of the histogram that finds the significance threshold: 1.6 % in the weight."""
+_SMALL_PRODUCT = 24
+"""Sums of fewer weights than this are added one by one; a call of BLAS would cost more."""
 _MINUS_INFINITY = np.float32(-np.inf)
 
 _OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "arcp", "nsz"}, "cache": True, "boundscheck": False}
@@ -448,6 +450,50 @@ def marginals(
 
 
 @njit(**_OPTIONS)
+def _gather_weights(weights, start, n_rows, columns, row_used, column_used, row_list, column_list, out):
+    """The rows and columns of a group's weights that are not all zero: their lists, and the dense block in `out`."""
+    row_used[:n_rows] = False
+    column_used[:columns] = False
+    for r in range(n_rows):
+        for c in range(columns):
+            if weights[start + r * columns + c] > 0.0:
+                row_used[r] = True
+                column_used[c] = True
+    n_used_rows, n_used_columns = 0, 0
+    for r in range(n_rows):
+        if row_used[r]:
+            row_list[n_used_rows] = r
+            n_used_rows += 1
+    for c in range(columns):
+        if column_used[c]:
+            column_list[n_used_columns] = c
+            n_used_columns += 1
+    block = out[: n_used_rows * n_used_columns].reshape(n_used_rows, n_used_columns)
+    for i in range(n_used_rows):
+        for j in range(n_used_columns):
+            block[i, j] = weights[start + row_list[i] * columns + column_list[j]]
+    return n_used_rows, n_used_columns
+
+
+@njit(**_OPTIONS)
+def _weighted_sums(block, table, rows, gathered, out):
+    """out (R, 2P) = block (R, C) times table[rows[:C]] (each 2P): as a matrix product unless that is too small."""
+    n_rows, n_columns = block.shape
+    if n_rows * n_columns < _SMALL_PRODUCT:
+        for i in range(n_rows):
+            target = out[i]
+            target[:] = 0.0
+            for j in range(n_columns):
+                w, source = block[i, j], table[rows[j]]
+                for p in range(target.shape[0]):
+                    target[p] += w * source[p]
+    else:
+        for j in range(n_columns):
+            gathered[j] = table[rows[j]]
+        np.dot(block, gathered[:n_columns], out[:n_rows])
+
+
+@njit(**_OPTIONS)
 def sum_groups(
     volumes, pad, r_max, kx, ky, shell, dir_mats, psi_table, block, particle, psi_start, psi_count, psi_idx,
     slot_first, slot_count, out_start, table_start, shifted, n_shifts, recon_row, recon, ctf2, weights,
@@ -459,87 +505,134 @@ def sum_groups(
     rows with weight: recon_row[row of shifted] is its index, or -1. shell (P,) the Fourier shell of each pixel.
     grids (K, Z, Y, X, 3): accumulators of numerator (re, im) and weight, this thread's own.
     Adds to signal[n, s] = sum w Re <CTF X / sigma2, P> and power[n, s] = sum w <CTF^2 / sigma2, |P|^2> of shell s
-    (ml_optimiser.cpp, storeWeightedSums; with all images of an orientation summed before the insertion).
+    (ml_optimiser.cpp, storeWeightedSums; here all images of an orientation are summed before the insertion).
     """
     n_pix, n_dir = kx.shape[0], dir_mats.shape[0]
-    n_dir_children, n_psi_children = dir_mats.shape[1], psi_table.shape[1]
-    n_children = n_dir_children * n_psi_children
+    n_children = dir_mats.shape[1] * psi_table.shape[1]
     slot_of_psi = np.full(psi_table.shape[0], -1, np.int32)
     psis = np.empty(psi_table.shape[0], np.int32)
-    used = np.zeros(psi_table.shape[0] * n_children, np.int32)
-    projection = np.empty((1, n_pix), np.complex64)
-    masked_sum = np.empty((n_pix, 2), np.float32)
-    numerator = np.empty((1, n_pix), np.complex64)
-    numerator_parts = numerator.view(np.float32).reshape(n_pix, 2)
-    denominator = np.empty((1, n_pix), np.float32)
-    matrix = np.empty((1, 3, 3), np.float32)
+    all_rows = psi_table.shape[0] * n_children
+    largest = 1
+    for g in range(first, last):
+        largest = max(largest, slot_count[g] * n_shifts)
+    rotations = np.empty((all_rows, 3, 3), np.float32)
+    row_place = np.full(all_rows, -1, np.int32)  # where a row of the block lies among those in use
+    row_used, row_list = np.empty(all_rows, np.bool_), np.empty(all_rows, np.int32)
+    column_used, column_list = np.empty(largest, np.bool_), np.empty(largest, np.int32)
+    table_rows = np.empty(largest, np.int64)
+    gathered = np.empty((largest, 2 * n_pix), np.float32)
+    dense = np.empty(64, np.float32)
+    masked_sums = np.empty((1, 2 * n_pix), np.float32)
+    plain_sums = np.empty((1, 2 * n_pix), np.float32)
+    capacity = 0
+    used_rotations = np.empty((0, 3, 3), np.float32)
+    rows = np.empty((0, n_pix), np.complex64)
+    numerators = np.empty((0, n_pix), np.complex64)
+    denominators = np.empty((0, n_pix), np.float32)
+    signal_sum, power_sum = np.empty(n_pix, np.float32), np.empty(n_pix, np.float32)
+    shifted_rows = shifted.reshape(shifted.shape[0], 2 * n_pix)
+    recon_rows = recon.reshape(recon.shape[0], 2 * n_pix)
     g = first
     while g < last:
         h = _end_of_block(block, g, last)
         n_psi = _slots_of_block(g, h, psi_start, psi_count, psi_idx, slot_of_psi, psis)
         k, d = block[g] // n_dir, block[g] % n_dir
-        # which rows have weight at all
-        for gg in range(g, h):
-            columns = slot_count[gg] * n_shifts
-            for i in range(psi_count[gg]):
-                slot = slot_of_psi[psi_idx[psi_start[gg] + i]]
-                for c in range(n_children):
-                    at = out_start[gg] + (i * n_children + c) * columns
-                    for j in range(columns):
-                        if weights[at + j] > 0.0:
-                            used[slot * n_children + c] = 1
-                            break
-        for row in range(n_psi * n_children):
-            if used[row] == 0:
-                continue
-            used[row] = 0
-            slot, child = row // n_children, row % n_children
-            q, c, s = psis[slot], child // n_psi_children, child % n_psi_children
-            _turn(dir_mats[d, c], psi_table[q, s, 0], psi_table[q, s, 1], matrix[0])
-            project(volumes[k], matrix, kx, ky, pad, r_max, projection)
-            numerator_parts[:] = 0.0
-            denominator[:] = 0.0
+        n_used = _rows_in_use(
+            g, h, psi_start, psi_count, psi_idx, slot_count, out_start, n_shifts, n_children, slot_of_psi, weights,
+            row_place, n_psi * n_children,
+        )  # fmt: skip
+        if n_used > capacity:
+            capacity = n_used
+            used_rotations = np.empty((capacity, 3, 3), np.float32)
+            rows = np.empty((capacity, n_pix), np.complex64)
+            numerators = np.empty((capacity, n_pix), np.complex64)
+            denominators = np.empty((capacity, n_pix), np.float32)
+        if n_used > 0:
+            block_rotations(dir_mats[d], psi_table, psis, n_psi, rotations)
+            for r in range(n_psi * n_children):
+                if row_place[r] >= 0:
+                    used_rotations[row_place[r]] = rotations[r]
+            project(volumes[k], used_rotations[:n_used], kx, ky, pad, r_max, rows[:n_used])
+            numerators[:n_used] = 0.0
+            denominators[:n_used] = 0.0
+            flat_rows, flat_numerators = rows.view(np.float32), numerators.view(np.float32)
             for gg in range(g, h):
-                i = _find(psi_idx, psi_start[gg], psi_count[gg], q)
-                if i < 0:
-                    continue
                 n = particle[gg]
                 columns = slot_count[gg] * n_shifts
-                at = out_start[gg] + (i * n_children + child) * columns
+                n_rows = psi_count[gg] * n_children
+                if n_rows * columns > dense.shape[0]:
+                    dense = np.empty(n_rows * columns, np.float32)
+                r_used, c_used = _gather_weights(
+                    weights, out_start[gg], n_rows, columns, row_used, column_used, row_list, column_list, dense
+                )
+                if r_used == 0:
+                    continue
+                if r_used > masked_sums.shape[0]:
+                    masked_sums = np.empty((r_used, 2 * n_pix), np.float32)
+                    plain_sums = np.empty((r_used, 2 * n_pix), np.float32)
+                weight_block = dense[: r_used * c_used].reshape(r_used, c_used)
                 start = table_start[n] + slot_first[gg] * n_shifts
-                sum_weight = np.float32(0.0)
-                for j in range(columns):
-                    w = weights[at + j]
-                    if w > 0.0:
-                        if sum_weight == 0.0:
-                            masked_sum[:] = 0.0
-                        sum_weight += w
-                        y, z = shifted[start + j], recon[recon_row[start + j]]
-                        for p in range(n_pix):
-                            masked_sum[p, 0] += w * y[p, 0]
-                            masked_sum[p, 1] += w * y[p, 1]
-                            numerator_parts[p, 0] += w * z[p, 0]
-                            numerator_parts[p, 1] += w * z[p, 1]
-                if sum_weight > 0.0:
-                    for p in range(n_pix):
-                        denominator[0, p] += sum_weight * ctf2[n, p]
-                        re, im = projection[0, p].real, projection[0, p].imag
-                        signal[n, shell[p]] += re * masked_sum[p, 0] + im * masked_sum[p, 1]
-                        power[n, shell[p]] += sum_weight * ctf2[n, p] * (re * re + im * im)
-            insert(grids[k], numerator, denominator, matrix, kx, ky, pad, r_max)
+                for j in range(c_used):
+                    table_rows[j] = start + column_list[j]
+                _weighted_sums(weight_block, shifted_rows, table_rows, gathered, masked_sums)
+                for j in range(c_used):
+                    table_rows[j] = recon_row[start + column_list[j]]
+                _weighted_sums(weight_block, recon_rows, table_rows, gathered, plain_sums)
+                signal_sum[:] = 0.0
+                power_sum[:] = 0.0
+                for i in range(r_used):
+                    angle = psi_idx[psi_start[gg] + row_list[i] // n_children]
+                    place = row_place[slot_of_psi[angle] * n_children + row_list[i] % n_children]
+                    weight = np.float32(0.0)
+                    for j in range(c_used):
+                        weight += weight_block[i, j]
+                    _add_row(
+                        weight, flat_rows[place], masked_sums[i], plain_sums[i], ctf2[n], flat_numerators[place],
+                        denominators[place], signal_sum, power_sum,
+                    )  # fmt: skip
+                for p in range(n_pix):
+                    signal[n, shell[p]] += signal_sum[p]
+                    power[n, shell[p]] += power_sum[p] * ctf2[n, p]
+            insert(
+                grids[k], numerators[:n_used], denominators[:n_used], used_rotations[:n_used], kx, ky, pad, r_max
+            )
         for i in range(n_psi):
             slot_of_psi[psis[i]] = -1
         g = h
 
 
 @njit(**_OPTIONS)
-def _find(psi_idx, start, count, q):
-    """Position of angle q among a group's ascending angles, or -1."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if psi_idx[start + middle] < q:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < count and psi_idx[start + low] == q else -1
+def _rows_in_use(
+    first, last, psi_start, psi_count, psi_idx, slot_count, out_start, n_shifts, n_children, slot_of_psi, weights,
+    row_place, n_rows,
+):  # fmt: skip
+    """Numbers the rows (oversampled orientations) of a block that have weight in any of its groups."""
+    row_place[:n_rows] = -1
+    for g in range(first, last):
+        columns = slot_count[g] * n_shifts
+        for i in range(psi_count[g]):
+            slot = slot_of_psi[psi_idx[psi_start[g] + i]]
+            for c in range(n_children):
+                at = out_start[g] + (i * n_children + c) * columns
+                for j in range(columns):
+                    if weights[at + j] > 0.0:
+                        row_place[slot * n_children + c] = 0
+                        break
+    n_used = 0
+    for r in range(n_rows):
+        if row_place[r] == 0:
+            row_place[r] = n_used
+            n_used += 1
+    return n_used
+
+
+@njit(**_OPTIONS)
+def _add_row(weight, row, masked_sum, plain_sum, ctf2, numerator, denominator, signal_sum, power_sum):
+    """Adds one particle's share of one orientation: all arguments but `weight` are over pixels (or re, im pairs)."""
+    for p in range(numerator.shape[0]):
+        numerator[p] += plain_sum[p]
+    for p in range(denominator.shape[0]):
+        denominator[p] += weight * ctf2[p]
+        re, im = row[2 * p], row[2 * p + 1]
+        signal_sum[p] += re * masked_sum[2 * p] + im * masked_sum[2 * p + 1]
+        power_sum[p] += weight * (re * re + im * im)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from relion_py.compute.backend import estep_numba as kernels
 from relion_py.compute.backend.cpu import CpuBackend
-from relion_py.compute.refine.images import PreparedImages
+from relion_py.compute.refine.clock import Stopwatch
+from relion_py.compute.refine.images import DiscPixels, PreparedImages
 from relion_py.compute.refine.sampling import Groups, LocalSearch, SamplingTables
 
 MIB = 1 << 20
@@ -150,11 +151,13 @@ class Expectation:
         inv_sigma2: NDArray[np.float32],
         sums: WeightedSums,
         local: LocalSearch | None = None,
+        clock: Stopwatch | None = None,
     ) -> None:
         self.backend, self.settings = backend, settings
         self.volumes, self.pad, self.r_max = volumes, np.float32(pad), np.float32(r_max_padded)
         self.sampling, self.log_pdf, self.inv_sigma2 = sampling, log_pdf, inv_sigma2
         self.sums, self.local = sums, local
+        self.clock = clock or Stopwatch()
         # one accumulator per thread; the first is the sum itself
         self._grids = [sums.grids] + [np.zeros_like(sums.grids) for _ in range(backend.threads - 1)]
 
@@ -181,8 +184,10 @@ class Expectation:
             np.zeros(n), np.ones(n), np.zeros(n, np.bool_),
         )  # fmt: skip
         coarse = self._score_coarse(images)
+        self.clock.lap("coarse")
         fine, trans_used, threshold = self._select(coarse, n, best)
         del coarse
+        self.clock.lap("selection")
         for members, groups, mask, mask_start in self._fine_batches(fine, trans_used, threshold, images):
             self._fine_pass(images, members, groups, mask, mask_start, trans_used, best)
         self._finish_particles(images, best)
@@ -194,11 +199,19 @@ class Expectation:
         """CTF X / sigma2 (N, P) complex64 and CTF^2 / sigma2 (N, P) float32, without sigma2 when correlating."""
         pixels = images.coarse if coarse else images.fine
         take = images.coarse_in_fine if coarse else slice(None)
-        ctf = images.ctf[:, take]
+        # indexing along an axis gives arrays in column order; kernels want rows
+        ctf = np.ascontiguousarray(images.ctf[:, take])
+        masked = np.ascontiguousarray(images.masked[:, take])
         if self.settings.correlate:
-            return np.ascontiguousarray(images.masked[:, take] * ctf), np.ascontiguousarray(ctf * ctf)
-        weight = self.inv_sigma2[images.optics][:, pixels.shell]
-        return images.masked[:, take] * (ctf * weight), ctf * ctf * weight
+            return masked * ctf, ctf * ctf
+        return self._times_ctf(masked, ctf, images.optics, pixels)
+
+    def _times_ctf(
+        self, transforms: NDArray, ctf: NDArray, optics: NDArray, pixels: DiscPixels
+    ) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
+        """CTF X / sigma2 and CTF^2 / sigma2, both (N, P) in row order."""
+        weight = ctf * np.ascontiguousarray(self.inv_sigma2[:, pixels.shell])[optics]
+        return transforms * weight, ctf * weight
 
     def _shift_prior(self, images: PreparedImages) -> NDArray[np.float32]:
         """(N, T) log of the Gaussian prior on offsets, normalised to mean 1 over the shifts as in the reference."""
@@ -209,10 +222,10 @@ class Expectation:
         return (log_prior - mean).astype(np.float32)
 
     def _shift_table(
-        self, weighted: NDArray[np.complex64], rows: NDArray, shift_a: NDArray, pixels: object
+        self, weighted: NDArray[np.complex64], rows: NDArray, shift_a: NDArray, pixels: DiscPixels
     ) -> NDArray[np.float32]:
         """weighted[rows] shifted by shift_a (R, 2) A -> (R, P, 2) float32."""
-        kx, ky = pixels.kx, pixels.ky  # type: ignore[attr-defined]
+        kx, ky = pixels.kx, pixels.ky
         out = np.empty((len(rows), len(kx), 2), np.float32)
         source = np.ascontiguousarray(weighted).view(np.float32).reshape(*weighted.shape, 2)
         shift = shift_a / self.settings.pixel_size
@@ -269,11 +282,11 @@ class Expectation:
         return _Coarse(scores, group_ptr, groups.out_start, t, groups)
 
     def _score(
-        self, groups: Groups, pixels: object, dir_mats: NDArray, psi_table: NDArray, slot_prior: NDArray,
+        self, groups: Groups, pixels: DiscPixels, dir_mats: NDArray, psi_table: NDArray, slot_prior: NDArray,
         table_start: NDArray, shifted: NDArray, n_shifts: int, ctf2: NDArray, out: NDArray,
     ) -> None:  # fmt: skip
         g = groups
-        kx, ky = pixels.kx, pixels.ky  # type: ignore[attr-defined]
+        kx, ky = pixels.kx, pixels.ky
 
         def work(a: int, b: int) -> None:
             kernels.score_groups(
@@ -392,6 +405,7 @@ class Expectation:
         self._score(
             by_block, batch.fine, tables.fine_mats, tables.fine_psi, slot_prior, table_start, shifted, v, ctf2, scores,
         )  # fmt: skip
+        self.clock.lap("fine")
         group_ptr = np.searchsorted(groups.particle, np.arange(n + 1)).astype(np.int64)
         chosen = _Best.zeros(n)
         self._weigh(groups, group_ptr, scores, mask, mask_start, chosen)
@@ -401,8 +415,9 @@ class Expectation:
             scores, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count, groups.out_start,
             tables.rot_children, v, table_start, row_weight, block_weight, 0, n,
         )  # fmt: skip
+        self.clock.lap("weights")
         if self.settings.correlate:  # the noise-weighted images after all, for the back-projection
-            weighted, ctf2 = self._noise_weighted(batch)
+            weighted, ctf2 = self._times_ctf(batch.masked, batch.ctf, batch.optics, batch.fine)
             shifted = self._shift_table(weighted, rows, shift, batch.fine)
         signal, power = self._sum(
             batch, by_block, scores, table_start, shifted, ctf2, rows, shift, row_weight
@@ -411,10 +426,7 @@ class Expectation:
         self._keep(
             batch, members, groups, chosen, scores, table_start, rows, shift, row_weight, signal, power, best
         )
-
-    def _noise_weighted(self, batch: PreparedImages) -> tuple[NDArray, NDArray]:
-        weight = self.inv_sigma2[batch.optics][:, batch.fine.shell]
-        return batch.masked * (batch.ctf * weight), batch.ctf * batch.ctf * weight
+        self.clock.lap("sums")
 
     def _weigh(
         self,
@@ -445,8 +457,8 @@ class Expectation:
         used = np.nonzero(row_weight > 0)[0]
         recon_row = np.full(len(row_weight), -1, np.int64)
         recon_row[used] = np.arange(len(used))
-        weight = self.inv_sigma2[batch.optics][:, pixels.shell]
-        recon = self._shift_table(batch.unmasked * (batch.ctf * weight), rows[used], shift[used], pixels)
+        unmasked, _ = self._times_ctf(batch.unmasked, batch.ctf, batch.optics, pixels)
+        recon = self._shift_table(unmasked, rows[used], shift[used], pixels)
         threads = self.backend.threads
         signal = np.zeros((threads, len(batch), batch.shells))
         power = np.zeros_like(signal)

@@ -6,10 +6,9 @@ so that no rank idles and any number of ranks will do. Source: ml_optimiser_mpi.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -26,6 +25,7 @@ from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import convergence, outputs, source
 from relion_py.compute.refine.accuracy import expected_errors
 from relion_py.compute.refine.backprojector import BackProjector
+from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.expectation import Assignments, Expectation, ExpectationSettings, WeightedSums
 from relion_py.compute.refine.halves import Halves
@@ -64,23 +64,6 @@ class Host(Protocol):
 
     def progress(self, total: int) -> AbstractContextManager[Progress]:
         """A progress bar of `total` pieces."""
-
-
-@dataclass
-class Stopwatch:
-    """Seconds spent in each stage of an iteration."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = field(default_factory=time.perf_counter)
-
-    def lap(self, stage: str) -> None:
-        """Adds the time since the last lap to `stage`."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-
-    def __str__(self) -> str:
-        return ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items())
 
 
 @dataclass
@@ -295,7 +278,6 @@ class Refinement:
                     found.append((index, step.run(prepared)))
                     done += len(index)
                     bar.update(done)
-                    self.clock.lap("scores")
                 step.finish()
                 del step
                 self._gather(found)
@@ -355,6 +337,7 @@ class Refinement:
             self._inverse_noise(model),
             weighted,
             local,
+            self.clock,
         )
         return step, weighted
 

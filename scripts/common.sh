@@ -1,0 +1,74 @@
+# Shared by the scripts: a virtual environment with the package in it, and the system libraries that Qt needs.
+# Sourced with the working directory at the root of the checkout.
+
+VENV="${RELION_PY_VENV:-.venv}"
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() { say "$*"; exit 1; }
+
+# Run as root: directly, or with a sudo that asks nothing.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then sudo -n "$@"
+  else return 1
+  fi
+}
+
+# Install Debian packages, or name the one command that does.
+need_debian() {
+  command -v apt-get >/dev/null || die "Please install with your system's package manager: $*"
+  say "Installing system packages: $*"
+  if ! { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >/dev/null
+  then die "Some system libraries are missing. Run this once, then start again:  sudo apt-get install -y $*"
+  fi
+}
+
+find_python() {
+  local candidate
+  for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
+    [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
+    "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { printf '%s' "$candidate"; return; }
+  done
+  die "Python 3.11 or newer is needed; none was found on the PATH."
+}
+
+# make_venv EXTRAS: the environment with the package and its extras; quick when nothing has changed.
+make_venv() {
+  local python stamp mark
+  python=$(find_python)
+  if [ ! -x "$VENV/bin/python" ]; then
+    say "Making the virtual environment $VENV ..."
+    "$python" -c 'import ensurepip' 2>/dev/null || need_debian "$(basename "$python")-venv"
+    "$python" -m venv "$VENV" || die "The virtual environment $VENV could not be made."
+  fi
+  stamp="$1 $(cksum <pyproject.toml)"
+  mark="$VENV/.relion_py_$(printf '%s' "$1" | tr ',' '_')"
+  if [ "$(cat "$mark" 2>/dev/null)" != "$stamp" ]; then
+    say "Installing relion_py and what it needs (some minutes the first time) ..."
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$1]" \
+      || die "The installation failed; the lines above say why."
+    printf '%s' "$stamp" >"$mark"
+  fi
+  PATH="$PWD/$VENV/bin:$PATH"
+  export PATH
+}
+
+# What Qt's window needs on a bare Debian or Ubuntu, when something is missing.
+QT_PACKAGES="libegl1 libgl1 libdbus-1-3 libfontconfig1 libglib2.0-0 libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0
+  libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0
+  libxcb-xkb1 fonts-dejavu-core"
+
+# need_qt offscreen|xcb: the libraries that Qt's platform plugin misses are installed.
+need_qt() {
+  "$VENV/bin/python" - "$1" <<'PY' || need_debian $QT_PACKAGES
+import ctypes, pathlib, sys
+import PySide6
+plugins = pathlib.Path(PySide6.__file__).parent / "Qt/plugins/platforms"
+try:
+    import PySide6.QtWidgets
+    ctypes.CDLL(str(plugins / f"libq{sys.argv[1]}.so"))
+except (ImportError, OSError):
+    sys.exit(1)
+PY
+}
