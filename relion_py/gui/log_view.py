@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QAbstractListModel, QModelIndex, QObject, QPersistentModelIndex, Qt, QTimer, Signal
+from PySide6.QtCore import QObject, Qt, QTimer, Signal
 from PySide6.QtGui import QGuiApplication, QKeySequence, QMouseEvent, QShortcut, QTextCursor
 from PySide6.QtWidgets import (
-    QAbstractItemView,
     QHBoxLayout,
     QLabel,
     QLineEdit,
-    QListView,
     QPlainTextEdit,
     QPushButton,
     QVBoxLayout,
@@ -22,6 +20,7 @@ from PySide6.QtWidgets import (
 )
 
 from relion_py.gui import theme
+from relion_py.gui.line_area import LineArea
 from relion_py.gui.log_tail import LineFile, LogChange, LogTail
 
 LINES_KEPT = 1500
@@ -125,33 +124,6 @@ class LogView(QPlainTextEdit):
         event.accept()
 
 
-class _LineModel(QAbstractListModel):
-    """The lines of a file as a list; only those on screen are read."""
-
-    def __init__(self, lines: LineFile, parent: QObject) -> None:
-        super().__init__(parent)
-        self._lines = lines
-        self._count = 0
-
-    def follow(self) -> None:
-        """Take notice of lines that were indexed since."""
-        count = len(self._lines)
-        if count > self._count:
-            self.beginInsertRows(QModelIndex(), self._count, count - 1)
-            self._count = count
-            self.endInsertRows()
-
-    def rowCount(self, parent: QModelIndex | QPersistentModelIndex = QModelIndex()) -> int:  # noqa: B008
-        return 0 if parent.isValid() else self._count
-
-    def data(
-        self, index: QModelIndex | QPersistentModelIndex, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
-        if role == Qt.ItemDataRole.DisplayRole:
-            return self._lines.line(index.row())
-        return None
-
-
 class LogWindow(QWidget):
     """All of a log, however long, with search; follows the file while it grows."""
 
@@ -166,15 +138,7 @@ class LogWindow(QWidget):
         self._working = False
         self._next: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
         self._told.connect(self._answer)
-        self.view = QListView(self)
-        self.view.setUniformItemSizes(True)
-        self.view.setFont(theme.fixed_font())
-        self.view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        self.view.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        self.model = _LineModel(self.lines, self)
-        self.view.setModel(self.model)
-        if error:
-            self.view.setStyleSheet(f"color: {theme.current().error}")
+        self.view = LineArea(self.lines.line, theme.current().error if error else "", self)
         self.search = QLineEdit(self)
         self.search.setPlaceholderText("Search (Enter: next, Shift+Enter: previous)")
         self.search.setClearButtonEnabled(True)
@@ -195,7 +159,6 @@ class LogWindow(QWidget):
             lambda: self.find(bool(QGuiApplication.keyboardModifiers() & Qt.KeyboardModifier.ShiftModifier))
         )
         QShortcut(QKeySequence.StandardKey.Find, self, self.search.setFocus)
-        QShortcut(QKeySequence.StandardKey.Copy, self.view, self.copy_selected)
         QShortcut(QKeySequence("Ctrl+W"), self, self.close)
         self._first = True
         self._timer = QTimer(self)
@@ -234,20 +197,19 @@ class LogWindow(QWidget):
     def _scanned(self, grew: bool) -> None:
         if not grew:
             return
-        bar = self.view.verticalScrollBar()
-        at_end = self._first or bar.value() >= bar.maximum()
+        at_end = self._first or self.view.is_at_end()
         self._first = False
-        self.model.follow()
+        self.view.set_count(len(self.lines))
         self.count_label.setText(f"{len(self.lines):,} lines")
         if at_end:
-            self.view.scrollToBottom()
+            self.view.scroll_to_end()
 
     def find(self, backwards: bool = False) -> None:
         """Go to the next (previous) line that holds the text, round the end of the file if need be."""
         text = self.search.text()
         if not text or not len(self.lines):
             return
-        here = self.view.currentIndex().row()
+        here = self.view.current
         start = here - 1 if backwards else here + 1
 
         def work() -> int:
@@ -262,13 +224,6 @@ class LogWindow(QWidget):
         if row < 0:
             self.count_label.setText("not found")
             return
-        self.model.follow()
-        index = self.model.index(row)
-        self.view.setCurrentIndex(index)
-        self.view.scrollTo(index, QAbstractItemView.ScrollHint.PositionAtCenter)
+        self.view.set_count(len(self.lines))
+        self.view.go_to(row)
         self.count_label.setText(f"line {row + 1:,} of {len(self.lines):,}")
-
-    def copy_selected(self) -> None:
-        """Put the selected lines on the clipboard."""
-        rows = sorted(index.row() for index in self.view.selectionModel().selectedIndexes())
-        QGuiApplication.clipboard().setText("\n".join(self.lines.line(row) for row in rows))

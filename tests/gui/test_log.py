@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QApplication
 from window_driver import wait_until
 
 from relion_py.gui.log_tail import TAIL_BYTES, LineFile, LogTail, visible
@@ -87,16 +88,18 @@ def test_all_of_200_mb_can_be_read_and_searched(qtbot, large_log: Path) -> None:
     qtbot.addWidget(window)
     window.show()
     wait_until(qtbot, lambda: len(window.lines) > 2_000_000, timeout=30_000)
-    wait_until(qtbot, lambda: window.model.rowCount() == len(window.lines))
+    wait_until(qtbot, lambda: window.view.count == len(window.lines))
     assert "009999" in window.lines.line(len(window.lines) - 1), "the end is there"
     start = time.perf_counter()
     window.view.grab()
     assert time.perf_counter() - start < 0.5, "drawing reads only the lines on screen"
-    window.view.setCurrentIndex(window.model.index(0))
+    window.view.go_to(0)
     qtbot.keyClicks(window.search, "needle")
     qtbot.keyClick(window.search, Qt.Key.Key_Return)
-    wait_until(qtbot, lambda: window.view.currentIndex().data() == "the Needle in the middle", timeout=30_000)
-    assert window.view.currentIndex().row() == 1_000_000
+    wait_until(qtbot, lambda: window.view.current == 1_000_000, timeout=30_000)
+    assert window.lines.line(1_000_000) == "the Needle in the middle"
+    window.view.copy()
+    assert QApplication.clipboard().text() == "the Needle in the middle"
     window.close()
 
 
