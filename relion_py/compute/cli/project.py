@@ -1,0 +1,154 @@
+"""relion_project: projections of a map, one by its angles or many by a STAR file.
+
+Facts: RELION 5, apps/project.cpp.
+"""
+
+from __future__ import annotations
+
+import sys
+from math import ceil
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.cli.options.project import FLAGS, REFUSED
+from relion_py.compute.cli.parser import Arguments, parse
+from relion_py.compute.cli.program import Job, run
+from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.euler import euler_to_matrix
+from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.fourier import disc_pixels, phase_shift, real_image, scatter
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import StackWriter, read_map, write_map
+from relion_py.compute.io.particles import ParticleTable
+from relion_py.compute.io.star import StarFile, Table
+from relion_py.compute.refine.projector import FourierReference
+
+_BATCH = 200
+
+
+def main() -> NoReturn:
+    """The program."""
+    sys.exit(run(_main))
+
+
+def _main(argv: list[str], job: Job) -> None:
+    args = parse(FLAGS, argv, "relion_project", "Projects a map.")
+    refused = [name for name in REFUSED if name in args.given]
+    if refused:
+        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    volume, angpix = read_map(args.text("--i"))
+    if len(set(volume.shape)) != 1:
+        raise UserError(f"{args.text('--i')} is not a cube but {' x '.join(map(str, volume.shape[::-1]))}.")
+    if args.number("--angpix") > 0:
+        angpix = args.number("--angpix")
+    if angpix <= 0:
+        raise UserError(f"{args.text('--i')} does not tell its pixel size; give it with --angpix.")
+    if not 1 <= args.number("--pad") <= 8:
+        raise UserError("--pad must lie between 1 and 8.")
+    current_size = -1
+    if args.number("--maxres") > 0:
+        current_size = 2 * ceil(len(volume) * angpix / args.number("--maxres"))
+    reference = FourierReference.from_map(volume, current_size, args.number("--pad"))
+    if args.text("--ang") == "None":
+        _project_one(reference, angpix, args, job)
+    else:
+        _project_many(reference, angpix, args, job)
+
+
+def _project_one(reference: FourierReference, angpix: float, args: Arguments, job: Job) -> None:
+    if args.on("--ctf") or args.on("--ctf2"):
+        raise UserError("--ctf needs the defocus of each projection: give a STAR file with --ang.")
+    angles = np.array([[args.number(name)] for name in ("--rot", "--tilt", "--psi")])
+    shifts = np.array([[args.number("--xoff")], [args.number("--yoff")]])
+    name = args.text("--o") if args.text("--o").endswith((".mrc", ".mrcs")) else args.text("--o") + ".mrc"
+    write_map(name, project(reference, angles, shifts)[0], angpix, _dtype(args))
+    job.say(f" Done writing {name}")
+
+
+def _project_many(reference: FourierReference, angpix: float, args: Arguments, job: Job) -> None:
+    path, root = args.text("--ang"), args.text("--o")
+    poses = star.read(path)
+    table = _poses(poses, path)
+    columns = [table.floats(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")]
+    angles = np.stack(columns)
+    shifts = np.zeros((2, len(table)))
+    for axis, name in enumerate("XY"):
+        if f"rlnOrigin{name}Angst" in table:
+            shifts[axis] = table.floats(f"rlnOrigin{name}Angst") / angpix
+    params = _ctf_params(poses) if args.on("--ctf") or args.on("--ctf2") else None
+    with (
+        StackWriter(f"{root}.mrcs", (reference.box,) * 2, angpix, _dtype(args)) as writer,
+        job.progress(len(table)) as bar,
+    ):
+        for start in range(0, len(table), _BATCH):
+            job.check_abort()
+            rows = slice(start, min(start + _BATCH, len(table)))
+            ctf = None if params is None else _ctf(params[rows], reference, angpix, args)
+            writer.append(project(reference, angles[:, rows], shifts[:, rows], ctf))
+            bar.update(rows.stop)
+    table.set("rlnImageName", [f"{n + 1:06d}@{root}.mrcs" for n in range(len(table))])
+    star.write(f"{root}.star", poses)
+    job.say(f" Done writing {root}.mrcs and {root}.star")
+
+
+def project(
+    reference: FourierReference,
+    angles: NDArray[np.float64],
+    shifts: NDArray[np.float64],
+    ctf: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """Projections, float32 (N, box, box), origin at box // 2.
+
+    angles  rot, tilt, psi (3, N), degrees        shifts  origins x, y (2, N), pixels
+    ctf     (N, P) at `disc_pixels(r_max, include_dc=True)`
+    """
+    kx, ky = disc_pixels(reference.r_max, include_dc=True)
+    values = reference.project(euler_to_matrix(*angles), kx, ky)
+    values *= phase_shift(kx, ky, -shifts[0], -shifts[1], reference.box)
+    if ctf is not None:
+        values *= ctf
+    transform = scatter(values * np.float32(reference.box) ** 2, kx, ky, reference.box)
+    return real_image(transform, reference.box).astype(np.float32)
+
+
+def _ctf(
+    params: CtfParams, reference: FourierReference, angpix: float, args: Arguments
+) -> NDArray[np.float32]:
+    kx, ky = disc_pixels(reference.r_max, include_dc=True)
+    values = ctf_values(
+        params, kx, ky, reference.box, angpix,
+        absolute=args.on("--ctf_phase_flip"), intact_first_peak=args.on("--ctf_intact_first_peak"),
+    )  # fmt: skip
+    return values * values if args.on("--ctf2") else values
+
+
+def _ctf_params(poses: StarFile) -> CtfParams:
+    particles = ParticleTable(poses)
+    return CtfParams(
+        particles.floats("rlnDefocusU"),
+        particles.floats("rlnDefocusV"),
+        particles.floats("rlnDefocusAngle", 0.0),
+        voltage=particles.per_particle("voltage"),
+        cs=particles.per_particle("cs"),
+        q0=particles.per_particle("q0"),
+        phase_shift=particles.floats("rlnPhaseShift", 0.0),
+        bfactor=particles.floats("rlnCtfBfactor", 0.0),
+        scale=particles.floats("rlnCtfScalefactor", 1.0),
+    )
+
+
+def _poses(poses: StarFile, path: str) -> Table:
+    for table in poses.values():
+        if all(f"rlnAngle{name}" in table for name in ("Rot", "Tilt", "Psi")):
+            return table
+    raise UserError(f"{path} has no table with _rlnAngleRot, _rlnAngleTilt and _rlnAnglePsi.")
+
+
+def _dtype(args: Arguments) -> str:
+    return "float16" if args.on("--float16") else "float32"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The program relion_project beside RELION 5's own projections."""
+
+import contextlib
+import gzip
+import io
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from relion_py.compute.cli.program import run
+from relion_py.compute.cli.project import _main
+from relion_py.compute.io import star
+
+SHARED = Path(__file__).parents[4] / "shared"
+GOLDEN = SHARED / "golden" / "numeric" / "project"
+MAP = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027/run_class001.mrc.gz"
+INSIDE = np.hypot(*np.meshgrid(np.fft.fftfreq(100, 0.01), np.fft.fftfreq(100, 0.01))) < 49.0
+needs_golden = pytest.mark.skipif(
+    not (GOLDEN.exists() and MAP.exists()), reason="RELION 5's projections are not here"
+)
+
+
+def project(directory: Path, *arguments: str) -> tuple[int, str]:
+    err = io.StringIO()
+    with (
+        contextlib.chdir(directory),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(err),
+    ):
+        return run(_main, list(arguments)), err.getvalue()
+
+
+def read(path: Path) -> np.ndarray:
+    with mrcfile.open(path, permissive=True) as file:
+        return file.data.astype(np.float64)
+
+
+def unpack(source: Path, target: Path) -> Path:
+    target.write_bytes(gzip.decompress(source.read_bytes()))
+    return target
+
+
+@needs_golden
+@pytest.mark.parametrize(("flags", "name"), [("", "proj"), ("--ctf", "projctf")])
+def test_stack_of_relion_5(tmp_path: Path, flags: str, name: str) -> None:
+    unpack(MAP, tmp_path / "map.mrc")
+    (tmp_path / "ang.star").write_bytes((GOLDEN / "ang.star").read_bytes())
+    code, err = project(
+        tmp_path, "--i", "map.mrc", "--ang", "ang.star", "--o", "out", "--angpix", "3.54", *flags.split()
+    )
+    assert code == 0, err
+    expected = read(unpack(GOLDEN / f"{name}.mrcs.gz", tmp_path / "golden.mrcs"))
+    for ours, theirs in zip(read(tmp_path / "out.mrcs"), expected, strict=True):
+        # Pixels exactly on the rim, such as (30, 40), come and go with float32 rounding in RELION.
+        difference, power = (abs(np.fft.fft2(image)[INSIDE]) ** 2 for image in (ours - theirs, theirs))
+        assert np.sqrt(difference.sum() / power[1:].sum()) < 1e-5
+        assert np.sqrt(((ours - theirs) ** 2).mean()) < 2e-3 * theirs.std()
+    table = star.read(tmp_path / "out.star")["particles"]
+    assert table.strings("rlnImageName")[5] == "000006@out.mrcs"
+    assert table.floats("rlnAngleTilt")[5] == 133
+
+
+@needs_golden
+def test_one_projection_is_that_of_the_stack(tmp_path: Path) -> None:
+    unpack(MAP, tmp_path / "map.mrc")
+    expected = read(unpack(GOLDEN / "proj.mrcs.gz", tmp_path / "golden.mrcs"))[3]
+    code, err = project(
+        tmp_path, "--i", "map.mrc", "--o", "one.mrc", "--psi", "50", "--xoff", "1", "--yoff", "-2"
+    )
+    assert code == 0, err
+    image = read(tmp_path / "one.mrc").squeeze()
+    assert np.sqrt(((image - expected) ** 2).mean()) < 1e-3 * expected.std()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--i", "map.mrc", "--white_noise", "2"], "no noise is added"),
+        (["--i", "map.mrc", "--ctf"], "--ctf needs the defocus"),
+        (["--i", "flat.mrc"], "is not a cube"),
+        (["--i", "map.mrc", "--ang", "empty.star"], "has no table with"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    for name, shape in (("map.mrc", (16, 16, 16)), ("flat.mrc", (4, 16, 16))):
+        with mrcfile.new(tmp_path / name) as file:
+            file.set_data(np.ones(shape, np.float32))
+            file.voxel_size = 1.0
+    (tmp_path / "empty.star").write_text("data_\n\nloop_\n_rlnDefocusU #1\n1\n")
+    code, err = project(tmp_path, *arguments, "--o", "out")
+    assert code == 1
+    assert sentence in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("out*"))
