@@ -79,6 +79,7 @@ class ParticleSet:
     has_results: bool = False
     scratch: Scratch | None = None
     _images: NDArray[np.float32] | None = field(default=None, repr=False)
+    _in_memory: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False)
     _scratch_place: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
 
     @classmethod
@@ -205,13 +206,13 @@ class ParticleSet:
         return len(self) * self.box_size**2 * 4
 
     def preread(self, indices: Sequence[int] | IntArray | None = None) -> None:
-        """Read all images (or those of `indices`, for a rank that needs no others) into memory."""
+        """Read all images (or those of `indices`, a rank's share) into memory; others stay where they are."""
         wanted = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
         images = np.zeros((len(self), self.box_size, self.box_size), np.float32)  # pages untouched stay free
         for start in range(0, len(wanted), 1024):
             part = wanted[start : start + 1024]
             images[part] = self.read_images(part)
-        self._images = images
+        self._images, self._in_memory = images, np.isin(np.arange(len(self)), wanted)
 
     def read_images(self, indices: Sequence[int] | IntArray) -> NDArray[np.float32]:
         """Images (n, box, box), float32, of these particles in this order: from memory, scratch or stacks.
@@ -220,7 +221,11 @@ class ParticleSet:
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if self._images is not None:
-            return self._images[wanted]
+            images = self._images[wanted]
+            away = ~self._in_memory[wanted]
+            if away.any():
+                images[away] = self._square(self.table.read_images(wanted[away]), wanted[away])
+            return images
         if self.scratch is None:
             return self._square(self.table.read_images(wanted), wanted)
         images = np.empty((len(wanted), self.box_size, self.box_size), np.float32)

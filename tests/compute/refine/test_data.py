@@ -136,6 +136,11 @@ def test_images_are_the_same_from_stacks_memory_and_scratch(project: Path, parti
     np.testing.assert_array_equal(particles.read_images(wanted), expected)
 
 
+def test_a_rank_that_holds_its_share_reads_the_others_all_the_same(particles: ParticleSet) -> None:
+    particles.preread([2, 3, 5])
+    np.testing.assert_array_equal(particles.read_images([5, 7, 2, 0]), truth(particles, [5, 7, 2, 0]))
+
+
 def test_the_way_back_keeps_what_was_there_and_adds_what_the_reference_adds(particles: ParticleSet) -> None:
     particles.split_random_halves(1)
     particles.psi[:] = np.arange(N) / 3

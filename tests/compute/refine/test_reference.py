@@ -76,6 +76,7 @@ def test_reference_of_another_size_is_rescaled_on_request_and_said_so(tmp_path: 
     assert told == [] and same.shape == (64,) * 3
 
 
+@pytest.mark.filterwarnings("ignore:Data array contains NaN")  # of mrcfile, while the test writes it
 def test_reference_that_is_no_map_of_numbers_is_refused(tmp_path: Path) -> None:
     volume = gaussian(32, 2.5)
     volume[3, 3, 3] = np.nan
