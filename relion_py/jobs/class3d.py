@@ -35,6 +35,7 @@ from .common import (
 from .common import SAMPLING as ANGLES
 from .conditions import above, all_of, continuing, equals, filled, new_job, not_, off, on
 from .nodes import Node
+from .numeric import whole
 from .spec import (
     Arg,
     Command,
@@ -280,7 +281,7 @@ def result_nodes(context: JobContext) -> tuple[Node, ...]:
     return (
         Node(root + "_data.star", nodes.REFINE3D_PARTS),
         Node(root + "_optimiser.star", nodes.CLASS3D_OPT),
-        *class_maps(root, int(context.number("nr_classes")), nodes.CLASS3D_MAP),
+        *class_maps(root, whole(context.number("nr_classes")), nodes.CLASS3D_MAP),
     )
 
 

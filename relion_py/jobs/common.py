@@ -21,7 +21,7 @@ from .conditions import (
     that,
 )
 from .nodes import Node
-from .numeric import format_number
+from .numeric import format_number, whole
 from .spec import (
     Arg,
     CleanRule,
@@ -741,14 +741,17 @@ def executable(key: str) -> Callable[[JobContext], Words]:
 # Output nodes
 
 
-def iteration(number_text: float) -> str:
-    """ "_it025": the part of a name that says the iteration."""
-    return f"_it{int(number_text):03d}"
+def iteration(last: float) -> str:
+    """The part of a name that tells the iteration ("_it025"), "" where it is negative."""
+    return f"_it{whole(last):03d}" if whole(last) >= 0 else ""
 
 
 def class_maps(root: str, classes: int, node_type: str) -> tuple[Node, ...]:
-    """The maps of classes 1 to `classes` that relion_refine writes under a root name."""
-    return tuple(Node(f"{root}_class{k:03d}.mrc", node_type) for k in range(1, classes + 1))
+    """The maps of classes 1 to `classes` that relion_refine writes under a root name.
+
+    Nobody refines thousands of maps: a slip of the finger must not make a million nodes.
+    """
+    return tuple(Node(f"{root}_class{k:03d}.mrc", node_type) for k in range(1, min(classes, 9999) + 1))
 
 
 REFINE_DISPLAY = (

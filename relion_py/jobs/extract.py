@@ -7,7 +7,7 @@ import math
 from . import nodes
 from .common import COUNT, EVEN_BOX, NUMBER, OTHER_ARGS, POSITIVE, empty_input, running
 from .conditions import Values, all_of, continuing, not_, number, off, on, that
-from .numeric import format_number
+from .numeric import format_number, whole
 from .spec import (
     Arg,
     CleanRule,
@@ -350,11 +350,12 @@ def coordinate_suffix(context: JobContext) -> str:
 def background_radius(context: JobContext) -> str:
     """Radius of the background circle in pixels of the written particles, cut to a whole number: half of the
     given diameter, or of 75 % of the box where that is negative, scaled with the box."""
-    diameter, box = context.number("bg_diameter"), context.number("extract_size")
-    radius = (0.75 * box if diameter < 0 else diameter) / 2
+    diameter = context.number("bg_diameter")
+    radius = (0.75 * context.number("extract_size") if diameter < 0 else diameter) / 2
     if context.yes("do_rescale"):
+        box = context.number("extract_size")
         radius = radius * context.number("rescale") / box if box else math.inf
-    return format_number(int(radius) if math.isfinite(radius) else -(2**31))
+    return format_number(whole(radius))
 
 
 def _numbers_are_read(values: Values) -> bool:

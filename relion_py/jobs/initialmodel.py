@@ -18,11 +18,11 @@ from .common import (
     compute,
     compute_args,
     empty_input,
-    iteration,
     running,
 )
 from .conditions import above, all_of, continuing, filled, new_job, not_, off, on, that
 from .nodes import Node
+from .numeric import whole
 from .spec import (
     Arg,
     Command,
@@ -150,12 +150,13 @@ _SUCCESS = "RELION_JOB_EXIT_SUCCESS"
 
 def last_iteration(context: JobContext) -> str:
     """Root name of the last iteration's files."""
-    return f"{context.job_name}run{iteration(context.number('nr_iter'))}"
+    last = whole(context.number("nr_iter"))
+    return f"{context.job_name}run_it" + (f"{last:03d}" if last != -1 else "")
 
 
 def class_nodes(context: JobContext) -> tuple[Node, ...]:
     """The maps of all classes, where there are several; one of them becomes initial_model.mrc."""
-    classes = int(context.number("nr_classes"))
+    classes = whole(context.number("nr_classes"))
     return class_maps(last_iteration(context), classes, nodes.INIMOD_MAP) if classes > 1 else ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import nodes
 from .common import COUNT, NOT_NEGATIVE, OTHER_ARGS, POSITIVE, empty_input, running
 from .conditions import Values, above, all_of, continuing, filled, not_, number, off, on, that
-from .numeric import round_half_away
+from .numeric import round_half_away, single
 from .spec import (
     Arg,
     CleanRule,
@@ -298,7 +298,7 @@ _FLIPS = ("No flipping (0)", "Flip upside down (1)", "Flip left to right (2)")
 
 def power_spectrum_frames(context: JobContext) -> str:
     """Frames whose power spectra are summed: as many as make up the asked-for dose, at least one."""
-    frames = round_half_away(context.number("group_for_ps") / context.number("dose_per_frame"))
+    frames = round_half_away(single(context.number("group_for_ps") / context.number("dose_per_frame")))
     return str(frames or 1)
 
 

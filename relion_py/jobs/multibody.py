@@ -38,7 +38,7 @@ from .conditions import (
     that,
 )
 from .nodes import Node
-from .numeric import format_number, parse_number, round_half_away
+from .numeric import format_number, parse_number, round_half_away, whole
 from .spec import (
     Arg,
     CleanRule,
@@ -228,7 +228,7 @@ def run_root(context: JobContext) -> str:
     """Root name of the refinement's files: "run", or "run_ct12" when continuing from iteration 12."""
     if not context.is_continue:
         return context.job_name + "run"
-    return f"{context.job_name}run_ct{format_number(int(continued_iteration(context) or 0))}"
+    return f"{context.job_name}run_ct{format_number(whole(continued_iteration(context) or 0))}"
 
 
 def analysed_root(context: JobContext) -> str:
@@ -258,7 +258,7 @@ def half_map_nodes(context: JobContext) -> tuple[Node, ...]:
 
 def selection_name(context: JobContext) -> str:
     """Name of the file with the selected particles: the component and, unless they are open, the limits."""
-    name = f"analyse_eval{int(context.number('select_eigenval')):03d}_select"
+    name = f"analyse_eval{whole(context.number('select_eigenval')):03d}_select"
     low, high = (round_half_away(context.number(f"eigenval_{end}")) for end in ("min", "max"))
     name += f"_min{low}" if low > -99998 else ""
     name += f"_max{high}" if high < 99998 else ""

@@ -55,6 +55,11 @@ def format_number(value: float) -> str:
     return f"{single(value):g}"
 
 
+def whole(value: float) -> int:
+    """A number cut to a C int: towards zero; what does not fit, or is no number, becomes the smallest int."""
+    return int(value) if abs(value) < 2**31 else -(2**31)
+
+
 def round_half_away(value: float) -> int:
     """Nearest integer, halves away from zero (RELION's ROUND macro)."""
-    return int(value + 0.5) if value > 0 else int(value - 0.5)
+    return whole(value + 0.5) if value > 0 else whole(value - 0.5)

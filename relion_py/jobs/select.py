@@ -203,7 +203,7 @@ SUBSETS = Page(
             "do_random",
             "Randomise order before making subsets?:",
             False,
-            help="Shuffle first.",
+            help="Put the entries in random order first.",
             on_continue="inactive",
             enabled_when=on("do_split"),
         ),

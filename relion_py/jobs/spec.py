@@ -18,7 +18,7 @@ from .conditions import Condition, NotANumber, always, number
 from .environment import SiteEnvironment
 from .files import DiskFiles, ProjectFiles
 from .nodes import Node
-from .numeric import is_number, parse_number
+from .numeric import is_number, parse_number, whole
 
 __all__ = [
     "Arg",
@@ -482,7 +482,7 @@ class JobSpec:
     def _built(self, context: JobContext) -> BuiltJob:
         wanted = tuple(command for command in self.commands if command.when(context))
         commands = tuple(self._controlled(command.words(context), context) for command in wanted)
-        nr_mpi = int(context.number("nr_mpi")) if "nr_mpi" in self.options else 1
+        nr_mpi = whole(context.number("nr_mpi")) if "nr_mpi" in self.options else 1
         launcher = (*quoting.words(context.env.mpirun), "-n", str(nr_mpi)) if nr_mpi > 1 else ()
         local = tuple(launcher + c if _is_relion_mpi(c[0]) else c for c in commands)
         inputs = [key for command in wanted for key in command.input_keys(context)]
@@ -501,7 +501,7 @@ class JobSpec:
             self._output_nodes(context),
             local_commands=local,
             nr_mpi=nr_mpi,
-            nr_threads=max(1, int(threads)),
+            nr_threads=max(1, whole(threads)),
         )
 
     def _controlled(self, words: Words, context: JobContext) -> Words:
@@ -569,7 +569,7 @@ def _is_relion_mpi(program: str) -> bool:
 
 def _too_many_local(values: Mapping[str, str]) -> bool:
     limit = values.env.local_mpi_max if isinstance(values, JobContext) else SiteEnvironment().local_mpi_max
-    return values.get("do_queue") != "Yes" and "nr_mpi" in values and int(number(values, "nr_mpi")) > limit
+    return values.get("do_queue") != "Yes" and "nr_mpi" in values and whole(number(values, "nr_mpi")) > limit
 
 
 def _common_refusals() -> tuple[Rule, ...]:
