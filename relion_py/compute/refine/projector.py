@@ -84,7 +84,8 @@ class FourierReference:
         work = volume
         if correct_gridding:
             work = volume / interpolation_transform(box, padded, volume.ndim)
-        data = _transform(work, padded, radius, workers) / np.float32(box) ** 2
+        data = _transform(work, padded, radius, workers)
+        data /= np.float32(box) ** 2
         limit = radius * radius
         spectrum = kernels_volume.transform_shells(data, pad, limit, box // 2 + 1)
         if min_shell > 0:
