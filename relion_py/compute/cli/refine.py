@@ -66,10 +66,9 @@ def _refine(words: list[str], job: Job) -> None:
     if directory and not os.path.isdir(directory):
         raise UserError(f"The output directory {directory} does not exist; make it, or correct --o.")
     refinement = start.new_run(options, job) if old is None else start.continued_run(options, old, job)
-    try:
+    with source.dropped_on_error(refinement.particles, options):
         refinement.run()
-    finally:
-        source.finish(refinement.particles, options, job.comm)
+    source.finish(refinement.particles, options, job.comm)
 
 
 if __name__ == "__main__":

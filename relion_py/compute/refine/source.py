@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,9 @@ def prepare(
     progress(done, total) is called while copying and may raise to stop. On each node the first rank copies.
     """
     if options.preread_images:
-        say(f" Reading all particles into memory: {particles.preread_bytes / 2**30:.2f} GB over all ranks ...")
+        say(
+            f" Reading all particles into memory: {particles.preread_bytes / 2**30:.2f} GB over all ranks ..."
+        )
         mine = np.sort(np.concatenate([share(particles.members(half), comm) for half in (1, 2)]))
         particles.preread(mine)
     elif options.scratch_dir:
@@ -74,6 +77,20 @@ def batches(
         mine = share(members, comm)[first : first + size]
         if len(mine):
             yield mine, particles.read_images(mine) if comm.rank == 0 else comm.recv(0)
+
+
+@contextmanager
+def dropped_on_error(particles: ParticleSet, options: RefineOptions) -> Iterator[None]:
+    """Removes the scratch copies when what is inside fails or is stopped.
+
+    Without a word to the other ranks: they may have ended already, and end in any case.
+    """
+    try:
+        yield
+    except BaseException:
+        if particles.scratch is not None and not options.keep_scratch:
+            particles.scratch.remove()
+        raise
 
 
 def finish(particles: ParticleSet, options: RefineOptions, comm: Communicator) -> None:

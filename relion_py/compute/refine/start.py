@@ -66,14 +66,14 @@ def new_run(options: RefineOptions, host: Host) -> Refinement:
             options.tau_spectrum, model.nr_shells, model.tau2_fudge
         )
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
-    model.sigma2_noise = _initial_noise(particles, options, model, host)
-    halves = [model, model.copy()]
-    for half, each in enumerate(halves, 1):
-        each.nr_particles_per_group = particles.particles_per_group(half)
-    run = Refinement(
-        options, host, particles, _ctf(particles, options), state, sampling, halves, _mask(options, model, host)
-    )
-    run._write(None)
+    with source.dropped_on_error(particles, options):
+        model.sigma2_noise = _initial_noise(particles, options, model, host)
+        halves = [model, model.copy()]
+        for half, each in enumerate(halves, 1):
+            each.nr_particles_per_group = particles.particles_per_group(half)
+        mask = _mask(options, model, host)
+        run = Refinement(options, host, particles, _ctf(particles, options), state, sampling, halves, mask)
+        run._write(None)
     return run
 
 
@@ -85,10 +85,9 @@ def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host)
         model.nr_particles_per_group = particles.particles_per_group(half)
     outputs.apply_changes(old, options)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
-    mask = _mask(options, old.models[0], host)
-    return Refinement(
-        options, host, particles, _ctf(particles, options), old.state, old.sampling, list(old.models), mask
-    )
+    with source.dropped_on_error(particles, options):
+        ctf, mask = _ctf(particles, options), _mask(options, old.models[0], host)
+        return Refinement(options, host, particles, ctf, old.state, old.sampling, list(old.models), mask)
 
 
 def _seed(options: RefineOptions, host: Host) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
-from small_project import ARGS, BOX, N, make_project
+from small_project import ARGS, BOX, N, make_project, write_mrc
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.parallel.comm import SerialComm
@@ -173,6 +173,34 @@ def test_the_copies_of_a_running_job_are_left_alone(particles: ParticleSet, scra
         other.kill()
         other.wait()
     scratch.copy(0)  # what a killed job left is no obstacle
+
+
+def refine(*more: str) -> subprocess.CompletedProcess[str]:
+    words = (
+        "--i particles.star --o Refine3D/job004/run --ref ref.mrc --auto_refine --split_random_halves --ctf "
+        "--particle_diameter 60 --ini_high 20 --healpix_order 0 --offset_range 1 --random_seed 3 --iter 1 "
+        "--scratch_dir fast --keep_free_scratch 0 --pipeline_control Refine3D/job004/"
+    )
+    command = [sys.executable, "-m", "relion_py.compute.cli.refine", *words.split(), *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.req("I4")
+def test_a_program_that_fails_or_is_stopped_leaves_no_copies(particles: ParticleSet) -> None:
+    good = refine()
+    assert good.returncode == 0, good.stderr
+    assert "Copying particles to scratch" in good.stdout and os.listdir("fast") == []
+
+    Path("Refine3D/job004/RELION_JOB_ABORT_NOW").touch()
+    stopped = refine()
+    assert stopped.returncode == 1 and Path("Refine3D/job004/RELION_JOB_EXIT_ABORTED").exists()
+    assert os.listdir("fast") == []
+
+    write_mrc(Path("mask.mrc"), np.zeros((BOX,) * 3))  # found empty only when it is read, after the copying
+    failed = refine("--solvent_mask", "mask.mrc", "--flatten_solvent")
+    assert failed.returncode == 1 and Path("Refine3D/job004/RELION_JOB_EXIT_FAILURE").exists()
+    assert "The solvent mask mask.mrc is empty" in failed.stderr and "Traceback" not in failed.stderr
+    assert os.listdir("fast") == []
 
 
 def test_half_precision_stays_half_precision(particles: ParticleSet, scratch: Scratch) -> None:
