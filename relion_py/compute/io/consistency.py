@@ -100,8 +100,10 @@ def _names(table: ParticleTable) -> Iterator[str]:
 def _stacks(table: ParticleTable) -> Iterator[str]:
     missing: list[str] = []
     groups, members = table.optics_groups, table.group_index
+    order = np.argsort(table.stack_index, kind="stable")
+    starts = np.searchsorted(table.stack_index[order], np.arange(len(table.stacks) + 1))
     for number, stack in enumerate(table.stacks):
-        rows = np.flatnonzero(table.stack_index == number)
+        rows = order[starts[number] : starts[number + 1]]
         try:
             header = mrc.read_header(table.stack_path(stack))
             mrc.check_size(header)

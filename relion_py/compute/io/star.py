@@ -134,7 +134,7 @@ class Table:
             return default
         column = self._column(label)
         if not column:
-            raise StarError(f"{self._where} has no rows, so there is no value of _{label}.")
+            raise StarError(f"There are no rows in {self._where}, so there is no value of _{label}.")
         return column[0]
 
     def set(self, label: str, values: Any) -> None:
@@ -163,7 +163,7 @@ class Table:
         self._column(old)
         _check_label(new)
         if new in self._columns and new != old:
-            raise StarError(f"{self._where} has a column _{new} already.")
+            raise StarError(f"There is a column _{new} in {self._where} already.")
         self._columns = {new if label == old else label: col for label, col in self._columns.items()}
 
     def row(self, index: int) -> dict[str, str]:
@@ -213,15 +213,15 @@ class Table:
         try:
             return self._columns[label]
         except KeyError:
-            raise StarError(f"{self._where} has no column _{label}.") from None
+            raise StarError(f"There is no column _{label} in {self._where}.") from None
 
     def _bad_number(self, label: str, convert: Any, wanted: str) -> StarError:
         for index, text in enumerate(self._columns[label]):
             try:
                 convert(text)
             except (ValueError, OverflowError):
-                return StarError(f'{self._where}: row {index + 1} of _{label} is "{text}", not {wanted}.')
-        return StarError(f"{self._where}: a value of _{label} is too large.")
+                return StarError(f'In {self._where}, row {index + 1} of _{label} is "{text}", not {wanted}.')
+        return StarError(f"In {self._where}, a value of _{label} is too large.")
 
 
 class StarFile(MutableMapping[str, Table]):
@@ -362,7 +362,7 @@ class _Parser:
             if self._block_name(line) is not None:
                 break
             notes = self._take_comments()
-            if line == "loop_":
+            if self._tokens(line)[0] == "loop_":
                 self.at += 1
                 table = self._loop(name)
             elif line[0] == "_":

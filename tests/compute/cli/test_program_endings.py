@@ -38,7 +38,8 @@ def main(argv, job):
     if what == "permission":
         raise PermissionError(errno.EACCES, "Permission denied", "run.mrc")
     if what == "work":
-        print("working", flush=True)
+        job.comm.barrier()
+        job.say("working")
         with job.progress(1000) as bar:
             for done in range(1000):
                 time.sleep(0.05)
@@ -163,6 +164,22 @@ def test_the_same_program_on_ranks(job):
     assert code != 0
     assert "The last rank is lost." in err
     assert exit_files(job) == [FAILURE]
+
+
+@pytest.mark.req("J2")
+@pytest.mark.skipif(not MPIRUN.is_file(), reason="the mpich wheel is not installed")
+@pytest.mark.parametrize("how", ["request", "SIGTERM"])
+def test_ranks_are_aborted_together(job, how):
+    process = start(job, "work", (str(MPIRUN), "-n", "2"))
+    assert process.stdout.readline() == "working\n"
+    if how == "request":
+        (job[1] / "RELION_JOB_ABORT_NOW").touch()
+    else:
+        process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code != 0
+    assert "stop" in err
+    assert exit_files(job) == [ABORTED]
 
 
 def test_a_mistake_that_all_ranks_see_is_told_once(job):

@@ -33,6 +33,7 @@ def test_list_block_and_value():
     table = star.parse("data_general\n_rlnA 5 # why\n_rlnB 'two words'\n")["general"]
     assert not table.loop
     assert len(table) == 1
+    assert star.parse("data_x\nloop_ # why\n_a # one\n1\n")["x"].strings("a") == ["1"]
     assert table.value("rlnA") == "5"
     assert table.value("rlnB") == "two words"
     assert table.value("rlnC", "none") == "none"
