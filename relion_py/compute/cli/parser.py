@@ -40,6 +40,8 @@ PIPELINE_CONTROL = Flag(
 )
 """Every program knows it."""
 
+_ABOUT = {"--help": "--help", "-h": "--help", "--version": "--version"}
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -93,15 +95,17 @@ def parse(
     table = {flag.name: flag for flag in (*flags, PIPELINE_CONTROL)}
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _argparser(table.values(), program, description)
-    if "--version" in words:
+    if words == ["--continue"]:  # args.cpp, checkForErrors: as if there were no arguments
+        words = []
+    prepared, given, warnings = _prepare(table, words)
+    if "--version" in prepared:
         if not quiet:
             print(f"relion_py version {__version__}")
         raise SystemExit(0)
-    if not words or words == ["--continue"] or "--help" in words or "-h" in words:
+    if not words or "--help" in prepared:
         if not quiet:
             parser.print_help()
         raise SystemExit(0)
-    prepared, given, warnings = _prepare(table, words)
     for warning in warnings:
         if not quiet:
             print(f"WARNING: {warning}", file=sys.stderr)
@@ -135,6 +139,9 @@ def _prepare(table: Mapping[str, Flag], words: Sequence[str]) -> tuple[list[str]
         following = words[index + 1] if index + 1 < len(words) else None
         index += 1
         flag = table.get(word)
+        if word in _ABOUT and flag is None:
+            prepared.append(_ABOUT[word])
+            continue
         if flag is None:
             # the value of an unknown flag is not worth a warning of its own
             if word.startswith("-") or not after_unknown:
