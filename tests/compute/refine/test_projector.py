@@ -1,7 +1,6 @@
 """Projections of references against float64 brute force, an analytic model and RELION 5 and 3.1."""
 
 import gzip
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +10,13 @@ import numpy as np
 import pytest
 import starfile
 from blob_model import Blobs, disc, image_from_slice, random_rotations
+from installed_relion import installed_relion
 
 from relion_py.compute.backend import kernels_numba
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.refine.projector import FourierReference
 
+RELION = installed_relion("relion_project")
 SHARED = Path(__file__).parents[4] / "shared"
 OPTICS = """data_optics
 
@@ -172,7 +173,7 @@ def test_projections_of_relion_5(tmp_path: Path) -> None:
         assert error < 5e-4
 
 
-@pytest.mark.skipif(not shutil.which("relion_project"), reason="RELION is not installed")
+@pytest.mark.skipif(not RELION, reason="RELION is not installed")
 def test_projections_of_the_installed_relion(tmp_path: Path) -> None:
     box = 32
     with mrcfile.new(tmp_path / "map.mrc") as file:
@@ -182,7 +183,7 @@ def test_projections_of_the_installed_relion(tmp_path: Path) -> None:
     (tmp_path / "ang.star").write_text(
         OPTICS + "".join("{:.6f} {:.6f} {:.6f} 1 1@x\n".format(*a) for a in angles)
     )
-    command = ["relion_project", "--i", "map.mrc", "--ang", "ang.star", "--o", "out", "--angpix", "2"]
+    command = [RELION, "--i", "map.mrc", "--ang", "ang.star", "--o", "out", "--angpix", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     with mrcfile.open(tmp_path / "out.mrcs", permissive=True) as file:

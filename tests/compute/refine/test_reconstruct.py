@@ -1,7 +1,6 @@
 """Reconstruction against a known truth, RELION 5's golden map, the installed RELION and brute force."""
 
 import gzip
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import starfile
 from blob_model import Blobs, disc, image_from_slice, random_rotations, shell_correlation, slice_of_image
+from installed_relion import installed_relion
 
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.geometry.symmetry import operators
@@ -17,6 +17,7 @@ from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.reconstruct import reconstruct, tau2_from_fsc, update_tau2
 
+RELION = installed_relion("relion_reconstruct")
 SHARED = Path(__file__).parents[4] / "shared"
 
 
@@ -201,7 +202,7 @@ def test_golden_reconstruction_of_relion_5(tmp_path):
     assert np.sqrt(((volume - expected) ** 2).mean()) < 0.01 * expected.std()
 
 
-@pytest.mark.skipif(not shutil.which("relion_reconstruct"), reason="RELION is not installed")
+@pytest.mark.skipif(not RELION, reason="RELION is not installed")
 @pytest.mark.parametrize("gridding", [False, True])
 def test_reconstruction_of_the_installed_relion(tmp_path, gridding):
     box, count, angpix = 32, 60, 2.0
@@ -224,7 +225,7 @@ def test_reconstruction_of_the_installed_relion(tmp_path, gridding):
     )
     rows = [f"{r} {t} {p} 1 {n + 1}@stack.mrcs\n" for n, (r, t, p) in enumerate(angles)]
     (tmp_path / "in.star").write_text(optics + "".join(rows))
-    command = ["relion_reconstruct", "--i", "in.star", "--o", "out.mrc"]
+    command = [RELION, "--i", "in.star", "--o", "out.mrc"]
     done = subprocess.run(
         command if gridding else [*command, "--skip_gridding"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,
