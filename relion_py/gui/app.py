@@ -120,6 +120,9 @@ def make_application(appearance: str = "") -> QApplication:
     app.setDesktopFileName("relion")
     chosen = appearance or str(settings().value("appearance", "system"))
     theme.apply(app, chosen)
+    size = str(settings().value("text_size", ""))
+    if size.isdigit() and 6 <= int(size) <= 24:
+        theme.set_text_size(int(size))
     sys.excepthook = report_mistake
     return app
 

@@ -104,7 +104,7 @@ class NodeDialog(QDialog):
         self.headline.setText(
             f"Files of this project that fit here ({kind}), newest first:"
             if nodes
-            else f"No job of this project has made a file that fits here yet ({kind}). “Any file …” opens others."
+            else f"No job has made a file that fits here yet ({kind}). “Any file …” opens others."
         )
         self.filter.textChanged.connect(self.proxy.setFilterFixedString)
         self.view.doubleClicked.connect(self._accept_selected)

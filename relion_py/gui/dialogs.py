@@ -1,4 +1,4 @@
-"""The dialogs of the window. All of them open beside the event loop (`open()`): nothing ever waits for them."""
+"""The dialogs of the window. All of them open beside the event loop (`open()`): nothing waits for them."""
 
 from __future__ import annotations
 

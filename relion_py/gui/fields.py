@@ -7,9 +7,10 @@ A field knows its label, its entry, its help and its Browse button, and speaks i
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from PySide6.QtCore import QEvent, QObject, QPoint, Qt, Signal
-from PySide6.QtGui import QWheelEvent
+from PySide6.QtGui import QFocusEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QComboBox,
     QCompleter,
@@ -69,6 +70,21 @@ def expand_braces(pattern: str) -> list[str]:
         return pattern.split()
     head, tail = pattern[: match.start()], pattern[match.end() :]
     return [glob for choice in match[1].split(",") for glob in expand_braces(f"{head}{choice.strip()}{tail}")]
+
+
+class EntryLine(QLineEdit):
+    """A line of text that asks for its suggestions when somebody comes to type in it."""
+
+    suggester: Callable[[], list[str]] | None = None
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        if self.suggester is not None:
+            completer = QCompleter(self.suggester(), self)
+            completer.setFilterMode(Qt.MatchFlag.MatchContains)
+            completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
+            completer.setMaxVisibleItems(12)
+            self.setCompleter(completer)
+        super().focusInEvent(event)
 
 
 class YesNoSwitch(QWidget):
@@ -258,7 +274,7 @@ class Field(QObject):
             combo.currentTextChanged.connect(self._changed)
             combo.setMaximumWidth(ENTRY_WIDTH)
             return combo
-        line = QLineEdit(parent)
+        line = EntryLine(parent)
         line.setMaximumWidth(ENTRY_WIDTH)
         line.textChanged.connect(self._changed)
         return line
@@ -316,15 +332,10 @@ class Field(QObject):
         target.style().unpolish(target)
         target.style().polish(target)
 
-    def set_suggestions(self, words: list[str]) -> None:
-        """Offer these values while one types (nodes of this project)."""
-        if not isinstance(self.editor, QLineEdit):
-            return
-        completer = QCompleter(words, self.editor)
-        completer.setFilterMode(Qt.MatchFlag.MatchContains)
-        completer.setCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
-        completer.setMaxVisibleItems(12)
-        self.editor.setCompleter(completer)
+    def set_suggester(self, suggester: Callable[[], list[str]]) -> None:
+        """Offer what this gives (nodes of this project) while one types."""
+        if isinstance(self.editor, EntryLine):
+            self.editor.suggester = suggester
 
 
 def _wheel_guard(parent: QWidget) -> _IgnoreWheel:

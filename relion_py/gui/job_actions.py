@@ -93,6 +93,9 @@ class JobActions(QObject):
             action.triggered.connect(lambda _checked=False, n=name: self.set_appearance(n))
             group.addAction(action)
         menu.addSeparator()
+        self._add(menu, "Larger text", lambda: self.zoom_text(1), "Ctrl++")
+        self._add(menu, "Smaller text", lambda: self.zoom_text(-1), "Ctrl+-")
+        menu.addSeparator()
         io_view = menu.addAction("I/O view (large stdout and stderr)")
         io_view.setCheckable(True)
         io_view.toggled.connect(self.window.io_view_button.setChecked)
@@ -452,7 +455,7 @@ class JobActions(QObject):
         dialog = QFileDialog(self.window, "Display", str(self.window.root / self.window.current_job))
         dialog.setNameFilters(
             [
-                "Files that can be displayed (*.star *.mrc *.mrcs *.map *.spi *.tif *.tiff *.pdf *.txt *.log)",
+                "Files that can be displayed (*.star *.mrc *.mrcs *.map *.spi *.tif *.tiff *.pdf *.txt)",
                 "All files (*)",
             ]
         )
@@ -502,6 +505,14 @@ class JobActions(QObject):
         app = QApplication.instance()
         if isinstance(app, QApplication):
             theme.apply(app, name)
+
+    def zoom_text(self, steps: int) -> None:
+        """Make all text of the window larger or smaller by points; remembered."""
+        store = settings()
+        size = QApplication.font().pointSize() + steps
+        if 6 <= size <= 24:
+            store.setValue("text_size", size)
+            theme.set_text_size(size)
 
     def about(self) -> None:
         """What this program is."""

@@ -126,7 +126,7 @@ class LineFile:
         return [visible(line.decode("utf-8", "replace")) for line in data.split(b"\n")]
 
     def find(self, text: str, start: int, backwards: bool = False) -> int:
-        """The next line from `start` on (or before it) with `text` in it, case ignored; -1 if there is none."""
+        """The next line from `start` on (or before it) with `text` in it, case ignored; -1 if none."""
         pattern = re.compile(re.escape(text), re.IGNORECASE)
         for number, line in self._walk(start, backwards):
             if pattern.search(line):

@@ -65,6 +65,7 @@ class LogView(QPlainTextEdit):
         self.setUndoRedoEnabled(False)
         self.setMaximumBlockCount(LINES_KEPT)
         self.setFont(theme.fixed_font())
+        self.setProperty("fixed_pitch", True)
         self.setPlaceholderText(f"{name} of the selected job is shown here; double-click opens all of it.")
         self.setAccessibleName(name)
         self.setToolTip(f"Live {name}. Double-click to open all of it in a window that can be searched.")

@@ -39,7 +39,7 @@ from relion_py.gui.start_page import StartPage
 from relion_py.jobs import registry
 from relion_py.jobs.environment import SiteEnvironment
 from relion_py.jobs.quoting import display as command_text
-from relion_py.jobs.spec import BuiltJob, JobSpec, Problem
+from relion_py.jobs.spec import BuiltJob, JobSpec, Option, Problem
 from relion_py.pipeline.graph import Node, Process, Status
 from relion_py.pipeline.project import Project
 
@@ -47,6 +47,7 @@ VALIDATE_AFTER_MS = 250  # typing pauses this long before the values are checked
 DRAFT_AFTER_MS = 1000  # and this long before they are kept
 GIVE_ALIAS = "Give_alias_here"
 """What RELION shows where the alias of a new job can be typed."""
+NOTHING_TO_DISPLAY = "nothing to display yet"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class MainWindow(QMainWindow):
         self.display_choice = QComboBox(self)
         theme.dress_choice(self.display_choice)
         self.display_choice.setAccessibleName("Display")
-        self.display_choice.setPlaceholderText("choose an input or output …")
+        self.display_choice.setPlaceholderText("choose a job first")
         self.display_choice.setMaximumWidth(420)
         self.display_choice.setSizeAdjustPolicy(
             QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
@@ -225,7 +226,7 @@ class MainWindow(QMainWindow):
         self.halves.addWidget(lower)
         self.halves.setStretchFactor(0, 1)
         self.halves.setStretchFactor(1, 1)
-        self.halves.setSizes([360, 400])
+        self.halves.setSizes([400, 370])
         self.halves.setChildrenCollapsible(False)
         centre = QWidget(self)
         box = QVBoxLayout(centre)
@@ -294,6 +295,9 @@ class MainWindow(QMainWindow):
             form = JobForm(spec, self.stack)
             form.edited.connect(self._edited)
             form.browse.connect(self._browse)
+            for field in form.fields.values():
+                if field.option.kind == "node":
+                    field.set_suggester(lambda option=field.option: self._paths_for(option))
             self.forms[spec.type_label] = form
             self.stack.addWidget(form)
         return form
@@ -359,16 +363,12 @@ class MainWindow(QMainWindow):
         if ticket != self._wanted:
             return
         form.set_values(values, is_continue)
-        self._suggest(form)
         self._draft_timer.stop()
         self._update_buttons()
         self.job_shown.emit(self.current_job)
 
-    def _suggest(self, form: JobForm) -> None:
-        graph = self.session.snapshot.graph
-        for field in form.fields.values():
-            if field.option.kind == "node":
-                field.set_suggestions([node.path for node in matching_nodes(graph, field.option)])
+    def _paths_for(self, option: Option) -> list[str]:
+        return [node.path for node in matching_nodes(self.session.snapshot.graph, option)]
 
     # ---- jobs of the project ---------------------------------------------------------------------------
 
@@ -675,6 +675,7 @@ class MainWindow(QMainWindow):
         name, ticket = self.current_job, self._wanted
         if not name:
             self.display_choice.clear()
+            self.display_choice.setPlaceholderText("choose a job first")
             self._shown_nodes = []
             return
 
@@ -697,6 +698,10 @@ class MainWindow(QMainWindow):
             self.display_choice.setItemData(
                 self.display_choice.count() - 1, f"{node.path}\n{node.type}", Qt.ItemDataRole.ToolTipRole
             )
+        count = self.display_choice.count()
+        self.display_choice.setPlaceholderText(
+            f"{dialogs.plural(count, 'file')}: choose one …" if count else NOTHING_TO_DISPLAY
+        )
         self.display_choice.setCurrentIndex(-1)
 
     def _display_chosen(self, row: int) -> None:

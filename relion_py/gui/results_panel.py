@@ -21,9 +21,9 @@ from PySide6.QtWidgets import (
 )
 
 from relion_py.gui.display.background import Background
-from relion_py.gui.display.results_data import Collector, JobFiles, Results, iteration_line, job_files
 
 if TYPE_CHECKING:
+    from relion_py.gui.display.results_data import Collector, JobFiles, Results
     from relion_py.gui.display.results_views import ResultView
 
 POLL_MILLISECONDS = 2000
@@ -87,6 +87,8 @@ class ResultsPanel(QWidget):
         if not job_name:
             self.clear()
             return
+        from relion_py.gui.display.results_data import Collector, job_files
+
         try:
             job = job_files(self.project, job_name)
         except Exception as error:  # a job that has gone meanwhile: say so, as the project words it
@@ -146,6 +148,8 @@ class ResultsPanel(QWidget):
         if self.job is None or self._collector is None or (self._worker.busy and not force):
             return
         if not force:
+            from relion_py.gui.display.results_data import job_files
+
             try:
                 self._take(job_files(self.project, self.job.name))
             except Exception as error:  # deleted while it was shown
@@ -182,6 +186,8 @@ class ResultsPanel(QWidget):
         self.view.show_results(results)
         more = ""
         if results.summaries:
+            from relion_py.gui.display.results_data import iteration_line
+
             more = iteration_line(results.summaries[results.chosen])
         self.title.setText(self._heading(more))
         self.title.setToolTip(results.problem)

@@ -109,6 +109,16 @@ def apply(app: QApplication, appearance: str = "system") -> Theme:
     return _current
 
 
+def set_text_size(points: int) -> None:
+    """Give all text this size; logs and other fixed-pitch text follow."""
+    font = QApplication.font()
+    font.setPointSize(points)
+    QApplication.setFont(font)
+    for widget in QApplication.allWidgets():
+        if widget.property("fixed_pitch"):
+            widget.setFont(fixed_font())
+
+
 def fixed_font() -> QFont:
     """A fixed-pitch font of the size of the application's own."""
     font = QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont)
@@ -201,7 +211,7 @@ def _style_sheet(t: Theme) -> str:
     QFrame#banner {{ background: {t.panel}; border: 1px solid {t.error}; border-radius: 4px; }}
     QTabWidget::pane {{ border: 1px solid {t.line}; border-radius: 3px; top: -1px; }}
     QListView {{ border: 1px solid {t.line}; border-radius: 3px; outline: none; }}
-    QListView::item {{ padding: 1px 3px; }}
+    QListView::item {{ padding: 0px 3px; }}
     QPlainTextEdit#stderr {{ color: {t.error}; }}
     QSplitter::handle {{ background: transparent; }}
     QSplitter::handle:hover {{ background: {t.button}; }}
