@@ -1,4 +1,4 @@
-"""relion_pipeliner: scheduling, running, checking, editing and cleaning jobs of a project from a command line.
+"""relion_pipeliner: schedules, runs, checks, edits and cleans jobs of a project from a command line.
 
 The options are those of RELION 5's program (apps/pipeliner.cpp), with --check_command, --json and --restore
 added. As there, the word after an option is its value even if it begins with a minus, the last of two wins,
@@ -70,7 +70,7 @@ _GROUPS: dict[str, tuple[_Option, ...]] = {
 }
 _OPTIONS = {option.name: option for group in _GROUPS.values() for option in group}
 
-# Jobs that are scheduled as continuations, so that repeats only do what is new (pipeliner.cpp, addScheduledJob).
+# Jobs scheduled as continuations, so that repeats only do what is new (pipeliner.cpp, addScheduledJob).
 _ON_THE_FLY = ("relion.motioncorr", "relion.ctffind", "relion.autopick", "relion.extract")
 
 
@@ -190,7 +190,7 @@ def _add_job(project: Project, given: Mapping[str, str]) -> str:
 
 
 def _options(spec: JobSpec, text: str) -> dict[str, str]:
-    """The values in "key == value;key == value"; the option's label does for its key (RelionJob::setOption)."""
+    """The values in "key == value;key == value"; an option's label does for its key (setOption)."""
     labels = {option.label.strip(): key for key, option in spec.options.items()}
     found = {}
     for entry in text.split(";"):

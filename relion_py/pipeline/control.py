@@ -1,8 +1,8 @@
 """The files by which a running job and the project talk: control files and the record of its processes.
 
-RELION's programs write RELION_JOB_EXIT_SUCCESS, _FAILURE or _ABORTED into the job directory when they end and
-look for RELION_JOB_ABORT_NOW while they run (pipeline_control.cpp). `.job_process.json` is ours: which process
-supervises the job, on which host, since when; or which queue has it.
+RELION's programs write RELION_JOB_EXIT_SUCCESS, _FAILURE or _ABORTED into the job directory when they end
+and look for RELION_JOB_ABORT_NOW while they run (pipeline_control.cpp). `.job_process.json` is ours: which
+process supervises the job, on which host, since when; or which queue has it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def read_plan(job: Path) -> RunPlan:
 
 
 def program_path() -> str:
-    """PATH for programs: what is on it comes first, then the directory that this package's own programs are in."""
+    """PATH for programs: what is on it, and at its end the directory of this package's own programs."""
     import sys
 
     own = os.path.dirname(os.path.abspath(sys.executable))

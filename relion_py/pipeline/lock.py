@@ -197,8 +197,8 @@ class ProjectLock:
         if holder is not None and holder.owner is not None:
             who = f"process {holder.owner.pid} on {holder.owner.host}"
         return (
-            f"{who} has held the lock of the project {self.root} for more than {self.timeout:.0f} s; wait for it, "
-            f"or, if it is gone, remove the directory {self._directory}."
+            f"{who} has held the lock of the project {self.root} for more than {self.timeout:.0f} s; "
+            f"wait for it, or, if it is gone, remove the directory {self._directory}."
         )
 
 

@@ -70,7 +70,7 @@ def listed_outputs(root: Path, name: str) -> tuple[list[Node], list[str]]:
 
 
 def mark(root: Path, graph: Graph, process: Process, new_status: Status) -> None:
-    """Give a job a status by hand, and its control file with it; a refinement gets its last iteration's nodes.
+    """Give a job a status by hand, and its control file; a refinement gets its last iteration's nodes.
 
     Raises PipelineError if its processes live, or if a refinement that is marked as succeeded has no
     iteration to show.
@@ -102,8 +102,8 @@ def _add_last_iteration(directory: Path, graph: Graph, process: Process) -> None
     finals = list(directory.glob("run_optimiser.star")) + list(directory.glob("run_ct*_optimiser.star"))
     if not matches and not finals:
         raise PipelineError(
-            f"{process.display_name} has not finished a single iteration, so it cannot be marked as finished; "
-            "mark it as failed, or delete it."
+            f"{process.display_name} has not finished a single iteration, so it cannot be marked as "
+            "finished; mark it as failed, or delete it."
         )
     if not matches:
         return

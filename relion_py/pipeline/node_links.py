@@ -1,8 +1,8 @@
 """`.Nodes/`: an empty file for every node that exists, by type, from which RELION's file choosers list.
 
-Source: pipeliner.cpp, touchTemporaryNodeFile and deleteTemporaryNodeFile. The path below the type goes through
-the job's alias if it has one. Names come from files that anybody may have written, so those that would leave
-the directory are passed over.
+Source: pipeliner.cpp, touchTemporaryNodeFile and deleteTemporaryNodeFile. The path below the type goes
+through the job's alias if it has one. Names come from files that anybody may have written, so those that
+would leave the directory are passed over.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ PROCESS_TYPES = {
 _STATUSES = {0: Status.RUNNING, 1: Status.SCHEDULED, 2: Status.SUCCEEDED, 3: Status.FAILED, 4: Status.ABORTED}
 _KNOWN_STATUSES = {str(status): status for status in Status}
 
-# Node types as RELION 4 called them (pipeliner.cpp, convertOldNodeTypeLabel); the first that fits is replaced.
+# Node types as RELION 4 called them (pipeliner.cpp, convertOldNodeTypeLabel); the first that fits counts.
 _RELION4_NODE_TYPES = (
     ("ParticlesData", "ParticleGroupMetadata"),
     ("MicrographMoviesData", "MicrographMovieGroupMetadata"),
@@ -136,7 +136,7 @@ def node_type_of(text: str) -> str:
 
 
 def read(path: Path) -> Graph:
-    """The graph in a pipeline file. Raises DamagedPipeline (without a plan) if it is cut short or not STAR."""
+    """The graph in a pipeline file. DamagedPipeline (without a plan) if it is cut short or not STAR."""
     try:
         return parse(path.read_text(encoding="utf-8", errors="surrogateescape"), str(path))
     except OSError as error:

@@ -102,7 +102,7 @@ class Project:
 
     @classmethod
     def create(cls, root: str | os.PathLike[str]) -> Project:
-        """Make a new project in a directory, which is made if missing. Raises PipelineError if one is there."""
+        """Make a new project in a directory, which is made if missing. PipelineError if one is there."""
         path = Path(os.path.abspath(root))
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,7 @@ class Project:
     # ---- parameters ----------------------------------------------------------------------------------
 
     def draft(self, type_label: str) -> dict[str, str]:
-        """Values for a new job: those of the last one of this type (the hidden .gui_*job.star), else defaults."""
+        """Values for a new job: those of the last of its type (the hidden .gui_*job.star), else defaults."""
         spec = self.spec(type_label)
         values = spec.defaults(self._env)
         with suppress(PipelineError):
@@ -257,7 +257,7 @@ class Project:
     def schedule(
         self, type_label: str, values: Mapping[str, str], alias: str = "", is_continue: bool = False
     ) -> str:
-        """Keep a new job for later; returns its name. `is_continue`: it shall only do what is not done yet."""
+        """Keep a new job for later; returns its name. `is_continue`: it shall only do what is not done."""
         return self._launch_new(type_label, values, Status.SCHEDULED, alias, is_continue)
 
     def continue_job(self, job_name: str, values: Mapping[str, str] | None = None) -> str:
@@ -345,7 +345,7 @@ class Project:
             time.sleep(interval)
 
     def abort(self, job_name: str) -> None:
-        """Ask a running job to stop; its supervisor ends it by force if it does not (supervise.py, status.py)."""
+        """Ask a running job to stop; if it does not, it is ended by force (supervise.py, status.py)."""
         self._require_writable()
         process = self.process(job_name)
         if process.status != Status.RUNNING:
@@ -559,7 +559,7 @@ class Project:
     # ---- how jobs are made and started ---------------------------------------------------------------
 
     def _next_name(self, spec: JobSpec, graph: Graph) -> str:
-        """The name of a new job: the next number of which there is no directory with anything of worth in it."""
+        """The name of a new job: the next number that has no directory with anything of worth in it."""
         number = max(graph.job_counter, 1)
         taken = {process.number for process in graph.processes.values()}
         while number in taken or not self._is_free(f"{spec.directory}/job{number:03d}/"):
@@ -717,7 +717,7 @@ class Project:
         values: Mapping[str, str],
         after: list[Callable[[], object]],
     ) -> None:
-        """Make the new directory of an overwritten job beside the old one; they change places after the commit."""
+        """Make the new directory of an overwritten job beside the old; they swap after the commit."""
         fresh = trash.replacement_directory(self.root, process.name)
         self._write_job(fresh, spec, built, values, Status.RUNNING, False)
         trash.remember(self.root, graph, process.name)
@@ -732,7 +732,8 @@ class Project:
             raise PipelineError(f"{process.display_name} is running, so it cannot be {what}; abort it first.")
         if status.still_ending(job_directory(self.root, name)):
             raise PipelineError(
-                f"The processes of {process.display_name} are still ending, so it cannot be {what} yet; try again soon."
+                f"The processes of {process.display_name} are still ending, so it cannot be {what} yet; "
+                "try again soon."
             )
         return process
 

@@ -133,7 +133,8 @@ def submit(root: Path, command: str, script_path: str) -> str:
         answer = _run(vector, root, _SUBMIT_TIMEOUT)
     except FileNotFoundError:
         raise PipelineError(
-            f"The queue submission command {vector[0]} was not found: put it on the PATH, or run without the queue."
+            f"The queue submission command {vector[0]} was not found: put it on the PATH, or run without "
+            "the queue."
         ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PipelineError(
@@ -156,7 +157,7 @@ def knows(command: str, job_id: str) -> bool | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     if answer.returncode != 0:
-        # squeue says "Invalid job id specified" of a job it has forgotten; other failures are the queue's own.
+        # squeue says "Invalid job id specified" of a forgotten job; other failures are the queue's own.
         gone = re.search(r"invalid job id|unknown job|not found|does not exist", answer.stderr, re.IGNORECASE)
         return False if gone else None
     return job_id in answer.stdout

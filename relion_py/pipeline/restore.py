@@ -38,7 +38,7 @@ def has_jobs(root: Path) -> bool:
 
 
 def what_is_lost(root: Path, graph: Graph) -> str:
-    """A sentence if a pipeline file that reads well has lost whole tables at its end; "" if all seems there."""
+    """A sentence if a file that reads well has lost whole tables at its end; "" if all seems there."""
     file = root / PIPELINE_FILE
     if not graph.processes and graph.job_counter > 1 and has_jobs(root):
         return f"{file} is damaged: it lists no jobs, though there are job directories."
@@ -110,13 +110,13 @@ def _job_directories(root: Path) -> Iterator[str]:
             continue
         with suppress(OSError):
             for job in sorted(directory.iterdir()):
-                if _JOB_DIRECTORY.fullmatch(job.name) and not job.is_symlink():
-                    if any((job / sign).is_file() for sign in _SIGNS_OF_A_JOB):
-                        yield f"{directory.name}/{job.name}/"
+                is_job = _JOB_DIRECTORY.fullmatch(job.name) and not job.is_symlink()
+                if is_job and any((job / sign).is_file() for sign in _SIGNS_OF_A_JOB):
+                    yield f"{directory.name}/{job.name}/"
 
 
 def _newest_backup(root: Path) -> tuple[Path | None, Graph]:
-    """The backup with the highest job counter that reads well (of several the last written), and its graph."""
+    """The backup with the highest job counter that reads well (the last written of several)."""
     candidates = []
     for name in _job_directories(root):
         path = root / name / PIPELINE_FILE

@@ -72,7 +72,7 @@ class _Stopped(Exception):
 
 
 def run(project: Project, plan: Plan) -> bool:
-    """Run a schedule to its end; returns True if all its jobs succeeded. Raises PipelineError if one fails."""
+    """Run a schedule; returns True if all its jobs succeeded. PipelineError if one fails."""
     plan.check()
     mark = _take_mark(project.root, plan.name)
     log = _Log(project.root / f"pipeline_{plan.name}.log")
@@ -147,8 +147,8 @@ def _take_mark(root: Path, name: str) -> Path:
         except FileExistsError:
             if not _is_dead(mark):
                 raise PipelineError(
-                    f"A schedule called {name} is running already; give this one another name, or, if it is gone, "
-                    f"remove {mark}."
+                    f"A schedule called {name} is running already; give this one another name, or, if it "
+                    f"is gone, remove {mark}."
                 ) from None
             mark.unlink(missing_ok=True)
             continue

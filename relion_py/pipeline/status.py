@@ -73,8 +73,8 @@ def verdict(job: Path, ask_queue: bool = True) -> Verdict | None:
         return Verdict(Status.ABORTED, "its processes ended after it was asked to abort.")
     return Verdict(
         Status.FAILED,
-        f"its process ({record.child_pid or record.pid} on {record.host}) ended without a word: it was killed, "
-        "ran out of memory, or the computer was restarted.",
+        f"its process ({record.child_pid or record.pid} on {record.host}) ended without a word: it was "
+        "killed, ran out of memory, or the computer was restarted.",
     )
 
 

@@ -1,6 +1,6 @@
-"""The process that stands between a project and a job's programs: `python -m relion_py.pipeline.supervise JOB`.
+"""Between a project and a job's programs: `python -m relion_py.pipeline.supervise JOB_DIRECTORY`.
 
-It belongs to no window: it has its own session, so closing the window ends nothing. It runs the job's
+This process belongs to no window: it has its own session, so closing the window ends nothing. It runs the job's
 commands one after the other and stops at the first that fails, adds their output to run.out and run.err,
 writes down which process is running, brings a command that was asked to abort to an end (first it may stop
 by itself, then SIGTERM and then SIGKILL to its process group), and when a program died without a word says so
@@ -66,7 +66,7 @@ def _supervise(job: Path, plan: RunPlan) -> int:
     if control.told_status(job) is None:
         sentence = (
             f"{plan.commands[-1][0]} ended without writing {control.SUCCESS} into {job}/, so it is not known "
-            "whether it did its work, and the job counts as failed. A script must write that file when it is done."
+            "whether it did its work, and the job counts as failed. A script must write that file at its end."
         )
         return _finish(job, Status.FAILED, sentence)
     return 0

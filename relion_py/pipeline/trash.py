@@ -65,7 +65,7 @@ def _record_of(graph: Graph, name: str) -> Graph:
 
 
 def trash_directory(root: Path, name: str) -> Path:
-    """Where a job's directory lies, or will lie, in the trash. Raises PipelineError if Trash leads elsewhere."""
+    """Where a job's directory lies, or will lie, in the trash. PipelineError if Trash is a link."""
     trash = root / TRASH
     if trash.is_symlink():
         raise PipelineError(f"{trash} is a link, so nothing is moved there; make it a plain directory.")
@@ -81,7 +81,7 @@ def remove_from_graph(root: Path, graph: Graph, name: str) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Move a file or directory to a place that is not taken; what is there steps aside as `name~1`, `name~2`..."""
+    """Move a file or directory; what is at the target steps aside as `name~1`, `name~2`, ..."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
         os.rename(target, _free_name(target))
@@ -241,13 +241,13 @@ def replacement_directory(root: Path, name: str) -> Path:
 
 
 def plan_replacement(root: Path, name: str, before: FileStamp | None) -> None:
-    """Write down that a job's directory is about to be replaced, when the pipeline file is no longer `before`."""
+    """Write down that a job's directory is to be replaced, once the pipeline file is not `before` any more."""
     stamp = [before.inode, before.size, before.modified_ns] if before else []
     atomic_write(root / JOURNAL, json.dumps({"replace": name, "before": stamp}).encode())
 
 
 def finish_moves(root: Path, graph: Graph) -> None:
-    """Bring the directories of the journal to where the pipeline file says that they belong; the journal ends.
+    """Bring the journal's directories to where the pipeline file says that they belong; the journal ends.
 
     Called with the lock held, when `graph` is what the pipeline file says.
     """

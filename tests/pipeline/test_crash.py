@@ -18,7 +18,7 @@ WRITERS = 3
 
 
 def work(root: Path, journal: Path, seed: int) -> None:
-    """Make, finish, name, delete and bring back jobs for ever; say in the journal what is done, or about to be."""
+    """Make, finish, name, delete and bring back jobs for ever; the journal says what is done, or about to."""
     choose = random.Random(seed)
     project = Project.open(root)
     values = external(project)

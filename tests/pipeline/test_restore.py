@@ -100,7 +100,7 @@ def test_a_job_that_ended_while_the_file_was_damaged(project: Project) -> None:
 
 
 def test_real_project_restored_from_its_own_backups(shared: Path, tmp_path: Path) -> None:
-    """The RELION 5 project, its pipeline file cut short: the same jobs, nodes, edges and aliases come back."""
+    """The RELION 5 project, its pipeline file cut short: the same jobs, nodes and edges come back."""
     source = shared / "data/real/bgal-10204-relion5-project"
     if not source.exists():
         pytest.skip("the RELION 5 project is not here")

@@ -66,7 +66,8 @@ def test_output_nodes_with_old_numbers_and_paths_that_leave(run_external, projec
         + """
 with open(out + "RELION_OUTPUT_NODES.star", "w") as table:
     table.write("data_output_nodes\\nloop_\\n_rlnPipeLineNodeName #1\\n_rlnPipeLineNodeType #2\\n")
-    table.write(out + "coords_suffix_topaz.star 2\\n/etc/passwd 3\\n../outside.star 3\\n" + out + "../../../up.mrc 6\\n")
+    table.write(out + "coords_suffix_topaz.star 2\\n/etc/passwd 3\\n../outside.star 3\\n")
+    table.write(out + "../../../up.mrc 6\\n")
 open(out + "RELION_JOB_EXIT_SUCCESS", "w")
 """
     )
@@ -142,7 +143,8 @@ def test_abort_escalates(run_external, project: Project, stubborn: bool) -> None
     job = run_external(
         PYTHON
         + ignore
-        + "child = os.fork()\nopen(out + f'pid{int(child == 0)}', 'w').write(str(os.getpid()))\ntime.sleep(600)"
+        + "child = os.fork()\nopen(out + f'pid{int(child == 0)}', 'w').write(str(os.getpid()))\n"
+        + "time.sleep(600)"
     )
     pids = [project.directory(job) / name for name in ("pid0", "pid1")]
     until(lambda: all(path.exists() and path.read_text() for path in pids))

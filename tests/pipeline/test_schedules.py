@@ -232,7 +232,7 @@ XXXcommandXXX
 
 @pytest.fixture
 def fake_queue(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A queue of shell scripts: sbatch runs the script at once in the background, squeue and scancel know it."""
+    """A queue of shell scripts: sbatch runs the script in the background, squeue and scancel know it."""
     directory = project.root.parent / "queue"
     directory.mkdir()
     write_script(

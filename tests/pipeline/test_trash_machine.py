@@ -30,7 +30,7 @@ def tree(root: Path, name: str) -> dict[str, str]:
 
 
 class TrashMachine(RuleBasedStateMachine):
-    """A project of five jobs that use each other's outputs; the model is the first state, and who is deleted."""
+    """Five jobs that use each other's outputs; the model is the first state, and who is deleted."""
 
     @initialize(uses=st.lists(st.tuples(st.integers(1, JOBS), st.integers(1, JOBS)), max_size=8))
     def build(self, uses: list[tuple[int, int]]) -> None:
