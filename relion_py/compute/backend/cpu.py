@@ -82,11 +82,13 @@ class CpuBackend:
         ctf2: NDArray[np.float32],
         correlate: bool,
         out: NDArray[np.float32],
+        row_best: NDArray[np.float32],
     ) -> None:
         """Log-weights of all orientations for all particles: out (K * per_class, N, T), see score_groups.
 
         rotations_of(first, last): Euler matrices (last - first, 3, 3) of orientations within a class;
-        orientation_prior (K * per_class,) and shift_prior (N, T) log; shifted (N * T, P, 2); ctf2 (N, P).
+        orientation_prior (K * per_class,) and shift_prior (N, T) log; shifted (N * T, P, 2); ctf2 (N, P);
+        row_best (K * per_class, N): the largest score over the shifts.
         """
         n, t = shift_prior.shape
         flat = shifted.reshape(n * t, -1)
@@ -98,7 +100,8 @@ class CpuBackend:
             np.matmul(rows.view(np.float32), flat.T, out=target.reshape(last - first, n * t))
             norms = (rows.real**2 + rows.imag**2) @ ctf2.T
             prior = orientation_prior[k * per_class + first : k * per_class + last]
-            kernels.add_dense_terms(target, norms, prior, shift_prior, correlate)
+            best = row_best[k * per_class + first : k * per_class + last]
+            kernels.add_dense_terms(target, norms, prior, shift_prior, correlate, best)
 
         step = max(64, min(1024, -(-per_class // self.threads)))
         tasks = [

@@ -29,7 +29,12 @@ _SMALL_PRODUCT = 24
 """Sums of fewer weights than this are added one by one; a call of BLAS would cost more."""
 _MINUS_INFINITY = np.float32(-np.inf)
 
-_OPTIONS = {"nogil": True, "fastmath": {"contract", "reassoc", "arcp", "nsz"}, "cache": True, "boundscheck": False}
+_OPTIONS = {
+    "nogil": True,
+    "fastmath": {"contract", "reassoc", "arcp", "nsz"},
+    "cache": True,
+    "boundscheck": False,
+}
 
 
 @njit(**_OPTIONS)
@@ -202,10 +207,11 @@ def score_groups(
 
 
 @njit(**_OPTIONS)
-def add_dense_terms(products, norms, orientation_prior, shift_prior, correlate):
+def add_dense_terms(products, norms, orientation_prior, shift_prior, correlate, row_best):
     """Scores of a block of orientations for all particles, in place of the products (R, N, T).
 
     norms (R, N) = <ctf2, |P|^2>; orientation_prior (R,), shift_prior (N, T): log. Same formula as score_groups.
+    row_best (R, N): the largest score over the shifts, so that later passes need not look at hopeless rows again.
     """
     for r in range(products.shape[0]):
         for n in range(products.shape[1]):
@@ -217,6 +223,22 @@ def add_dense_terms(products, norms, orientation_prior, shift_prior, correlate):
                 base = orientation_prior[r] - np.float32(0.5) * norms[r, n]
                 for t in range(products.shape[2]):
                     products[r, n, t] += base + shift_prior[n, t]
+            best = _MINUS_INFINITY
+            for t in range(products.shape[2]):
+                if products[r, n, t] > best:
+                    best = products[r, n, t]
+            row_best[r, n] = best
+
+
+@njit(**_OPTIONS)
+def row_maxima(scores, n_trans, out, first, last):
+    """out[row] = the largest of scores[row * n_trans : + n_trans], rows first ... last-1; NaN is passed over."""
+    for row in range(first, last):
+        best = _MINUS_INFINITY
+        for t in range(n_trans):
+            if scores[row * n_trans + t] > best:
+                best = scores[row * n_trans + t]
+        out[row] = best
 
 
 @njit(**_OPTIONS)
@@ -245,13 +267,13 @@ def _depth_of_threshold(weight_in_bin, count_in_bin, fraction, max_count):
 
 @njit(**_OPTIONS)
 def find_significant(
-    scores, group_ptr, base, row_stride, psi_count, n_trans, fraction, max_count, best_only,
+    scores, row_best, group_ptr, base, row_stride, psi_count, n_trans, fraction, max_count, best_only,
     threshold, n_significant, n_groups, n_angles, trans_used, first, last,
 ):  # fmt: skip
     """Significance threshold of particles first ... last-1 in the coarse pass, and what lies above it.
 
     Group g of particle n (group_ptr[n] <= g < group_ptr[n+1]) has its score of angle i and translation t at
-    scores[base[g] + i * row_stride + t]. Sets threshold[n] (a log-weight; NaN where no score is finite),
+    scores[base[g] + i * row_stride + t], and row_best[that / T] is the largest of that row. Sets threshold[n] (a log-weight; NaN where no score is finite),
     n_significant[n] samples, n_groups[n], n_angles[n] (group, angle pairs) and trans_used (N, T).
     The samples above it hold `fraction` of the weight (ml_optimiser.cpp, convertAllSquaredDifferencesToWeights);
     max_count > 0 caps their number; best_only keeps the single best one.
@@ -263,10 +285,7 @@ def find_significant(
         best = _MINUS_INFINITY
         for g in range(group_ptr[n], group_ptr[n + 1]):
             for i in range(psi_count[g]):
-                at = base[g] + i * row_stride
-                for t in range(n_trans):
-                    if scores[at + t] > best:
-                        best = scores[at + t]
+                best = max(best, row_best[(base[g] + i * row_stride) // n_trans])
         if not np.isfinite(best):
             threshold[n] = np.nan
             continue
@@ -279,6 +298,8 @@ def find_significant(
             for g in range(group_ptr[n], group_ptr[n + 1]):
                 for i in range(psi_count[g]):
                     at = base[g] + i * row_stride
+                    if row_best[at // n_trans] <= best - LOG_RANGE:
+                        continue
                     for t in range(n_trans):
                         score = scores[at + t]
                         if score > best - LOG_RANGE:
@@ -293,6 +314,8 @@ def find_significant(
             group_used = False
             for i in range(psi_count[g]):
                 at = base[g] + i * row_stride
+                if row_best[at // n_trans] < threshold[n]:
+                    continue
                 angle_used = False
                 for t in range(n_trans):
                     if scores[at + t] >= threshold[n]:
@@ -309,7 +332,7 @@ def find_significant(
 
 @njit(**_OPTIONS)
 def list_significant(
-    scores, group_ptr, base, row_stride, coarse_block, coarse_prior, coarse_psi_start, psi_count, coarse_psi_idx,
+    scores, row_best, group_ptr, base, row_stride, coarse_block, coarse_prior, coarse_psi_start, psi_count, coarse_psi_idx,
     coarse_psi_prior, n_trans, threshold, slot_of_trans, fine_group_start, fine_psi_start,
     block, particle, prior, psi_start, psi_count_out, psi_idx, psi_prior, slot_first, slot_count, first, last,
 ):  # fmt: skip
@@ -327,6 +350,8 @@ def list_significant(
             low, high = 1 << 30, -1
             for i in range(psi_count[g]):
                 at = base[g] + i * row_stride
+                if row_best[at // n_trans] < threshold[n]:
+                    continue
                 used = False
                 for t in range(n_trans):
                     if scores[at + t] >= threshold[n]:
@@ -350,7 +375,7 @@ def list_significant(
 
 @njit(**_OPTIONS)
 def mark_significant(
-    scores, group_ptr, base, row_stride, coarse_psi_start, psi_count, coarse_psi_idx, coarse_block, n_trans, threshold,
+    scores, row_best, group_ptr, base, row_stride, coarse_psi_start, psi_count, coarse_psi_idx, coarse_block, n_trans, threshold,
     slot_of_trans, fine_group_start, block, psi_count_out, slot_first, slot_count, mask_start, mask, first, last,
 ):  # fmt: skip
     """Sets mask (uint8): which (angle, translation) samples within each fine group were significant."""
@@ -364,11 +389,18 @@ def mark_significant(
             row = 0
             for i in range(psi_count[g]):
                 at = base[g] + i * row_stride
+                if row_best[at // n_trans] < threshold[n]:
+                    continue
                 used = False
                 for t in range(n_trans):
                     if scores[at + t] >= threshold[n]:
                         used = True
-                        mask[mask_start[group] + row * slot_count[group] + slot_of_trans[n, t] - slot_first[group]] = 1
+                        mask[
+                            mask_start[group]
+                            + row * slot_count[group]
+                            + slot_of_trans[n, t]
+                            - slot_first[group]
+                        ] = 1
                 if used:
                     row += 1
             group += 1
@@ -407,7 +439,9 @@ def weigh_samples(
         if not np.isfinite(best):
             bad[n] = True
             for g in range(group_ptr[n], group_ptr[n + 1]):
-                scores[out_start[g] : out_start[g] + psi_count[g] * n_rot_children * slot_count[g] * n_shifts] = 0.0
+                scores[
+                    out_start[g] : out_start[g] + psi_count[g] * n_rot_children * slot_count[g] * n_shifts
+                ] = 0.0
             continue
         weight_in_bin[:] = 0.0
         count_in_bin[:] = 0
@@ -428,7 +462,11 @@ def weigh_samples(
         for g in range(group_ptr[n], group_ptr[n + 1]):
             size = psi_count[g] * n_rot_children * slot_count[g] * n_shifts
             for at in range(out_start[g], out_start[g] + size):
-                scores[at] = np.float32(np.exp(scores[at] - best) * norm) if scores[at] >= smallest else np.float32(0.0)
+                scores[at] = (
+                    np.float32(np.exp(scores[at] - best) * norm)
+                    if scores[at] >= smallest
+                    else np.float32(0.0)
+                )
 
 
 @njit(**_OPTIONS)
@@ -563,7 +601,15 @@ def sum_groups(
                 if n_rows * columns > dense.shape[0]:
                     dense = np.empty(n_rows * columns, np.float32)
                 r_used, c_used = _gather_weights(
-                    weights, out_start[gg], n_rows, columns, row_used, column_used, row_list, column_list, dense
+                    weights,
+                    out_start[gg],
+                    n_rows,
+                    columns,
+                    row_used,
+                    column_used,
+                    row_list,
+                    column_list,
+                    dense,
                 )
                 if r_used == 0:
                     continue
@@ -594,7 +640,14 @@ def sum_groups(
                     signal[n, shell[p]] += signal_sum[p]
                     power[n, shell[p]] += power_sum[p] * ctf2[n, p]
             insert(
-                grids[k], numerators[:n_used], denominators[:n_used], used_rotations[:n_used], kx, ky, pad, r_max
+                grids[k],
+                numerators[:n_used],
+                denominators[:n_used],
+                used_rotations[:n_used],
+                kx,
+                ky,
+                pad,
+                r_max,
             )
         for i in range(n_psi):
             slot_of_psi[psis[i]] = -1

@@ -123,9 +123,13 @@ class Assignments:
 
 @dataclass
 class _Coarse:
-    """Scores of the coarse pass as strided views: group g's angle i and shift t at base[g] + i * row_stride + t."""
+    """Scores of the coarse pass as strided views: group g's angle i and shift t at base[g] + i * row_stride + t.
+
+    row_best: the largest of each row of T shifts.
+    """
 
     scores: NDArray[np.float32]
+    row_best: NDArray[np.float32]
     group_ptr: NDArray[np.int64]
     base: NDArray[np.int64]
     row_stride: int
@@ -248,10 +252,11 @@ class Expectation:
             return self._score_coarse_local(images, shifted, prior, ctf2)
         classes, d, q = len(self.volumes), tables.directions, tables.angles
         scores = np.empty((classes * d * q, n, t), np.float32)
+        row_best = np.empty((classes * d * q, n), np.float32)
         log_pdf = np.repeat(self.log_pdf.reshape(-1), q)
         self.backend.dense_scores(
             self.volumes, self.pad, self.r_max, images.coarse.kx, images.coarse.ky, tables.coarse_rotations, d * q,
-            log_pdf, shifted, prior, ctf2, self.settings.correlate, scores,
+            log_pdf, shifted, prior, ctf2, self.settings.correlate, scores, row_best,
         )  # fmt: skip
         blocks = classes * d
         block = np.tile(np.arange(blocks, dtype=np.int32), n)
@@ -262,7 +267,8 @@ class Expectation:
             np.zeros(0, np.int64), np.arange(q, dtype=np.int32), np.zeros(q, np.float32),
         )  # fmt: skip
         base = block.astype(np.int64) * (q * n * t) + particle.astype(np.int64) * t
-        return _Coarse(scores.reshape(-1), np.arange(n + 1, dtype=np.int64) * blocks, base, n * t, groups)
+        group_ptr = np.arange(n + 1, dtype=np.int64) * blocks
+        return _Coarse(scores.reshape(-1), row_best.reshape(-1), group_ptr, base, n * t, groups)
 
     def _score_coarse_local(
         self, images: PreparedImages, shifted: NDArray, prior: NDArray, ctf2: NDArray
@@ -279,7 +285,13 @@ class Expectation:
             groups.sorted_by_block(), images.coarse, self.sampling.coarse_mats, self.sampling.coarse_psi,
             prior.reshape(-1), starts, shifted, 1, ctf2, scores,
         )  # fmt: skip
-        return _Coarse(scores, group_ptr, groups.out_start, t, groups)
+        row_best = np.empty(len(scores) // t, np.float32)
+
+        def best_of_rows(a: int, b: int) -> None:
+            kernels.row_maxima(scores, t, row_best, a, b)
+
+        self.backend.map(best_of_rows, self.backend.ranges(len(row_best)))
+        return _Coarse(scores, row_best, group_ptr, groups.out_start, t, groups)
 
     def _score(
         self, groups: Groups, pixels: DiscPixels, dir_mats: NDArray, psi_table: NDArray, slot_prior: NDArray,
@@ -310,8 +322,8 @@ class Expectation:
 
         def find(a: int, b: int) -> None:
             kernels.find_significant(
-                coarse.scores, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_count, t, s.adaptive_fraction,
-                s.maximum_significants, s.correlate, threshold, best.nr_significant, n_groups, n_angles, used, a, b,
+                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_count, t,
+                s.adaptive_fraction, s.maximum_significants, s.correlate, threshold, best.nr_significant, n_groups, n_angles, used, a, b,
             )  # fmt: skip
 
         ranges = self.backend.ranges(n, 4 * self.backend.threads)
@@ -328,8 +340,8 @@ class Expectation:
 
         def fill(a: int, b: int) -> None:
             kernels.list_significant(
-                coarse.scores, coarse.group_ptr, coarse.base, coarse.row_stride, c.block, c.prior, c.psi_start, c.psi_count,
-                c.psi_idx, c.psi_prior, t, threshold, slot_of_trans, group_start, psi_start,
+                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.block, c.prior,
+                c.psi_start, c.psi_count, c.psi_idx, c.psi_prior, t, threshold, slot_of_trans, group_start, psi_start,
                 fine.block, fine.particle, fine.prior, fine.psi_start, fine.psi_count, fine.psi_idx, fine.psi_prior,
                 fine.slot_first, fine.slot_count, a, b,
             )  # fmt: skip
@@ -341,8 +353,8 @@ class Expectation:
 
         def mark(a: int, b: int) -> None:
             kernels.mark_significant(
-                coarse.scores, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_start, c.psi_count, c.psi_idx,
-                c.block, t, threshold, slot_of_trans, group_start, fine.block, fine.psi_count, fine.slot_first,
+                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_start,
+                c.psi_count, c.psi_idx, c.block, t, threshold, slot_of_trans, group_start, fine.block, fine.psi_count, fine.slot_first,
                 fine.slot_count, mask_start, mask, a, b,
             )  # fmt: skip
 
@@ -563,4 +575,3 @@ class _Best:
             np.zeros(n, np.int64),
             np.zeros(n, np.bool_),
         )
-
