@@ -20,7 +20,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from relion_py.compute.io.atomic import atomic_write
 from relion_py.jobs import registry
 from relion_py.jobs.environment import SiteEnvironment
 from relion_py.jobs.files import DiskFiles
@@ -29,6 +28,7 @@ from relion_py.pipeline import (
     cleaning,
     control,
     jobstar,
+    launch,
     marking,
     node_links,
     notes,
@@ -43,12 +43,11 @@ from relion_py.pipeline.errors import DamagedPipeline, PipelineError
 from relion_py.pipeline.graph import FINISHED, Graph, Node, Process, Status
 from relion_py.pipeline.jobstar import JobStar
 from relion_py.pipeline.lock import ProjectLock
-from relion_py.pipeline.paths import clean_alias, job_directory, node_path_problem
+from relion_py.pipeline.paths import clean_alias, job_directory
 from relion_py.pipeline.pipeline_file import PIPELINE_FILE, FileStamp
 
 PROJECT_MARK = ".gui_projectdir"
 HAS_CHANGED = ".pipeline_has_changed"
-_LARGEST_OUTPUT_TABLE = 64 * 1024 * 1024
 
 
 class Project:
@@ -139,7 +138,7 @@ class Project:
         ended = self._ended_jobs()
         if not ended or self.read_only:
             return changed
-        with self._change("jobs have ended") as graph:
+        with self.change("jobs have ended") as graph:
             for name, verdict in ended.items():
                 process = graph.processes.get(name)
                 if process is not None and process.status == Status.RUNNING:
@@ -235,9 +234,9 @@ class Project:
         Without a name it is a new job with the next number; with one it is that job's continuation.
         """
         spec = self.spec(type_label)
-        name = self.process(job_name).name if job_name else self._next_name(spec, self.graph)
+        name = self.process(job_name).name if job_name else launch.next_name(self.root, self.graph, spec)
         continuing = bool(job_name) if is_continue is None else is_continue
-        return self._build(spec, values, name, continuing)
+        return spec.build(values, name, continuing, self._env, DiskFiles(self.root))
 
     def problems(
         self, type_label: str, values: Mapping[str, str], is_continue: bool = False
@@ -279,20 +278,27 @@ class Project:
         """Run a job anew under its old number; the old directory goes to the trash. Returns its name."""
         process = self.process(job_name)
         spec = self.spec(process.type_label)
-        with self._changing("overwrite a job") as (graph, after):
-            process = self._must_rest(graph, process.name, "overwritten")
-            built = self._built_or_refused(spec, values, process.name, False)
-            self._replace_directory(graph, process, spec, built, values, after)
-            graph.set_process(process.name, status=Status.RUNNING, type_label=built.type_label)
-            made = {node.path for node in built.output_nodes}
-            for node in graph.outputs_of(process.name):
-                if node.path not in made:
+        name = process.name
+        with self.changing("overwrite a job") as (graph, after):
+            launch.require_rest(self.root, graph, name, "overwritten")
+            wanted = self._order(spec, values, name, False)
+            # The new directory is made ready beside the old one; they change places after the commit.
+            fresh = trash.replacement_directory(self.root, name)
+            self._write_files(fresh, graph, wanted, Status.RUNNING)
+            trash.remember(self.root, graph, name)
+            trash.plan_replacement(self.root, name, self._stamp)
+            after.append(lambda: trash.finish_moves(self.root, graph))
+            graph.set_process(name, status=Status.RUNNING, type_label=wanted.built.type_label)
+            made = {node.path for node in wanted.built.output_nodes}
+            for node in graph.outputs_of(name):
+                # Files that later jobs use keep their edges: the new run may make them again.
+                if node.path not in made and not graph.consumers_of(node.path):
                     graph.remove_node(node.path)
-            for node in graph.inputs_of(process.name):
-                graph.remove_input(node.path, process.name)
-            self._connect(graph, built)
-        self._start(process.name, built, values)
-        return process.name
+            for node in graph.inputs_of(name):
+                graph.remove_input(node.path, name)
+            launch.connect(self.root, graph, wanted.built)
+        self._start(wanted)
+        return name
 
     def run_scheduled(
         self,
@@ -359,7 +365,7 @@ class Project:
         """Say that a job has succeeded, failed or was aborted, when the program cannot know."""
         if new_status not in FINISHED:
             raise PipelineError(f"A job can be marked as {', '.join(sorted(FINISHED))}, not as {new_status}.")
-        with self._change(f"mark as {new_status}") as graph:
+        with self.change(f"mark as {new_status}") as graph:
             process = self.process(job_name)
             marking.mark(self.root, graph, process, Status(new_status))
             if new_status == Status.SUCCEEDED:
@@ -372,13 +378,13 @@ class Project:
     def set_alias(self, job_name: str, alias: str) -> None:
         """Give a job an alias (a link beside its directory), another one, or with "" none."""
         wanted = clean_alias(alias) if alias.strip() not in ("", "None") else ""
-        with self._change("set alias") as graph:
+        with self.change("set alias") as graph:
             process = self.process(job_name)
             full = f"{process.directory}/{wanted}/" if wanted else ""
             if full == process.alias:
                 return
             directory = job_directory(self.root, process.name)
-            self._require_free_alias(graph, full, process.name)
+            launch.require_free_alias(self.root, graph, full, process.name)
             node_links.remove_outputs(self.root, graph, process.name)
             if full and directory.is_dir():
                 trash.make_alias_link(self.root, full, process.name)
@@ -407,11 +413,11 @@ class Project:
 
     def delete(self, job_name: str, with_dependants: bool = False) -> list[str]:
         """Move a job (and, if asked, all that depends on it) to the trash; returns the names."""
-        with self._changing("delete") as (graph, after):
+        with self.changing("delete") as (graph, after):
             first = self.process(job_name).name
             names = [first, *(graph.downstream(first) if with_dependants else ())]
             for name in names:
-                self._must_rest(graph, name, "deleted")
+                launch.require_rest(self.root, graph, name, "deleted")
                 trash.trash_directory(self.root, name)
             # Dependants first: each record then holds the job's inputs while these are still in the graph.
             for name in reversed(names):
@@ -433,7 +439,7 @@ class Project:
     def undelete(self, job_name: str) -> str:
         """Bring a job back from the trash, with its place in the graph and its alias; returns its name."""
         name = job_name.strip().rstrip("/") + "/"
-        with self._changing("undelete") as (graph, after):
+        with self.changing("undelete") as (graph, after):
             place = job_directory(self.root, name)
             if name in graph.processes:
                 raise PipelineError(f"{name} is in the project already, so the one in the Trash stays there.")
@@ -517,16 +523,17 @@ class Project:
                 stamp = FileStamp.of(file)
 
     @contextmanager
-    def _change(self, message: str) -> Iterator[Graph]:
-        with self._changing(message) as (graph, _):
+    def change(self, message: str) -> Iterator[Graph]:
+        """The newest graph, to be changed with the lock held; it is on disc when the block has ended.
+
+        If the block raises, nothing is written and the graph is read anew. `message` says what is done.
+        """
+        with self.changing(message) as (graph, _):
             yield graph
 
     @contextmanager
-    def _changing(self, message: str) -> Iterator[tuple[Graph, list[Callable[[], object]]]]:
-        """The newest graph to change, and a list of what to do when the change is on disc (lock still held).
-
-        If the block raises, nothing is written and the graph is read anew.
-        """
+    def changing(self, message: str) -> Iterator[tuple[Graph, list[Callable[[], object]]]]:
+        """Like `change`, with a list of what to do when the change is on disc and the lock still held."""
         self._require_writable()
         with ProjectLock(self.root, message) as lock:
             self._load_if_changed()
@@ -558,195 +565,65 @@ class Project:
 
     # ---- how jobs are made and started ---------------------------------------------------------------
 
-    def _next_name(self, spec: JobSpec, graph: Graph) -> str:
-        """The name of a new job: the next number that has no directory with anything of worth in it."""
-        number = max(graph.job_counter, 1)
-        taken = {process.number for process in graph.processes.values()}
-        while number in taken or not self._is_free(f"{spec.directory}/job{number:03d}/"):
-            number += 1
-        return f"{spec.directory}/job{number:03d}/"
+    def _order(self, spec: JobSpec, values: Mapping[str, str], name: str, is_continue: bool) -> launch.Order:
+        return launch.order(self.root, self._env, spec, values, name, is_continue)
 
-    def _is_free(self, name: str) -> bool:
-        """True if there is no such directory, or one that a crash left before its job was in the pipeline."""
-        try:
-            entries = set(os.listdir(self.root / name))
-        except OSError:
-            return not os.path.lexists(self.root / name.rstrip("/"))
-        return entries <= {
-            jobstar.JOB_STAR,
-            "job_pipeline.star",
-            control.PROCESS_RECORD,
-            control.RUN_PLAN,
-            "run.out",
-            "run.err",
-        }
-
-    def _build(self, spec: JobSpec, values: Mapping[str, str], name: str, is_continue: bool) -> BuiltJob:
-        return spec.build(values, name, is_continue, self._env, DiskFiles(self.root))
-
-    def _built_or_refused(
-        self, spec: JobSpec, values: Mapping[str, str], name: str, is_continue: bool
-    ) -> BuiltJob:
-        built = self._build(spec, values, name, is_continue)
-        if built.refusal:
-            raise PipelineError(built.refusal)
-        if not built.commands:
-            raise PipelineError("There is nothing to do for this job with these values.")
-        for command in built.commands:
-            if any("\0" in word for word in command):
-                raise PipelineError(
-                    f"A value of the command {command[0]} contains a NUL character; take it out."
-                )
-        for node in built.output_nodes:
-            problem = node_path_problem(node.path)
-            if problem:
-                raise PipelineError(f"The job cannot write its output: {problem}")
-        return built
+    def _write_files(self, directory: Path, graph: Graph, wanted: launch.Order, state: Status) -> None:
+        launch.write_files(self.root, directory, graph, wanted, state, self.abort_grace, self.term_grace)
 
     def _launch_new(
         self, type_label: str, values: Mapping[str, str], state: Status, alias: str, is_continue: bool = False
     ) -> str:
         spec = self.spec(type_label)
-        wanted = clean_alias(alias) if alias else ""
-        with self._change(f"new job {spec.directory}") as graph:
-            name = self._next_name(spec, graph)
-            built = self._built_or_refused(spec, values, name, is_continue)
-            full = f"{spec.directory}/{wanted}/" if wanted else ""
-            self._require_free_alias(graph, full, name)
-            directory = job_directory(self.root, name)
-            self._write_job(directory, spec, built, values, state, is_continue)
-            if full:
-                trash.make_alias_link(self.root, full, name)
-            graph.add_process(Process(name, full, built.type_label, state))
-            graph.set_job_counter(max(graph.job_counter, _number(name)) + 1)
-            self._connect(graph, built)
-        self._start_or_keep(name, built, values, state)
+        wanted_alias = f"{spec.directory}/{clean_alias(alias)}/" if alias else ""
+        with self.change(f"new job {spec.directory}") as graph:
+            name = launch.next_name(self.root, graph, spec)
+            wanted = self._order(spec, values, name, is_continue)
+            launch.require_free_alias(self.root, graph, wanted_alias, name)
+            self._write_files(job_directory(self.root, name), graph, wanted, state)
+            if wanted_alias:
+                trash.make_alias_link(self.root, wanted_alias, name)
+            process = Process(name, wanted_alias, wanted.built.type_label, state)
+            graph.add_process(process)
+            graph.set_job_counter(max(graph.job_counter, process.number) + 1)
+            launch.connect(self.root, graph, wanted.built)
+        if state == Status.RUNNING:
+            self._start(wanted)
+        else:
+            launch.back_up(self.root, name)
         with suppress(OSError):
-            self.save_draft(built.type_label, self._complete(spec, values))
+            self.save_draft(wanted.built.type_label, wanted.values)
         return name
 
     def _launch_again(self, name: str, values: Mapping[str, str] | None, is_continue: bool) -> str:
         """Execute a job again in its own directory: a continuation, or a scheduled job."""
-        with self._change(f"execute {name}") as graph:
-            process = self._must_rest(graph, name, "started again")
-            spec = self.spec(process.type_label)
+        with self.change(f"execute {name}") as graph:
+            process = launch.require_rest(self.root, graph, name, "started again")
             chosen = dict(values) if values is not None else self.job_values(name)
-            built = self._built_or_refused(spec, chosen, name, is_continue)
+            wanted = self._order(self.spec(process.type_label), chosen, name, is_continue)
             directory = job_directory(self.root, name)
             if is_continue and marking.is_refinement(process.type_label):
                 marking.drop_missing_outputs(self.root, graph, name)
             control.clear(directory)
-            self._write_job(directory, spec, built, chosen, Status.RUNNING, is_continue)
-            graph.set_process(name, status=Status.RUNNING, type_label=built.type_label)
-            self._connect(graph, built)
-        self._start(name, built, chosen)
+            self._write_files(directory, graph, wanted, Status.RUNNING)
+            graph.set_process(name, status=Status.RUNNING, type_label=wanted.built.type_label)
+            launch.connect(self.root, graph, wanted.built)
+        self._start(wanted)
         return name
 
-    def _complete(self, spec: JobSpec, values: Mapping[str, str]) -> dict[str, str]:
-        return {**spec.defaults(self._env), **values}
-
-    def _write_job(
-        self,
-        directory: Path,
-        spec: JobSpec,
-        built: BuiltJob,
-        values: Mapping[str, str],
-        state: Status,
-        is_continue: bool,
-    ) -> None:
-        """Everything that a job directory holds before its first command runs."""
-        complete = self._complete(spec, values)
-        text = jobstar.dumps(JobStar(built.type_label, complete, is_continue))
-        mini = Graph()
-        mini.add_process(Process(built.job_name, "", built.type_label, state))
-        mini.set_job_counter(2)
-        for node in built.input_nodes:
-            mini.add_node(Node(self.graph.resolve_alias(node.path), node.type))
-            mini.add_input(self.graph.resolve_alias(node.path), built.job_name)
-        for node in built.output_nodes:
-            mini.add_node(Node(node.path, node.type))
-            mini.add_output(built.job_name, node.path)
-        mini_text = pipeline_file.dumps(mini)
-        directory.mkdir(parents=True, exist_ok=True)
-        atomic_write(directory / jobstar.JOB_STAR, text.encode("utf-8", "surrogateescape"))
-        atomic_write(directory / "job_pipeline.star", mini_text.encode("utf-8", "surrogateescape"))
-        if state == Status.RUNNING:
-            runner.prepare(self.root, directory, built, complete, self.abort_grace, self.term_grace)
-
-    def _connect(self, graph: Graph, built: BuiltJob) -> None:
-        for node in built.input_nodes:
-            if node.path:
-                graph.connect_input(Node(node.path, node.type), built.job_name)
-        for node in built.output_nodes:
-            graph.add_node(Node(node.path, node.type))
-            graph.add_output(built.job_name, node.path)
-        node_links.touch_outputs(self.root, graph, built.job_name)
-
-    def _start_or_keep(self, name: str, built: BuiltJob, values: Mapping[str, str], state: Status) -> None:
-        if state == Status.RUNNING:
-            self._start(name, built, values)
-        else:
-            self._back_up(name)
-
-    def _start(self, name: str, built: BuiltJob, values: Mapping[str, str]) -> None:
+    def _start(self, wanted: launch.Order) -> None:
         """Start what was written; the job is in the pipeline already."""
-        directory = job_directory(self.root, name)
-        notes.append(directory / notes.NOTE, notes.execution_entry(built.commands))
-        self._back_up(name)
+        directory = job_directory(self.root, wanted.name)
+        notes.append(directory / notes.NOTE, notes.execution_entry(wanted.built.commands))
+        launch.back_up(self.root, wanted.name)
         try:
-            runner.start(self.root, built, self._complete(self.spec(built.type_label), values))
+            runner.start(self.root, wanted.built, wanted.values)
         except (PipelineError, OSError) as error:
             control.say(directory, str(error))
             control.tell(directory, Status.FAILED)
-            with self._change("job did not start") as graph:
-                graph.set_process(name, status=Status.FAILED)
-            raise PipelineError(f"{name} was made, but could not be started: {error}") from error
-
-    def _back_up(self, name: str) -> None:
-        """A copy of the pipeline file in the job's directory: from these a damaged one is restored."""
-        with suppress(OSError):
-            data = (self.root / PIPELINE_FILE).read_bytes()
-            atomic_write(job_directory(self.root, name) / PIPELINE_FILE, data)
-
-    def _replace_directory(
-        self,
-        graph: Graph,
-        process: Process,
-        spec: JobSpec,
-        built: BuiltJob,
-        values: Mapping[str, str],
-        after: list[Callable[[], object]],
-    ) -> None:
-        """Make the new directory of an overwritten job beside the old; they swap after the commit."""
-        fresh = trash.replacement_directory(self.root, process.name)
-        self._write_job(fresh, spec, built, values, Status.RUNNING, False)
-        trash.remember(self.root, graph, process.name)
-        trash.plan_replacement(self.root, process.name, self._stamp)
-        after.append(lambda: trash.finish_moves(self.root, graph))
-
-    def _must_rest(self, graph: Graph, name: str, what: str) -> Process:
-        process = graph.processes.get(name)
-        if process is None:
-            raise PipelineError(f"{name} is not in the project any more.")
-        if process.status == Status.RUNNING:
-            raise PipelineError(f"{process.display_name} is running, so it cannot be {what}; abort it first.")
-        if status.still_ending(job_directory(self.root, name)):
-            raise PipelineError(
-                f"The processes of {process.display_name} are still ending, so it cannot be {what} yet; "
-                "try again soon."
-            )
-        return process
-
-    def _require_free_alias(self, graph: Graph, full: str, name: str) -> None:
-        if not full:
-            return
-        if any(p.alias == full and p.name != name for p in graph.processes.values()):
-            raise PipelineError(f"Another job has the alias {full.rstrip('/')} already; choose another.")
-        link = self.root / full.rstrip("/")
-        if os.path.lexists(link) and not link.is_symlink():
-            raise PipelineError(
-                f"There is a file or directory called {full.rstrip('/')} already; choose another alias."
-            )
+            with self.change("job did not start") as graph:
+                graph.set_process(wanted.name, status=Status.FAILED)
+            raise PipelineError(f"{wanted.name} was made, but could not be started: {error}") from error
 
     # ---- how jobs end --------------------------------------------------------------------------------
 
@@ -777,7 +654,3 @@ class Project:
                 graph.add_output(name, graph.resolve_alias(node.path))
         for sentence in complaints:
             control.say(job_directory(self.root, name), sentence)
-
-
-def _number(name: str) -> int:
-    return Process(name).number

@@ -125,7 +125,7 @@ def _run_one(project: Project, name: str, plan: Plan, turn: int, mark: Path, log
 
 
 def _schedule_again(project: Project, name: str) -> None:
-    with project._change(f"schedule {name} again") as graph:
+    with project.change(f"schedule {name} again") as graph:
         process = graph.processes[name]
         directory = job_directory(project.root, name)
         if any(process.type_label == t or process.type_label.startswith(t + ".") for t in _ONLY_WHAT_IS_NEW):

@@ -1,6 +1,6 @@
 """Between a project and a job's programs: `python -m relion_py.pipeline.supervise JOB_DIRECTORY`.
 
-This process belongs to no window: it has its own session, so closing the window ends nothing. It runs the job's
+It belongs to no window: it has its own session, so closing the window ends nothing. It runs the job's
 commands one after the other and stops at the first that fails, adds their output to run.out and run.err,
 writes down which process is running, brings a command that was asked to abort to an end (first it may stop
 by itself, then SIGTERM and then SIGKILL to its process group), and when a program died without a word says so

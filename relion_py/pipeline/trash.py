@@ -241,7 +241,7 @@ def replacement_directory(root: Path, name: str) -> Path:
 
 
 def plan_replacement(root: Path, name: str, before: FileStamp | None) -> None:
-    """Write down that a job's directory is to be replaced, once the pipeline file is not `before` any more."""
+    """Write down that a job's directory is to be replaced, once the pipeline file is not `before`."""
     stamp = [before.inode, before.size, before.modified_ns] if before else []
     atomic_write(root / JOURNAL, json.dumps({"replace": name, "before": stamp}).encode())
 

@@ -149,7 +149,7 @@ def test_no_window_loses_another_ones_jobs(project: Project) -> None:
 def test_nothing_is_written_when_the_lock_was_taken_over(project: Project) -> None:
     job = project.schedule("relion.external", external(project))
     before = (project.root / "default_pipeline.star").read_bytes()
-    with pytest.raises(Exception, match="took the project's lock"), project._change("slow") as graph:
+    with pytest.raises(Exception, match="took the project's lock"), project.change("slow") as graph:
         graph.set_process(job, status=Status.FAILED)
         (project.root / LOCK_DIRECTORY / "owner").write_text(Owner("other", 1, 1.0).text(1))
     assert (project.root / "default_pipeline.star").read_bytes() == before
