@@ -1,7 +1,7 @@
 # Shared by the scripts: a virtual environment with the package in it, and the system libraries that Qt needs.
 # Sourced with the working directory at the root of the checkout.
 
-VENV="${RELION_PY_VENV:-.venv}"
+VENV="${RELION_PY_VENV:-$PWD/.venv}"
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -15,42 +15,55 @@ as_root() {
   fi
 }
 
+# install_debian PACKAGES: quietly; false if it cannot be done. What apt said is in the file $apt_log.
+install_debian() {
+  apt_log=$(mktemp)
+  { as_root apt-get update -qq &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } \
+    >"$apt_log" 2>&1 </dev/null
+}
+
 # Install Debian packages, or name the one command that does.
 need_debian() {
   command -v apt-get >/dev/null || die "Please install with your system's package manager: $*"
   say "Installing system packages: $*"
-  if ! { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >/dev/null
-  then die "Some system libraries are missing. Run this once, then start again:  sudo apt-get install -y $*"
+  if ! install_debian "$@"; then
+    grep '^E:' "$apt_log" >&2 || true
+    die "They could not be installed from here. Run this once, then start again:
+  sudo apt-get update && sudo apt-get install -y $*"
   fi
 }
 
 find_python() {
   local candidate
-  for candidate in "${PYTHON:-}" python3.13 python3.12 python3.11 python3; do
-    [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
+  for candidate in ${PYTHON:+"$PYTHON"} python3.13 python3.12 python3.11 python3; do
+    command -v "$candidate" >/dev/null || continue
     "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { printf '%s' "$candidate"; return; }
   done
-  die "Python 3.11 or newer is needed; none was found on the PATH."
+  die "Python 3.11 or newer is needed; none was found on the PATH (PYTHON=/path/to/python3 names one)."
 }
 
 # make_venv EXTRAS: the environment with the package and its extras; quick when nothing has changed.
 make_venv() {
   local python stamp mark
-  python=$(find_python)
-  if [ ! -x "$VENV/bin/python" ]; then
+  if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    python=$(find_python)
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+      need_debian "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+    fi
     say "Making the virtual environment $VENV ..."
-    "$python" -c 'import ensurepip' 2>/dev/null || need_debian "$(basename "$python")-venv"
-    "$python" -m venv "$VENV" || die "The virtual environment $VENV could not be made."
+    "$python" -m venv --clear "$VENV" || die "The virtual environment $VENV could not be made."
   fi
-  stamp="$1 $(cksum <pyproject.toml)"
-  mark="$VENV/.relion_py_$(printf '%s' "$1" | tr ',' '_')"
+  # the directory too: an environment that was moved with its checkout points to the old place
+  stamp="$1 $PWD $(cksum <pyproject.toml)"
+  mark="$VENV/.relion_py_${1//,/_}"
   if [ "$(cat "$mark" 2>/dev/null)" != "$stamp" ]; then
     say "Installing relion_py and what it needs (some minutes the first time) ..."
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$1]" \
-      || die "The installation failed; the lines above say why."
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+      --editable ".[$1]" || die "The installation failed; the lines above say why."
     printf '%s' "$stamp" >"$mark"
   fi
-  PATH="$PWD/$VENV/bin:$PATH"
+  PATH="$VENV/bin:$PATH"
   export PATH
 }
 
@@ -61,14 +74,21 @@ QT_PACKAGES="libegl1 libgl1 libdbus-1-3 libfontconfig1 libglib2.0-0 libxkbcommon
 
 # need_qt offscreen|xcb: the libraries that Qt's platform plugin misses are installed.
 need_qt() {
-  "$VENV/bin/python" - "$1" <<'PY' || need_debian $QT_PACKAGES
+  qt_loads "$1" && return
+  need_debian $QT_PACKAGES
+  qt_loads "$1" loudly || die "Qt still misses a library of the system; the line above names it."
+}
+
+# qt_loads offscreen|xcb [loudly]: whether Qt and its platform plugin find all their libraries.
+qt_loads() {
+  "$VENV/bin/python" - "$@" <<'PY'
 import ctypes, pathlib, sys
 import PySide6
 plugins = pathlib.Path(PySide6.__file__).parent / "Qt/plugins/platforms"
 try:
     import PySide6.QtWidgets
     ctypes.CDLL(str(plugins / f"libq{sys.argv[1]}.so"))
-except (ImportError, OSError):
-    sys.exit(1)
+except (ImportError, OSError) as error:
+    sys.exit(str(error) if sys.argv[2:] else 1)
 PY
 }

@@ -1,0 +1,181 @@
+"""The demonstration behind `bash scripts/demo`: simulated particles are imported and refined by the pipeliner."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from relion_py.compute.image.fsc import fsc, resolution_at
+from relion_py.compute.io.mrc import read_map
+from relion_py.pipeline.errors import PipelineError
+from relion_py.pipeline.project import Project
+
+PARTICLES, BOX, PIXEL_SIZE, SYMMETRY, DIAMETER, SNR = 400, 64, 3.5, "D2", 170, 0.15
+DEFAULT = Path(__file__).resolve().parent.parent / "demo-project"
+
+
+class Progress:
+    """One line that is drawn anew on a terminal; elsewhere a line for each iteration.
+
+    What it shows is read from a job's run.out: iteration, resolution (A), angular step (degrees), and how
+    much of the iteration is done.
+    """
+
+    WIDTH = 24
+    PATTERNS = (
+        ("iteration", re.compile(r"Auto-refine: Iteration= (\d+)")),
+        ("resolution", re.compile(r"Auto-refine: Resolution= ([\d.]+)")),
+        ("step", re.compile(r"Auto-refine: Angular step= ([\d.]+)")),
+    )
+
+    def __init__(self) -> None:
+        self.begin = time.monotonic()
+        self.values: dict[str, str] = {}
+        self.drawn = self.told = ""
+
+    def show(self, log: str) -> None:
+        """Show what a log says by now."""
+        for key, pattern in self.PATTERNS:
+            if found := pattern.findall(log):
+                self.values[key] = found[-1]
+        if "iteration" not in self.values:
+            return
+        if sys.stdout.isatty():
+            self._draw(f"  {self._line()}  {self._bar(log)}")
+        elif self.values["iteration"] != self.told and "step" in self.values:
+            self.told = self.values["iteration"]
+            print(f"  {self._line()}", flush=True)
+
+    def end(self) -> None:
+        """Leave the last line standing."""
+        if self.drawn:
+            print()
+
+    def _line(self) -> str:
+        step = f"{float(self.values['step']):6.3f}" if "step" in self.values else "     -"
+        seconds = time.monotonic() - self.begin
+        number, resolution = self.values["iteration"], float(self.values["resolution"])
+        return f"iteration {number:>2}   {resolution:5.1f} A   angular step {step} deg   {seconds:4.0f} s"
+
+    def _bar(self, log: str) -> str:
+        # dots after the last "spent/expected sec" of the program's own bar, 60 in all
+        last = log[log.rfind("Expectation iteration") :].rpartition("\r")[2]
+        done = self.WIDTH * last.partition("~~")[0].count(".") // 60 if "~~" in last else 0
+        return f"[{'=' * done}{' ' * (self.WIDTH - done)}]"
+
+    def _draw(self, text: str) -> None:
+        if text != self.drawn:
+            print(f"\r{text.ljust(len(self.drawn))}", end="", flush=True)
+            self.drawn = text
+
+
+def make(directory: Path) -> Project:
+    """A project with simulated particles in it; one that exists is used as it is."""
+    if not Project.is_project(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        print(f"Simulating {PARTICLES} images of a particle with {SYMMETRY} symmetry ...", flush=True)
+        subprocess.run(
+            [
+                "relion_py_simulate", "--o", "Particles", "--n", str(PARTICLES), "--box", str(BOX),
+                "--angpix", str(PIXEL_SIZE), "--sym", SYMMETRY, "--snr", str(SNR),
+                "--diameter", str(DIAMETER),
+            ],
+            cwd=directory, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        Project.create(directory)
+    elif not (directory / "Particles/particles.star").is_file():
+        sys.exit(f"{directory} is a project without the demonstration's particles; name another directory.")
+    return Project.open(directory)
+
+
+def run(project: Project, type_label: str, changes: dict[str, str]) -> str:
+    """Run one job to its end, telling its progress; returns its name. Exits if it fails; Ctrl-C aborts it."""
+    values = {**project.spec(type_label).defaults(), **changes}
+    for problem in project.problems(type_label, values):
+        print(f"Please note: {problem.message}")
+    name = project.run(type_label, values)
+    program = project.commands(type_label, values, name).commands[0][0]
+    print(f"{name.rstrip('/')}: {program}", flush=True)
+    progress, log = Progress(), project.log_paths(name)[0]
+    try:
+        while project.process(name).status == "Running":
+            progress.show(log.read_text(errors="replace") if log.exists() else "")
+            time.sleep(0.2)
+            project.refresh()
+    except KeyboardInterrupt:
+        progress.end()
+        print(f"Stopping {name.rstrip('/')} ...", flush=True)
+        with contextlib.suppress(PipelineError):  # it has just ended by itself
+            project.abort(name)
+        print(f"{name.rstrip('/')}: {project.wait(name).lower()}")
+        sys.exit(130)
+    progress.end()
+    if project.process(name).status != "Succeeded":
+        errors = project.log_paths(name)[1]
+        told = errors.read_text(errors="replace").strip() if errors.exists() else ""
+        sys.exit(f"{name.rstrip('/')} did not succeed: {told or f'see {log}'}")
+    return name
+
+
+def report(project: Project, job: str, seconds: float) -> None:
+    """What was reached: resolution, agreement with the structure that was simulated, and where the map is."""
+    log = project.log_paths(job)[0].read_text(errors="replace")
+    resolution = float(re.findall(r"Final resolution .* is: ([\d.]+)", log)[-1])
+    path = project.root / job / "run_class001.mrc"
+    particles = project.root / "Particles"
+    found, truth, mask = (read_map(p)[0] for p in (path, particles / "truth.mrc", particles / "mask.mrc"))
+    agreement = resolution_at(fsc(found, truth, mask), BOX, PIXEL_SIZE, 0.5)
+    print(f"\nFinished in {seconds:.0f} s.")
+    print(f"  Resolution    {resolution:.1f} A (FSC 0.143 between the two halves)")
+    print(f"  Against truth {agreement:.1f} A (FSC 0.5 with the structure that was simulated)")
+    print(f"  The map       {path}")
+    where = "" if project.root == DEFAULT else f" {shlex.quote(str(project.root))}"
+    print(f"  The window    bash scripts/demo --gui{where}")
+
+
+def main() -> None:
+    """The whole demonstration."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path, nargs="?", default=DEFAULT)
+    parser.add_argument("--only-make", action="store_true", help="make the project, run nothing")
+    options = parser.parse_args()
+    project = make(options.directory.resolve())
+    if options.only_make:
+        return
+    begin = time.monotonic()
+    imported = run(
+        project,
+        "relion.import",
+        {
+            "do_raw": "No",
+            "do_other": "Yes",
+            "fn_in_other": "Particles/particles.star",
+            "node_type": "Particles STAR file (.star)",
+        },
+    )
+    refined = run(
+        project,
+        "relion.refine3d",
+        {
+            "fn_img": f"{imported}particles.star",
+            "fn_ref": "Particles/reference.mrc",
+            "ini_high": "40",
+            "sym_name": SYMMETRY,
+            "particle_diameter": str(DIAMETER + 20),
+            "ref_correct_greyscale": "Yes",
+            "do_preread_images": "Yes",
+            "nr_threads": str(min(os.cpu_count() or 1, 8)),
+        },
+    )
+    report(project, refined, time.monotonic() - begin)
+
+
+if __name__ == "__main__":
+    main()
