@@ -224,3 +224,7 @@ def report_mistake(kind: type[BaseException], error: BaseException, trace: Trace
         if isinstance(widget, MainWindow) and widget.isVisible():
             widget.tell_crash(text)
             return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

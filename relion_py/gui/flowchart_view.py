@@ -14,6 +14,7 @@ from PySide6.QtGui import (
     QKeySequence,
     QPageLayout,
     QPageSize,
+    QPaintDevice,
     QPainter,
     QPainterPath,
     QPdfWriter,
@@ -191,7 +192,7 @@ class FlowchartWindow(QWidget):
         writer.setPageLayout(QPageLayout(size, QPageLayout.Orientation.Portrait, QMarginsF(0, 0, 0, 0)))
         self._paint(writer, QRectF(0, 0, writer.width(), writer.height()))
 
-    def _paint(self, device: object, target: QRectF) -> None:
+    def _paint(self, device: QPaintDevice, target: QRectF) -> None:
         painter = QPainter()
         if not painter.begin(device):  # type: ignore[call-overload]
             raise OSError(None, "The file cannot be written: choose another place")

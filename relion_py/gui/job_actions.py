@@ -231,7 +231,7 @@ class JobActions(QObject):
         """Switch the button between continue now! and overwrite!."""
         job = self.window.process
         if job is not None and job.status in FINISHED:
-            self.window.set_overwriting(not self.window.overwriting)
+            self.window.control.set_overwriting(not self.window.control.overwriting)
 
     def abort(self) -> None:
         """Ask, then tell the running job to stop."""

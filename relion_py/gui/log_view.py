@@ -150,14 +150,16 @@ class LogWindow(QWidget):
         bar.addWidget(self.search, 1)
         for button, backwards in ((self.previous_button, True), (self.next_button, False)):
             button.setObjectName("plain")
-            button.clicked.connect(lambda _=False, b=backwards: self.find(b))
+            button.clicked.connect(lambda _=False, b=backwards: self.search_text(b))
             bar.addWidget(button)
         bar.addWidget(self.count_label)
         column = QVBoxLayout(self)
         column.addLayout(bar)
         column.addWidget(self.view, 1)
         self.search.returnPressed.connect(
-            lambda: self.find(bool(QGuiApplication.keyboardModifiers() & Qt.KeyboardModifier.ShiftModifier))
+            lambda: self.search_text(
+                bool(QGuiApplication.keyboardModifiers() & Qt.KeyboardModifier.ShiftModifier)
+            )
         )
         QShortcut(QKeySequence.StandardKey.Find, self, self.search.setFocus)
         QShortcut(QKeySequence("Ctrl+W"), self, self.close)
@@ -205,7 +207,7 @@ class LogWindow(QWidget):
         if at_end:
             self.view.scroll_to_end()
 
-    def find(self, backwards: bool = False) -> None:
+    def search_text(self, backwards: bool = False) -> None:
         """Go to the next (previous) line that holds the text, round the end of the file if need be."""
         text = self.search.text()
         if not text or not len(self.lines):

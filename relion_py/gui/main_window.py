@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QByteArray, QEvent, QPoint, Qt, QTimer, Signal
 from PySide6.QtGui import QCloseEvent, QKeySequence, QShortcut
 from PySide6.QtWidgets import (
     QApplication,
-    QComboBox,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -19,7 +17,6 @@ from PySide6.QtWidgets import (
     QListWidgetItem,
     QMainWindow,
     QPushButton,
-    QSizePolicy,
     QSplitter,
     QStackedWidget,
     QToolButton,
@@ -27,35 +24,24 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from relion_py.gui import dialogs, models, theme
+from relion_py.gui import dialogs, models
 from relion_py.gui.browse import NodeDialog, file_dialog, matching_nodes, path_in_project
+from relion_py.gui.display_choice import DisplayChoice
 from relion_py.gui.job_actions import JobActions
 from relion_py.gui.job_form import JobForm
 from relion_py.gui.job_lists import JobLists
 from relion_py.gui.log_view import LogView, LogWindow
+from relion_py.gui.run_control import GIVE_ALIAS, RunControl
 from relion_py.gui.session import ProjectSession, Snapshot
 from relion_py.gui.settings import settings
 from relion_py.gui.start_page import StartPage
 from relion_py.jobs import registry
 from relion_py.jobs.environment import SiteEnvironment
-from relion_py.jobs.quoting import display as command_text
-from relion_py.jobs.spec import BuiltJob, JobSpec, Option, Problem
+from relion_py.jobs.spec import JobSpec, Option, Problem
 from relion_py.pipeline.graph import Node, Process, Status
-from relion_py.pipeline.project import Project
 
 VALIDATE_AFTER_MS = 250  # typing pauses this long before the values are checked
 DRAFT_AFTER_MS = 1000  # and this long before they are kept
-GIVE_ALIAS = "Give_alias_here"
-"""What RELION shows where the alias of a new job can be typed."""
-NOTHING_TO_DISPLAY = "nothing to display yet"
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """What came of pressing Run! or Schedule: the job's name, or why there is none."""
-
-    name: str = ""
-    problems: tuple[Problem, ...] = ()
 
 
 class MainWindow(QMainWindow):
@@ -71,12 +57,10 @@ class MainWindow(QMainWindow):
         self.specs = [spec.for_site(self.env) for spec in registry.all_specs()]
         self.forms: dict[str, JobForm] = {}
         self.current_job = ""  # "" is a new job
-        self.overwriting = False
-        self._wanted = 0  # counts selections, so that late answers for an earlier one are dropped
-        self._busy = False
-        self._shown_nodes: list[Node] = []
+        self.ticket = 0  # counts selections, so that late answers for an earlier one are dropped
         self.setWindowTitle(f"RELION — {self.root.name} — {self.root}")
         self.setObjectName("main")
+        self.control = RunControl(self)
         self._make_upper()
         self._make_lower()
         self._put_together()
@@ -88,14 +72,14 @@ class MainWindow(QMainWindow):
         self.lists.menu_wanted.connect(self._context_menu)
         self._validate_timer = _single_shot(self, VALIDATE_AFTER_MS, self._validate)
         self._draft_timer = _single_shot(self, DRAFT_AFTER_MS, self.keep_draft)
-        QShortcut(QKeySequence("Ctrl+Return"), self, self.run_button.click)
+        QShortcut(QKeySequence("Ctrl+Return"), self, self.control.run_button.click)
         QShortcut(QKeySequence.StandardKey.Find, self, self.lists.filter.setFocus)
         session.changed.connect(self._snapshot_changed)
-        session.problem.connect(self.say_problem)
+        session.problem.connect(self.control.say_problem)
         session.crashed.connect(self.tell_crash)
         self._restore()
         self._snapshot_changed(session.snapshot)
-        self._update_buttons()
+        self.control.update()
 
     # ---- making --------------------------------------------------------------------------------------
 
@@ -117,36 +101,6 @@ class MainWindow(QMainWindow):
         self.unknown_page.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.stack.addWidget(self.start_page)
         self.stack.addWidget(self.unknown_page)
-        self.banner = QFrame(self)
-        self.banner.setObjectName("banner")
-        row = QHBoxLayout(self.banner)
-        row.setContentsMargins(8, 3, 4, 3)
-        self.banner_text = QLabel(self.banner)
-        self.banner_text.setObjectName("problem")
-        self.banner_text.setWordWrap(True)
-        self.banner_text.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        close = QToolButton(self.banner)
-        close.setText("✕")
-        close.setAutoRaise(True)
-        close.setToolTip("Put this message away")
-        close.clicked.connect(self.banner.hide)
-        row.addWidget(self.banner_text, 1)
-        row.addWidget(close, 0, Qt.AlignmentFlag.AlignTop)
-        self.banner.hide()
-        self.schedule_button = self._run_like("Schedule", self.schedule, "Keep this job for later")
-        self.check_button = self._run_like(
-            "Check command", self.check_command, "Show the exact command lines; nothing is run"
-        )
-        self.run_button = self._run_like("Run!", self.run, "Execute this job now (Ctrl+Return)")
-        self.run_button.setMinimumWidth(150)
-
-    def _run_like(self, text: str, slot: Callable[[], None], tip: str) -> QPushButton:
-        button = QPushButton(text, self)
-        button.setObjectName("run")
-        button.setToolTip(tip)
-        button.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-        button.clicked.connect(lambda: slot())
-        return button
 
     def _make_lower(self) -> None:
         self.io_view_button = QPushButton("I/O view", self)
@@ -162,16 +116,8 @@ class MainWindow(QMainWindow):
         self.alias_line.setPlaceholderText(GIVE_ALIAS)
         self.alias_line.setAccessibleName("Current job")
         self.alias_line.setMaximumWidth(420)
-        self.display_choice = QComboBox(self)
-        theme.dress_choice(self.display_choice)
-        self.display_choice.setAccessibleName("Display")
-        self.display_choice.setPlaceholderText("choose a job first")
-        self.display_choice.setMaximumWidth(420)
-        self.display_choice.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.display_choice.setMinimumContentsLength(26)
-        self.display_choice.activated.connect(self._display_chosen)
+        self.display_choice = DisplayChoice(self.session, self)
+        self.display_choice.chosen.connect(self._display)
         self.lists = JobLists(self)
         self.lists.clicked.connect(self.select_job)
         self.stdout_view = LogView("stdout", False, self)
@@ -182,17 +128,12 @@ class MainWindow(QMainWindow):
         self.io_view_button.toggled.connect(lambda wide: self.lists.setVisible(not wide))
 
     def _put_together(self) -> None:
-        run_row = QHBoxLayout()
-        run_row.addWidget(self.banner, 1)
-        run_row.addStretch(0)
-        for button in (self.schedule_button, self.check_button, self.run_button):
-            run_row.addWidget(button, 0, Qt.AlignmentFlag.AlignBottom)
         right = QWidget(self)
         column = QVBoxLayout(right)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
         column.addWidget(self.stack, 1)
-        column.addLayout(run_row)
+        column.addLayout(self.control.row())
         self.upper = QSplitter(Qt.Orientation.Horizontal, self)
         self.upper.addWidget(self.browser)
         self.upper.addWidget(right)
@@ -297,7 +238,7 @@ class MainWindow(QMainWindow):
             form.browse.connect(self._browse)
             for field in form.fields.values():
                 if field.option.kind == "node":
-                    field.set_suggester(lambda option=field.option: self._paths_for(option))
+                    field.set_suggester(partial(self._paths_for, field.option))
             self.forms[spec.type_label] = form
             self.stack.addWidget(form)
         return form
@@ -323,8 +264,8 @@ class MainWindow(QMainWindow):
         form = self.form_for(spec)
         self.stack.setCurrentWidget(form)
         self._mark_browser(spec)
-        ticket = self._wanted
-        self._update_buttons()
+        ticket = self.ticket
+        self.control.update()
         self.session.call(
             lambda project: dict(project.draft(spec.type_label)),
             lambda values: self._fill(ticket, form, values, False),
@@ -334,7 +275,7 @@ class MainWindow(QMainWindow):
         """Show these parameters as a new job (File > Load job.star)."""
         spec = self.spec_of(type_label)
         if spec is None:
-            self.say_problem(
+            self.control.say_problem(
                 f"There is no job type “{type_label}” in this program, so the file was not loaded."
             )
             return
@@ -343,7 +284,7 @@ class MainWindow(QMainWindow):
         form = self.form_for(spec)
         self.stack.setCurrentWidget(form)
         self._mark_browser(spec)
-        self._fill(self._wanted, form, {**spec.defaults(self.env), **values}, False)
+        self._fill(self.ticket, form, {**spec.defaults(self.env), **values}, False)
         self._draft_timer.start()
 
     def show_initial_screen(self) -> None:
@@ -352,7 +293,7 @@ class MainWindow(QMainWindow):
         self._select("")
         self.browser.clearSelection()
         self.stack.setCurrentWidget(self.start_page)
-        self._update_buttons()
+        self.control.update()
 
     def _mark_browser(self, spec: JobSpec | None) -> None:
         self.browser.clearSelection()
@@ -360,11 +301,11 @@ class MainWindow(QMainWindow):
             self.browser.setCurrentRow(self.specs.index(spec))
 
     def _fill(self, ticket: int, form: JobForm, values: Mapping[str, str], is_continue: bool) -> None:
-        if ticket != self._wanted:
+        if ticket != self.ticket:
             return
         form.set_values(values, is_continue)
         self._draft_timer.stop()
-        self._update_buttons()
+        self.control.update()
         self.job_shown.emit(self.current_job)
 
     def _paths_for(self, option: Option) -> list[str]:
@@ -373,10 +314,10 @@ class MainWindow(QMainWindow):
     # ---- jobs of the project ---------------------------------------------------------------------------
 
     def _select(self, name: str) -> None:
-        self._wanted += 1
+        self.ticket += 1
         self.current_job = name
-        self.overwriting = False
-        self.banner.hide()
+        self.control.overwriting = False
+        self.control.banner.hide()
         self.lists.set_current(name)
         self.alias_line.clear()
         process = self.process
@@ -389,7 +330,7 @@ class MainWindow(QMainWindow):
         else:
             self.stdout_view.follow(None)
             self.stderr_view.follow(None)
-        self._fill_display()
+        self.display_choice.show_job(self.current_job)
 
     def select_job(self, name: str) -> None:
         """Show a job of the project: its parameters, logs, inputs and outputs."""
@@ -407,13 +348,13 @@ class MainWindow(QMainWindow):
                 "Its logs, inputs and outputs are shown below; it is left as it is."
             )
             self.stack.setCurrentWidget(self.unknown_page)
-            self._update_buttons()
+            self.control.update()
             return
         form = self.form_for(spec)
         self.stack.setCurrentWidget(form)
-        ticket = self._wanted
+        ticket = self.ticket
         is_continue = process.status != Status.SCHEDULED
-        self._update_buttons()
+        self.control.update()
         self.session.call(
             lambda project: dict(project.job_values(name)),
             lambda values: self._fill(ticket, form, values, is_continue),
@@ -421,10 +362,10 @@ class MainWindow(QMainWindow):
         )
 
     def _no_parameters(self, ticket: int, sentence: str) -> None:
-        if ticket == self._wanted:
+        if ticket == self.ticket:
             self.unknown_page.setText(sentence)
             self.stack.setCurrentWidget(self.unknown_page)
-            self._update_buttons()
+            self.control.update()
             self.job_shown.emit(self.current_job)
 
     def _snapshot_changed(self, snapshot: Snapshot) -> None:
@@ -437,8 +378,8 @@ class MainWindow(QMainWindow):
             self.alias_line.setText(models.label_of(process))
             self.stdout_view.poll()
             self.stderr_view.poll()
-            self._fill_display()
-        self._update_buttons()
+            self.display_choice.show_job(self.current_job)
+        self.control.update()
         self._say_what_runs(snapshot)
 
     def _say_what_runs(self, snapshot: Snapshot) -> None:
@@ -458,7 +399,7 @@ class MainWindow(QMainWindow):
             self._draft_timer.start()
 
     def _validate(self) -> None:
-        form, ticket = self.form, self._wanted
+        form, ticket = self.form, self.ticket
         if form is None:
             return
         spec, values, is_continue, root = form.spec, form.values(), form.is_continue, self.root
@@ -468,11 +409,16 @@ class MainWindow(QMainWindow):
         )
 
     def _validated(self, ticket: int, form: JobForm, problems: tuple[Problem, ...]) -> None:
-        if ticket != self._wanted or form is not self.form:
+        if ticket != self.ticket or form is not self.form:
             return
         form.show_problems(problems)
-        if self.banner.isVisible() and self.banner.property("about") == "problems":
-            self._show_problems(problems, jump=False)
+        banner = self.control.banner
+        if banner.isVisible() and banner.about == "problems":
+            self.control.show_problems(problems, jump=False)
+
+    def forget_pending_draft(self) -> None:
+        """What is on show is being run: the project keeps it itself."""
+        self._draft_timer.stop()
 
     def _keep_pending_draft(self) -> None:
         if self._draft_timer.isActive():
@@ -502,213 +448,10 @@ class MainWindow(QMainWindow):
         dialog.fileSelected.connect(lambda path: field.set_value(path_in_project(self.root, path)))
         dialog.open()
 
-    # ---- running ---------------------------------------------------------------------------------------
-
-    def _update_buttons(self) -> None:
-        process, form = self.process, self.form
-        ready = form is not None and not self._busy
-        running = process is not None and process.status == Status.RUNNING
-        scheduled = process is not None and process.status == Status.SCHEDULED
-        continuing = process is not None and not scheduled and not self.overwriting
-        state = "overwrite" if self.overwriting else "continue" if continuing else "run"
-        text = {"overwrite": "overwrite!", "continue": "continue now!", "run": "Run!"}[state]
-        can_continue = not continuing or (form is not None and form.spec.continuable)
-        self.run_button.setText(text)
-        if self.run_button.property("state") != state:
-            self.run_button.setProperty("state", state)
-            self.run_button.style().unpolish(self.run_button)
-            self.run_button.style().polish(self.run_button)
-        self.run_button.setEnabled(ready and not running and can_continue)
-        self.schedule_button.setEnabled(ready and process is None)
-        self.check_button.setEnabled(ready)
-        if running:
-            tip = "This job is running; it can be continued when it has ended"
-        elif not can_continue:
-            tip = "This type of job cannot be continued; use Job actions > Overwrite to run it again"
-        else:
-            tip = f"{text} (Ctrl+Return)"
-        self.run_button.setToolTip(tip)
-        self.alias_line.setReadOnly(process is not None)
-        self.actions_of_job.update()
-
-    def set_overwriting(self, overwriting: bool) -> None:
-        """Switch between continuing the selected job and running it again from the beginning."""
-        if self.process is None or self.form is None:
-            return
-        self.overwriting = overwriting
-        self.form.set_continue(not overwriting and self.process.status != Status.SCHEDULED)
-        self._update_buttons()
-
-    def run(self) -> None:
-        """Run!, continue now! or overwrite!, whichever the button says."""
-        if self.overwriting:
-            users = self.session.snapshot.graph.children(self.current_job)
-            warning = (
-                f"{dialogs.plural(len(users), 'job')} used its results; their history will not fit any more."
-                if users
-                else ""
-            )
-            dialogs.ask(
-                self,
-                "Overwrite",
-                f"Delete the results of {self.current_job} and run it again?",
-                "Overwrite!",
-                lambda: self._start("run"),
-                warning,
-            )
-        else:
-            self._start("run")
-
-    def schedule(self) -> None:
-        """Keep this job for later."""
-        self._start("schedule")
-
-    def _start(self, what: str) -> None:
-        form = self.form
-        if form is None or self._busy:
-            return
-        form.demand_everything()
-        spec, values, job, root = form.spec, form.values(), self.current_job, self.root
-        label, is_continue = spec.type_label, form.is_continue
-        alias = self.alias_line.text().strip() if not job else ""
-        alias = "" if alias == GIVE_ALIAS else alias
-        scheduled = self.process is not None and self.process.status == Status.SCHEDULED
-        overwriting = self.overwriting
-
-        def attempt(project: Project) -> Attempt:
-            problems = tuple(spec.validate(values, root, is_continue))
-            if problems:
-                return Attempt(problems=problems)
-            if what == "schedule":
-                name = project.schedule(label, values, alias)
-            elif overwriting:
-                name = project.overwrite(job, values)
-            elif scheduled:
-                name = project.run_scheduled_job(job, values)
-            elif job:
-                name = project.continue_job(job, values)
-            else:
-                name = project.run(label, values, alias)
-            return Attempt(name)
-
-        self._set_busy(True)
-        self._draft_timer.stop()
-        self.session.call(attempt, self._started, self._not_started, changes=True)
-
-    def _set_busy(self, busy: bool) -> None:
-        self._busy = busy
-        self._update_buttons()
-
-    def _started(self, attempt: Attempt) -> None:
-        self._set_busy(False)
-        if attempt.problems:
-            self._show_problems(attempt.problems, jump=True)
-        else:
-            self.statusBar().showMessage(f"{attempt.name} was started.", 8000)
-            self.select_job(attempt.name)
-
-    def _not_started(self, sentence: str) -> None:
-        self._set_busy(False)
-        self.session.refresh()
-        self.say_problem(sentence)
-
-    def _show_problems(self, problems: tuple[Problem, ...], jump: bool) -> None:
-        """Say above the buttons what is missing, mark the entries and go to the first."""
-        form = self.form
-        if form is None:
-            return
-        form.show_problems(problems)
-        if not problems:
-            self.banner.hide()
-            return
-        shown = [problem.message for problem in problems[:4]]
-        if len(problems) > 4:
-            shown.append(f"… and {len(problems) - 4} more, marked red on the tabs.")
-        self.say_problem("\n".join(shown), about="problems")
-        if jump:
-            first = next((problem.key for problem in problems if problem.key in form.fields), "")
-            if first:
-                form.go_to(first)
-
-    def say_problem(self, sentence: str, about: str = "") -> None:
-        """Show a sentence beside the run buttons; it stays until it is put away or mended."""
-        self.banner.setProperty("about", about)
-        self.banner_text.setText(sentence)
-        self.banner.show()
-
-    def check_command(self) -> None:
-        """Show the exact command lines of what is in the form; nothing is changed."""
-        form = self.form
-        if form is None:
-            return
-        label, values, job, ticket = form.spec.type_label, form.values(), self.current_job, self._wanted
-        is_continue = form.is_continue
-        form.demand_everything()
-        self.session.call(
-            lambda project: project.commands(label, values, job or None, is_continue=is_continue),
-            lambda built: self._show_commands(ticket, built, values.get("do_queue") == "Yes"),
-        )
-
-    def _show_commands(self, ticket: int, built: BuiltJob, queued: bool) -> None:
-        if ticket != self._wanted:
-            return
-        if self.form is not None:
-            self._show_problems(built.problems, jump=False)
-        if built.refusal:
-            self.say_problem(built.refusal)
-            return
-        commands = built.commands if queued else built.local_commands or built.commands
-        count = dialogs.plural(len(commands), "command")
-        place = "put into the submission script of the queue" if queued else "run, one after the other"
-        head = (
-            f"{built.job_name} — {count}, {place if len(commands) > 1 or queued else 'run on this machine'}:"
-        )
-        if built.problems:
-            head += f"\n{dialogs.plural(len(built.problems), 'problem')} must be mended before it can run."
-        text = "\n\n".join(command_text(command) for command in commands)
-        self.command_dialog = dialogs.TextDialog("Check command", head, text, self)
-        self.command_dialog.open()
-
     # ---- display -----------------------------------------------------------------------------------------
 
-    def _fill_display(self) -> None:
-        name, ticket = self.current_job, self._wanted
-        if not name:
-            self.display_choice.clear()
-            self.display_choice.setPlaceholderText("choose a job first")
-            self._shown_nodes = []
-            return
-
-        self.session.call(
-            lambda project: project.displayable(name),
-            lambda nodes: self._show_displayable(ticket, name, nodes),
-        )
-
-    def _show_displayable(self, ticket: int, name: str, nodes: list[Node]) -> None:
-        if ticket != self._wanted or (nodes == self._shown_nodes and self.display_choice.count()):
-            return
-        if self.display_choice.view().isVisible():
-            return
-        self._shown_nodes = nodes
-        made = {node.path for node in self.session.snapshot.graph.outputs_of(name)}
-        self.display_choice.clear()
-        for node in nodes:
-            where = "out" if node.path in made or node.path.startswith(name) else "in"
-            self.display_choice.addItem(f"{where}: {node.path.rsplit('/', 1)[-1]}")
-            self.display_choice.setItemData(
-                self.display_choice.count() - 1, f"{node.path}\n{node.type}", Qt.ItemDataRole.ToolTipRole
-            )
-        count = self.display_choice.count()
-        self.display_choice.setPlaceholderText(
-            f"{dialogs.plural(count, 'file')}: choose one …" if count else NOTHING_TO_DISPLAY
-        )
-        self.display_choice.setCurrentIndex(-1)
-
-    def _display_chosen(self, row: int) -> None:
-        if 0 <= row < len(self._shown_nodes):
-            node = self._shown_nodes[row]
-            self.display_choice.setCurrentIndex(-1)
-            self.open_viewer(lambda display: display.open_node(self.session.project, node, self))
+    def _display(self, node: Node) -> None:
+        self.open_viewer(lambda display: display.open_node(self.session.project, node, self))
 
     def open_viewer(self, opener: Callable[..., QWidget]) -> None:
         """Open a viewer; whatever goes wrong in it becomes one sentence."""
@@ -718,7 +461,7 @@ class MainWindow(QMainWindow):
 
             self._viewer = opener(display)
         except Exception as error:  # a file that cannot be shown must never take the window along
-            self.say_problem(f"This cannot be displayed: {error}")
+            self.control.say_problem(f"This cannot be displayed: {error}")
         finally:
             QApplication.restoreOverrideCursor()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from window_driver import edit_pipeline
 
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
@@ -67,14 +68,14 @@ def project_root(tmp_path: Path) -> Path:
     from relion_py.pipeline.project import Project
 
     root = tmp_path / "project"
-    project = Project.create(root)
+    Project.create(root)
     (root / "Import/job001").mkdir(parents=True)
     (root / "Import/job001/micrographs.star").write_text(MICROGRAPHS)
     (root / "Import/job001/RELION_JOB_EXIT_SUCCESS").touch()
     (root / "Import/job002").mkdir()
     (root / "Import/job002/map.mrc").write_bytes(b"\0" * 2048)
     (root / "Import/job002/RELION_JOB_EXIT_SUCCESS").touch()
-    with project._change("made for a test") as graph:
+    with edit_pipeline(root) as graph:
         graph.add_process(Process("Import/job001/", "Import/mics/", "relion.import", Status.SUCCEEDED))
         graph.add_node(Node("Import/job001/micrographs.star", "MicrographGroupMetadata.star.relion"))
         graph.add_output("Import/job001/", "Import/job001/micrographs.star")

@@ -39,8 +39,8 @@ def test_a_job_runs_and_moves_from_running_to_finished(qtbot, window, project_ro
     assert window.lists.finished.names()[0] == name
     wait_until(qtbot, lambda: "done picking" in window.stdout_view.toPlainText())
     wait_until(qtbot, lambda: "a warning of the picker" in window.stderr_view.toPlainText())
-    assert window.run_button.text() == "continue now!"
-    assert window.run_button.property("state") == "continue"
+    assert window.control.run_button.text() == "continue now!"
+    assert window.control.run_button.property("state") == "continue"
     assert window.lists.inputs.names() == ["Import/job001/"]
     wait_until(
         qtbot,
@@ -58,7 +58,7 @@ def test_abort_stops_the_job_and_strikes_it_through(qtbot, window, project_root:
     name = start_external(qtbot, window, seconds="60")
     wait_for(qtbot, window, name, Status.RUNNING)
     wait_until(qtbot, lambda: "picking into" in window.stdout_view.toPlainText())
-    assert not window.run_button.isEnabled()
+    assert not window.control.run_button.isEnabled()
     window.actions_of_job.action("Abort running").trigger()
     press(qtbot, the_message(qtbot, window), "Abort!")
     wait_for(qtbot, window, name, Status.ABORTED)
@@ -82,13 +82,13 @@ def test_a_failed_job_is_red_and_continues_in_its_own_directory(qtbot, window, p
     choose(qtbot, window, "External")
     click_job(qtbot, window, window.lists.finished, name)
     form = window.form
-    assert window.run_button.text() == "continue now!"
+    assert window.control.run_button.text() == "continue now!"
     assert not form.fields["in_mic"].is_enabled(), "inputs may not change on continuation"
     click_free = form.fields["param1_label"]
     if click_free.is_enabled():
         click_free.set_value("")
     (project_root / "pick.sh").write_text("#!/bin/sh\necho second time\ntouch $2/RELION_JOB_EXIT_SUCCESS\n")
-    click(qtbot, window.run_button)
+    click(qtbot, window.control.run_button)
     wait_for(qtbot, window, name, Status.SUCCEEDED)
     assert sorted(p.name for p in (project_root / "External").iterdir()) == ["job003"]
     wait_until(qtbot, lambda: "second time" in window.stdout_view.toPlainText())
@@ -101,7 +101,7 @@ def test_alias_and_note(qtbot, window, project_root: Path) -> None:
     write(qtbot, form, "fn_exe", "./pick.sh")
     write(qtbot, form, "in_mic", "Import/job001/micrographs.star")
     qtbot.keyClicks(window.alias_line, "my picks")
-    click(qtbot, window.run_button)
+    click(qtbot, window.control.run_button)
     wait_until(qtbot, lambda: bool(window.current_job))
     name = window.current_job
     wait_for(qtbot, window, name, Status.SUCCEEDED)
@@ -156,11 +156,13 @@ def test_schedule_keeps_the_job_and_run_starts_it(qtbot, window) -> None:
     form = choose(qtbot, window, "External")
     write(qtbot, form, "fn_exe", "./pick.sh")
     write(qtbot, form, "in_mic", "Import/job001/micrographs.star")
-    click(qtbot, window.schedule_button)
+    click(qtbot, window.control.schedule_button)
     wait_until(qtbot, lambda: window.lists.scheduled.names() == ["External/job003/"])
-    wait_until(qtbot, lambda: window.current_job == "External/job003/" and window.run_button.isEnabled())
-    assert window.run_button.text() == "Run!"
-    click(qtbot, window.run_button)
+    wait_until(
+        qtbot, lambda: window.current_job == "External/job003/" and window.control.run_button.isEnabled()
+    )
+    assert window.control.run_button.text() == "Run!"
+    click(qtbot, window.control.run_button)
     wait_for(qtbot, window, "External/job003/", Status.SUCCEEDED)
     assert window.lists.scheduled.names() == []
 
@@ -171,9 +173,9 @@ def test_overwrite_asks_and_runs_again_under_the_old_number(qtbot, window, proje
     wait_for(qtbot, window, name, Status.SUCCEEDED)
     (project_root / name / "left_over").touch()
     window.actions_of_job.action("Overwrite").trigger()
-    assert window.run_button.text() == "overwrite!"
+    assert window.control.run_button.text() == "overwrite!"
     assert window.form.fields["in_mic"].is_enabled()
-    click(qtbot, window.run_button)
+    click(qtbot, window.control.run_button)
     press(qtbot, the_message(qtbot, window), "Overwrite!")
     wait_until(qtbot, lambda: not (project_root / name / "left_over").exists())
     wait_until(qtbot, lambda: (project_root / name / "RELION_JOB_EXIT_SUCCESS").exists())

@@ -170,16 +170,16 @@ def test_a_problem_appears_at_the_entry_while_one_types(qtbot, window) -> None:
 def test_run_says_what_is_missing_and_starts_nothing(qtbot, window, project_root) -> None:
     form = choose(qtbot, window, "External")
     form.setCurrentIndex(1)
-    click(qtbot, window.run_button)
-    wait_until(qtbot, window.banner.isVisible)
-    assert window.banner_text.text()
+    click(qtbot, window.control.run_button)
+    wait_until(qtbot, window.control.banner.isVisible)
+    assert window.control.banner.text.text()
     assert form.currentIndex() == 0, "the first entry that is wrong is brought into view"
     assert form.fields["fn_exe"].problem
     assert not (project_root / "External").exists()
     assert window.current_job == ""
     write(qtbot, form, "fn_exe", "./pick.sh")
     write(qtbot, form, "in_mic", "Import/job001/micrographs.star")
-    wait_until(qtbot, lambda: not window.banner.isVisible())
+    wait_until(qtbot, lambda: not window.control.banner.isVisible())
 
 
 @pytest.mark.req("X3")
@@ -191,9 +191,11 @@ def test_check_command_shows_the_exact_command_and_runs_nothing(qtbot, window, p
     write(qtbot, form, "param1_label", "threshold")
     write(qtbot, form, "param1_value", "0.1")
     write(qtbot, form, "param2_label", "denoise_first")
-    click(qtbot, window.check_button)
-    wait_until(qtbot, lambda: hasattr(window, "command_dialog") and window.command_dialog.isVisible())
-    dialog = window.command_dialog
+    click(qtbot, window.control.check_button)
+    wait_until(
+        qtbot, lambda: hasattr(window.control, "command_dialog") and window.control.command_dialog.isVisible()
+    )
+    dialog = window.control.command_dialog
     command = (
         "./pick.sh --o External/job003/ --in_mics Import/job001/micrographs.star --threshold 0.1 "
         "--denoise_first --j 1"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QTimer
-from window_driver import wait_until
+from window_driver import edit_pipeline, wait_until
 
 from relion_py.pipeline.graph import Node, Process, Status
 from relion_py.pipeline.project import Project
@@ -40,8 +40,8 @@ class Watchdog:
 
 def big_project(root: Path) -> Path:
     """A project of 2,000 jobs in chains of ten, some failed, with their directories."""
-    project = Project.create(root)
-    with project._change("made for a test") as graph:
+    Project.create(root)
+    with edit_pipeline(root) as graph:
         for number in range(1, JOBS + 1):
             name = f"External/job{number:03d}/"
             states = (Status.SUCCEEDED, Status.SUCCEEDED, Status.FAILED, Status.ABORTED, Status.SUCCEEDED)
@@ -82,8 +82,7 @@ def test_2000_jobs_never_hold_the_window(qtbot, open_window, tmp_path: Path) -> 
     measure("no filter", lambda: window.lists.filter.clear())
     measure("alphabetical", lambda: window.lists.set_alphabetical(True))
 
-    other = Project.open(root)
-    with other._change("a job of another window") as graph:
+    with edit_pipeline(root) as graph:
         graph.add_process(Process("External/job2001/", "", "relion.external", Status.SUCCEEDED))
     measure("re-read", lambda: window.session.refresh())
     wait_until(qtbot, lambda: window.lists.finished.proxy.rowCount() == JOBS + 1)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QDialog, QMessageBox, QPushButton
 
-from relion_py.pipeline.graph import Status
+from relion_py.pipeline import pipeline_file
+from relion_py.pipeline.graph import Graph, Status
+
+
+@contextmanager
+def edit_pipeline(root: Path) -> Iterator[Graph]:
+    """Change a project's pipeline file as another program would."""
+    graph = pipeline_file.read(root / "default_pipeline.star")
+    yield graph
+    pipeline_file.write(root / "default_pipeline.star", graph)
 
 
 def wait_until(qtbot, condition: Callable[[], bool], timeout: int = 20_000) -> None:
@@ -56,8 +67,8 @@ def start_external(qtbot, window, **params: str) -> str:
     for number, (label, value) in enumerate(params.items(), 1):
         write(qtbot, form, f"param{number}_label", label)
         write(qtbot, form, f"param{number}_value", value)
-    assert window.run_button.text() == "Run!"
-    click(qtbot, window.run_button)
+    assert window.control.run_button.text() == "Run!"
+    click(qtbot, window.control.run_button)
     wait_until(qtbot, lambda: bool(window.current_job) and window.process is not None)
     return window.current_job
 

@@ -1,0 +1,64 @@
+"""The `Display:` choice: every input and output of the selected job that can be shown."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QComboBox, QWidget
+
+from relion_py.gui import dialogs, theme
+from relion_py.gui.session import ProjectSession
+from relion_py.pipeline.graph import Node
+
+
+class DisplayChoice(QComboBox):
+    """Offers the files of one job; `chosen` gives the node that shall be shown."""
+
+    chosen = Signal(object)  # Node
+
+    def __init__(self, session: ProjectSession, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._session = session
+        self._job = ""
+        self._nodes: list[Node] = []
+        theme.dress_choice(self)
+        self.setAccessibleName("Display")
+        self.setMaximumWidth(420)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(26)
+        self.activated.connect(self._choose)
+        self.show_job("")
+
+    def show_job(self, name: str) -> None:
+        """Offer the files of this job ("" for none); called again it looks for new ones."""
+        if name != self._job or not name:
+            self._nodes = []
+            self.clear()
+            self.setPlaceholderText("choose a job first" if not name else "…")
+        self._job = name
+        if name:
+            self._session.call(
+                lambda project: project.displayable(name),
+                lambda nodes: self._offer(name, nodes),
+                lambda _: None,
+            )
+
+    def _offer(self, name: str, nodes: list[Node]) -> None:
+        if name != self._job or (nodes == self._nodes and self.count()) or self.view().isVisible():
+            return
+        self._nodes = nodes
+        made = {node.path for node in self._session.snapshot.graph.outputs_of(name)}
+        self.clear()
+        for row, node in enumerate(nodes):
+            where = "out" if node.path in made or node.path.startswith(name) else "in"
+            self.addItem(f"{where}: {node.path.rsplit('/', 1)[-1]}")
+            kind = node.type or node.extra.get("label", "")
+            self.setItemData(row, f"{node.path}\n{kind}", Qt.ItemDataRole.ToolTipRole)
+        files = f"{dialogs.plural(len(nodes), 'file')}: choose one …"
+        self.setPlaceholderText(files if nodes else "nothing to display yet")
+        self.setCurrentIndex(-1)
+
+    def _choose(self, row: int) -> None:
+        if 0 <= row < len(self._nodes):
+            node = self._nodes[row]
+            self.setCurrentIndex(-1)
+            self.chosen.emit(node)
