@@ -7,7 +7,7 @@ vectors without touching the disc (except through `ProjectFiles`), `validate` te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -392,7 +392,8 @@ class JobSpec:
             options = [_for_site(option, env) for option in page.options]
             place = next((i for i, option in enumerate(options) if option.key == "qsubscript"), None)
             if place is not None:
-                options[place:place] = _queue_options(env, options[place])
+                extras = _queue_options(env, options[place])
+                options[place:place] = [extra for extra in extras if extra.key not in self.options]
             pages.append(replace(page, options=tuple(options)))
         return replace(self, pages=tuple(pages))
 
@@ -463,17 +464,26 @@ class JobSpec:
         return replace(built, problems=problems)
 
     def validate(
-        self, values: Mapping[str, str], project_root: Path | None = None, is_continue: bool = False
+        self,
+        values: Mapping[str, str],
+        project_root: Path | None = None,
+        is_continue: bool = False,
+        job_name: str = "",
+        env: SiteEnvironment | None = None,
     ) -> tuple[Problem, ...]:
         """All problems of the values at once, each at its option; with a project also those seen on its
-        disc."""
+        disc.
+
+        job_name: the job that is continued, where there is one. env: the site's (read from RELION_*
+        variables unless given).
+        """
         files = DiskFiles(project_root or Path())
-        env = SiteEnvironment.from_environ()
-        problems = list(self.build(values, is_continue=is_continue, env=env, files=files).problems)
+        env = env or SiteEnvironment.from_environ()
+        problems = list(self.build(values, job_name, is_continue, env, files).problems)
         if project_root is not None:
             from . import diskchecks
 
-            context = self.context(values, "", is_continue, env, files)
+            context = self.context(values, job_name, is_continue, env, files)
             problems += diskchecks.problems(self, context, project_root)
         return tuple(dict.fromkeys(problems))
 
@@ -599,7 +609,7 @@ def _for_site(option: Option, env: SiteEnvironment) -> Option:
     return option
 
 
-def _queue_options(env: SiteEnvironment, like: Option) -> Iterable[Option]:
+def _queue_options(env: SiteEnvironment, like: Option) -> list[Option]:
     return [
         text(f"qsub_extra{e.index}", e.label, e.default, help=e.help, enabled_when=like.enabled_when)
         for e in env.queue_extras

@@ -40,7 +40,8 @@ def write_map(path: Path, size: int, pixel: float = 1.5, depth: int | None = Non
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project with two particles of 64 pixels, a reference and a mask that fit them, and a pipeline of these."""
+    """A project with two particles of 64 pixels, a reference and a mask that fit them, and a pipeline of
+    these."""
     (tmp_path / "parts.star").write_text(OPTICS + PARTICLES)
     write_map(tmp_path / "ref.mrc", 64)
     write_map(tmp_path / "mask.mrc", 64)

@@ -50,7 +50,9 @@ def test_checker_sees_differences(tmp_path: Path) -> None:
     )
     assert run.returncode == 1
     assert run.stdout.splitlines()[0] == "1 of 4 cases agree"
-    assert "--angpix" in run.stdout and "other.star" in run.stdout and "refused by the reference" in run.stdout
+    assert (
+        "--angpix" in run.stdout and "other.star" in run.stdout and "refused by the reference" in run.stdout
+    )
 
 
 @pytest.mark.skipif(not PROGRAMS.exists(), reason="the reference's option tables are not here")
@@ -79,7 +81,8 @@ def flags_of(entry: dict) -> set[str]:
 
 
 # What the tables leave out: options without a default (a program insists on them), --continue, which
-# relion_refine looks for before it reads its table, and what came after the release of three of the tables (3.1.3).
+# relion_refine looks for before it reads its table, and what came after the release of three of the tables
+# (3.1.3).
 ELSEWHERE: set[tuple[str, str]] = {
     *((f"relion_{name}", "--i") for name in ("import", "run_motioncorr", "run_ctffind", "ctf_refine")),
     *((f"relion_{name}", "--i") for name in ("motion_refine", "align_symmetry", "star_handler", "autopick")),
