@@ -99,3 +99,17 @@ def test_loading_is_quick() -> None:
         for _ in range(5)
     ]
     assert min(runs) < 0.05
+
+
+def test_the_documented_example_is_true() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "adding-a-job-type.md").read_text()
+    names: dict[str, object] = {}
+    exec(text.split("```python\n")[1].split("```")[0], names)  # our own documentation
+    spec = names["SPEC"]
+    assert isinstance(spec, registry.JobSpec)
+    job = spec.build({"fn_in": "a.mrc", "do_mask": "Yes", "fn_mask": "m.mrc"}, "AcmeFilter/job001/")
+    assert " ".join(job.commands[0]) == (
+        "acme_filter --i a.mrc --o AcmeFilter/job001/filtered.mrc --mask m.mrc --resolution 10 --j 1"
+    )
+    assert [node.type for node in job.input_nodes] == ["DensityMap.mrc", "Mask3D.mrc"]
+    assert spec.build({}, "AcmeFilter/job001/").refusal == "Give the map to filter."
