@@ -5,26 +5,28 @@ from __future__ import annotations
 from . import nodes
 from .common import (
     COUNT,
-    CTF,
-    CTF_ARGS,
     GPU_ARG,
-    NOT_AN_OPTIMISER,
     NOT_NEGATIVE,
     NUMBER,
     OTHER_ARGS,
     POSITIVE,
-    REFINE_CLEAN,
     THREADS_ARG,
-    compute,
-    compute_args,
     empty_input,
-    iteration,
     running,
-    third_of_range,
     times,
 )
 from .conditions import above, all_of, any_of, continuing, filled, new_job, not_, off, on
 from .nodes import Node
+from .refinement import (
+    CTF,
+    CTF_ARGS,
+    NOT_AN_OPTIMISER,
+    REFINE_CLEAN,
+    compute,
+    compute_args,
+    iteration,
+    third_of_range,
+)
 from .spec import (
     Arg,
     Command,

@@ -5,30 +5,15 @@ from __future__ import annotations
 from . import nodes
 from .common import (
     COUNT,
-    CTF,
-    CTF_ARGS,
     GPU_ARG,
-    HELIX_3D,
-    HELIX_CHECKS,
-    NOT_AN_OPTIMISER,
     NOT_NEGATIVE,
     OTHER_ARGS,
-    PAD_AS_ASKED,
     POSITIVE,
-    REFERENCE,
-    REFINE_CLEAN,
-    SYMMETRY_CHECK,
     THREADS_ARG,
-    class_maps,
-    compute,
-    compute_args,
     empty_input,
-    helix_args,
-    iteration,
     over,
     running,
     sampling_order,
-    third_of_range,
     times,
     unknown_sampling,
 )
@@ -36,6 +21,23 @@ from .common import SAMPLING as ANGLES
 from .conditions import above, all_of, continuing, equals, filled, new_job, not_, off, on
 from .nodes import Node
 from .numeric import whole
+from .refinement import (
+    CTF,
+    CTF_ARGS,
+    HELIX_3D,
+    HELIX_CHECKS,
+    NOT_AN_OPTIMISER,
+    PAD_AS_ASKED,
+    REFERENCE,
+    REFINE_CLEAN,
+    SYMMETRY_CHECK,
+    class_maps,
+    compute,
+    compute_args,
+    helix_args,
+    iteration,
+    third_of_range,
+)
 from .spec import (
     Arg,
     Command,

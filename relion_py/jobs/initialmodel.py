@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from . import nodes, quoting
-from .common import (
-    COUNT,
-    CTF,
-    CTF_ARGS,
-    GPU_ARG,
-    NOT_AN_OPTIMISER,
-    OTHER_ARGS,
-    POSITIVE,
-    REFINE_CLEAN,
-    SYMMETRY_CHECK,
-    THREADS_ARG,
-    class_maps,
-    compute,
-    compute_args,
-    empty_input,
-    running,
-)
+from .common import COUNT, GPU_ARG, OTHER_ARGS, POSITIVE, THREADS_ARG, empty_input, running
 from .conditions import above, all_of, continuing, filled, new_job, not_, off, on, that
 from .nodes import Node
 from .numeric import whole
+from .refinement import (
+    CTF,
+    CTF_ARGS,
+    NOT_AN_OPTIMISER,
+    REFINE_CLEAN,
+    SYMMETRY_CHECK,
+    class_maps,
+    compute,
+    compute_args,
+)
 from .spec import (
     Arg,
     Command,

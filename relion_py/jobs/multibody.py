@@ -10,12 +10,8 @@ from .common import (
     GPU_ARG,
     NOT_NEGATIVE,
     OTHER_ARGS,
-    PAD_AS_ASKED,
     POSITIVE,
-    REFINE_CLEAN,
     THREADS_ARG,
-    compute,
-    compute_args,
     running,
     sampling_order,
     times,
@@ -39,6 +35,7 @@ from .conditions import (
 )
 from .nodes import Node
 from .numeric import format_number, parse_number, round_half_away, whole
+from .refinement import PAD_AS_ASKED, REFINE_CLEAN, compute, compute_args
 from .spec import (
     Arg,
     CleanRule,
