@@ -1,5 +1,4 @@
 """What several job types share: the running page, common limits, arguments, checks and names."""
-helix."""
 
 from __future__ import annotations
 
@@ -28,19 +27,12 @@ from .spec import (
 )
 
 NUMBER = Limits()
-
 POSITIVE = Limits(0, above_low=True)
-
 NOT_NEGATIVE = Limits(0)
-
 COUNT = Limits(1, integer=True)
-
 FRACTION = Limits(0, 1)
-
 PERCENT = Limits(0, 100, above_low=True)
-
 EVEN_BOX = Limits(2, even=True)
-
 EVEN_OR_UNSET = Limits(2, even=True, unset_negative=True)
 
 # Angles between orientations; the place in this list is the HEALPix order (pipeline_jobs.h,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from .common import (
@@ -504,8 +505,6 @@ NOT_AN_OPTIMISER = that(
 
 
 def _symmetry_is_odd(values: Values) -> bool:
-    import re
-
     name = values.get("sym_name", "").strip()
     return "$$" not in name and not re.fullmatch(
         r"[cCdD][1-9]\d*|[tToO]|[cCtToO][hHiIdDvVsS]|[iI][1-5]?[hH]?|[cCdD][1-9]\d*[vVhH]|[sS]\d+", name
