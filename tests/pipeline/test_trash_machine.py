@@ -32,7 +32,7 @@ def tree(root: Path, name: str) -> dict[str, str]:
 class TrashMachine(RuleBasedStateMachine):
     """Five jobs that use each other's outputs; the model is the first state, and who is deleted."""
 
-    @initialize(uses=st.lists(st.tuples(st.integers(1, JOBS), st.integers(1, JOBS)), max_size=8))
+    @initialize(uses=st.lists(st.tuples(st.integers(1, JOBS), st.integers(1, JOBS)), min_size=4, max_size=12))
     def build(self, uses: list[tuple[int, int]]) -> None:
         self.root = Path(tempfile.mkdtemp())
         graph = Graph(job_counter=JOBS + 1)
@@ -89,6 +89,16 @@ class TrashMachine(RuleBasedStateMachine):
         self.deleted.remove(name)
         if self.alias[name] in taken:
             self.alias[name] = ""
+
+    @precondition(lambda self: len(self.deleted) > 1)
+    @rule(data=st.data())
+    def undelete_all(self, data: st.DataObject) -> None:
+        for name in data.draw(st.permutations(sorted(self.deleted))):
+            taken = {self.alias[other] for other in self.alive()}
+            self.project.undelete(name)
+            self.deleted.remove(name)
+            if self.alias[name] in taken:
+                self.alias[name] = ""
 
     @rule(index=st.integers(0, JOBS - 1), alias=st.sampled_from(["best", "other one", ""]))
     def set_alias(self, index: int, alias: str) -> None:
@@ -161,7 +171,7 @@ def known_type(name: str) -> bool:
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
 TestTrash = TrashMachine.TestCase
-TestTrash.settings = settings(max_examples=25, stateful_step_count=20, **_COMMON)
+TestTrash.settings = settings(max_examples=40, stateful_step_count=20, **_COMMON)
 TestTrash = pytest.mark.req("J4")(pytest.mark.req("G4")(pytest.mark.req("J5")(TestTrash)))
 
 
