@@ -87,10 +87,10 @@ class CpuBackend:
         """Log-weights of all orientations for all particles: out (K * per_class, N, T), see score_groups.
 
         rotations_of(first, last): Euler matrices (last - first, 3, 3) of orientations within a class;
-        orientation_prior (K * per_class,) and shift_prior (N, T) log; shifted (N * T, P, 2); ctf2 (N, P);
+        orientation_prior (K * per_class,) and shift_prior (K, N, T) log; shifted (N * T, P, 2); ctf2 (N, P);
         row_best (K * per_class, N): the largest score over the shifts.
         """
-        n, t = shift_prior.shape
+        _, n, t = shift_prior.shape
         flat = shifted.reshape(n * t, -1)
 
         def score(k: int, first: int, last: int) -> None:
@@ -101,7 +101,7 @@ class CpuBackend:
             norms = (rows.real**2 + rows.imag**2) @ ctf2.T
             prior = orientation_prior[k * per_class + first : k * per_class + last]
             best = row_best[k * per_class + first : k * per_class + last]
-            kernels.add_dense_terms(target, norms, prior, shift_prior, correlate, best)
+            kernels.add_dense_terms(target, norms, prior, shift_prior[k], correlate, best)
 
         step = max(64, min(1024, -(-per_class // self.threads)))
         tasks = [

@@ -140,7 +140,7 @@ def score_groups(
     angles psi_idx[psi_start[g] : + psi_count[g]] ascending with psi_prior (log), translation slots
     slot_first[g] : + slot_count[g], and its (angles * C * S, slots * V) scores row-major from out[out_start[g]].
     Row table_start[n] + slot * V + child of shifted (rows, P, 2) holds CTF X / sigma2 of particle n, shifted;
-    slot_prior[row // V] (log) goes with it; V = n_shifts. ctf2 (N, P) = CTF^2 / sigma2.
+    slot_prior[class, row // V] (log) goes with it; V = n_shifts. ctf2 (N, P) = CTF^2 / sigma2.
     correlate: score <Y, P> / sqrt(<ctf2, |P|^2>) without priors, Y and ctf2 given without 1/sigma2, as in a first
     iteration by cross-correlation (ml_optimiser.cpp, getAllSquaredDifferences, do_firstiter_cc).
     """
@@ -198,7 +198,7 @@ def score_groups(
                     else:
                         base = prior[gg] + psi_prior[i + r // n_children] - np.float32(0.5) * norms[r]
                         for c in range(columns):
-                            out[target] = product[r, c] + base + slot_prior[(start + c) // n_shifts]
+                            out[target] = product[r, c] + base + slot_prior[k, (start + c) // n_shifts]
                             target += 1
                 i += run
         for i in range(n_psi):
@@ -471,19 +471,23 @@ def weigh_samples(
 
 @njit(**_OPTIONS)
 def marginals(
-    weights, group_ptr, block, psi_count, slot_first, slot_count, out_start, n_rot_children, n_shifts, table_start,
-    row_weight, block_weight, first, last,
+    weights, group_ptr, block, psi_count, slot_first, slot_count, out_start, n_rot_children, n_shifts, n_directions,
+    table_start, row_weight, block_weight, first, last,
 ):  # fmt: skip
-    """Adds the posterior weight of each shift (row of the table of shifted images) and of each block."""
+    """Adds the posterior weight of each shift, per class, and of each block.
+
+    row_weight (K, rows of the table of shifted images); block_weight (K * n_directions,).
+    """
     for n in range(first, last):
         for g in range(group_ptr[n], group_ptr[n + 1]):
             columns = slot_count[g] * n_shifts
             start = table_start[n] + slot_first[g] * n_shifts
+            k = block[g] // n_directions
             for r in range(psi_count[g] * n_rot_children):
                 at = out_start[g] + r * columns
                 for c in range(columns):
                     if weights[at + c] > 0.0:
-                        row_weight[start + c] += weights[at + c]
+                        row_weight[k, start + c] += weights[at + c]
                         block_weight[block[g]] += weights[at + c]
 
 

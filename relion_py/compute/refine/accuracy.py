@@ -37,10 +37,13 @@ def expected_errors(
     pixels: DiscPixels,
     pixel_size: float,
     random: np.random.Generator,
+    *,
+    in_plane_only: bool = False,
 ) -> tuple[float, float, NDArray[np.float64]]:
     """Expected error of angles (degrees) and offsets (A), and what each shell contributes to the former (S,).
 
-    matrices (N, 3, 3): orientations of the trial particles; ctf (N, P); inv_sigma2 (N, S): reciprocal noise variance.
+    matrices (N, 3, 3): orientations of the trial particles; ctf (N, P); inv_sigma2 (N, S): reciprocal noise variance;
+    in_plane_only: 2D references, which turn about one axis only.
     """
     angle_errors, shift_errors = _ladder(_ANGLE_STEPS, _MAX_ANGLE), _ladder(_SHIFT_STEPS, _MAX_SHIFT)
     angles = np.stack(matrix_to_euler(matrices), axis=1)
@@ -49,7 +52,7 @@ def expected_errors(
     for n, (rot, tilt, psi) in enumerate(angles):
         weight = 0.5 * ctf[n] ** 2 * inv_sigma2[n, pixels.shell]
         turned = np.tile([rot, tilt, psi], (len(angle_errors) + 1, 1))
-        turned[1:, random.integers(3)] += angle_errors
+        turned[1:, 2 if in_plane_only else random.integers(3)] += angle_errors
         views = reference.project(euler_to_matrix(*turned.T), pixels.kx, pixels.ky)
         difference = np.abs(views[1:] - views[0]) ** 2 * weight
         tried = _first_above(difference.sum(axis=1))

@@ -28,12 +28,14 @@ MAX_ITER_WITHOUT_RESOLUTION_GAIN = 1
 MAX_ITER_WITHOUT_LARGE_CHANGES = 1
 MIN_SHELL = 5
 """The resolution never falls below this shell (minres_map)."""
-KEEPSAFE_3D = 1.2
-"""Coarse images show detail down to the coarse step on the particle's rim, over this factor."""
+KEEPSAFE = {3: 1.2, 2: 1.5}
+"""Coarse images show detail down to the coarse step on the particle's rim, over this factor (2D, 3D references)."""
 
 
 def angular_step(sampling: SamplingState, oversampling: int) -> float:
     """Angular step in degrees after oversampling (healpix_sampling.cpp, getAngularSampling)."""
+    if not sampling.is_3d:
+        return sampling.psi_step / 2.0**oversampling
     return healpix_angular_step(sampling.healpix_order + oversampling)
 
 
@@ -112,7 +114,7 @@ def image_sizes(
         coarse = 2 * math.floor(length / options.strict_highres_exp + 0.5)
     elif options.oversampling > 0:
         moved = angular_step(sampling, 0) / 360.0 * math.pi * options.mask_diameter(model.ori_size, model.pixel_size)
-        coarse = min(largest, 2 * math.ceil(length * KEEPSAFE_3D / moved))
+        coarse = min(largest, 2 * math.ceil(length * KEEPSAFE[model.ref_dim] / moved))
     else:
         coarse = current
     return ImageSizes(min(coarse, current), current)

@@ -37,6 +37,7 @@ class ExpectationSettings:
     pixel_size: float = 1.0  # A
     box: int = 0
     work_mib: int = 256  # cap of the work space of one batch
+    grids_mib: int = 4096  # cap of the threads' accumulators together
 
 
 @dataclass
@@ -45,7 +46,7 @@ class WeightedSums:
 
     grids (K, Z, Y, X, 3): back-projected numerator (re, im) and weight. The others as in the reference's wsum_model:
     sigma2_noise (O, S) and sumw_group (O,), pdf_direction (K, D), signal_product and reference_power (G,) per scale
-    group, sigma2_offset in A^2, and totals of the log-likelihood, Pmax, norm correction and weights.
+    group, prior_offset (K, 2) A and sigma2_offset A^2 of the offsets, and totals of the log-likelihood, Pmax, norm correction and weights.
     """
 
     grids: NDArray[np.float32]
@@ -54,6 +55,7 @@ class WeightedSums:
     pdf_direction: NDArray[np.float64]
     signal_product: NDArray[np.float64]
     reference_power: NDArray[np.float64]
+    prior_offset: NDArray[np.float64]
     sigma2_offset: float = 0.0
     log_likelihood: float = 0.0
     sum_pmax: float = 0.0
@@ -79,6 +81,7 @@ class WeightedSums:
             pdf_direction=np.zeros((classes, directions)),
             signal_product=np.zeros(groups),
             reference_power=np.zeros(groups),
+            prior_offset=np.zeros((classes, 2)),
         )
 
     def pack(self) -> NDArray[np.float64]:
@@ -100,8 +103,13 @@ class WeightedSums:
 
     def _arrays(self) -> list[NDArray[np.float64]]:
         return [
-            self.sigma2_noise, self.sumw_group, self.pdf_direction, self.signal_product, self.reference_power,
-        ]  # fmt: skip
+            self.sigma2_noise,
+            self.sumw_group,
+            self.pdf_direction,
+            self.signal_product,
+            self.reference_power,
+            self.prior_offset,
+        ]
 
 
 @dataclass
@@ -135,6 +143,15 @@ class _Coarse:
     row_stride: int
     groups: Groups
 
+    def of_classes(self, only: NDArray[np.int32], directions: int) -> _Coarse:
+        """The same without the groups of other classes than only[n], where that is not -1."""
+        g = self.groups
+        wanted = only[g.particle]
+        keep = (wanted < 0) | (g.block // directions == wanted)
+        groups = g.selected(keep)
+        group_ptr = np.concatenate([[0], np.cumsum(np.bincount(groups.particle, minlength=len(only)))])
+        return _Coarse(self.scores, self.row_best, group_ptr, self.base[keep], self.row_stride, groups)
+
 
 class Expectation:
     """One expectation step of one half: references, sampling and noise are fixed, batches of particles go through.
@@ -156,14 +173,19 @@ class Expectation:
         sums: WeightedSums,
         local: LocalSearch | None = None,
         clock: Stopwatch | None = None,
+        prior_offset: NDArray[np.float64] | None = None,
     ) -> None:
         self.backend, self.settings = backend, settings
         self.volumes, self.pad, self.r_max = volumes, np.float32(pad), np.float32(r_max_padded)
         self.sampling, self.log_pdf, self.inv_sigma2 = sampling, log_pdf, inv_sigma2
         self.sums, self.local = sums, local
         self.clock = clock or Stopwatch()
-        # one accumulator per thread; the first is the sum itself
-        self._grids = [sums.grids] + [np.zeros_like(sums.grids) for _ in range(backend.threads - 1)]
+        # (K, 2) A: where offsets are expected; classes of 2D references have their own
+        self.prior_offset = np.zeros((len(volumes), 2)) if prior_offset is None else prior_offset
+        # accumulators, one a thread as far as memory goes; the first is the sum itself
+        spare = settings.grids_mib * MIB // max(sums.grids.nbytes, 1)
+        count = int(np.clip(spare, 1, backend.threads))
+        self._grids = [sums.grids] + [np.zeros_like(sums.grids) for _ in range(count - 1)]
 
     def finish(self) -> None:
         """Adds the threads' accumulators together, always in the same order."""
@@ -180,14 +202,19 @@ class Expectation:
         per_particle = scores + 8 * coarse_pixels * t + 24 * (coarse_pixels + fine_pixels)
         return int(np.clip(self.settings.work_mib * MIB // per_particle, 8, 2048))
 
-    def run(self, images: PreparedImages) -> Assignments:
-        """Scores, weighs and sums one batch; adds to the sums and returns the particles' new assignments."""
+    def run(self, images: PreparedImages, only_class: NDArray[np.int32] | None = None) -> Assignments:
+        """Scores, weighs and sums one batch; adds to the sums and returns the particles' new assignments.
+
+        only_class (N,): the one class that each particle is compared with, or -1 for all.
+        """
         n = len(images)
         best = Assignments(
             np.full((n, 3, 3), np.nan), np.zeros((n, 2)), np.zeros(n, np.int32), np.zeros(n), np.zeros(n, np.int64),
             np.zeros(n), np.ones(n), np.zeros(n, np.bool_),
         )  # fmt: skip
         coarse = self._score_coarse(images)
+        if only_class is not None:
+            coarse = coarse.of_classes(only_class, self.sampling.directions)
         self.clock.lap("coarse")
         fine, trans_used, threshold = self._select(coarse, n, best)
         del coarse
@@ -218,11 +245,12 @@ class Expectation:
         return transforms * weight, ctf * weight
 
     def _shift_prior(self, images: PreparedImages) -> NDArray[np.float32]:
-        """(N, T) log of the Gaussian prior on offsets, normalised to mean 1 over the shifts as in the reference."""
+        """(K, N, T) log of the Gaussian prior on offsets, its mean over the shifts normalised to 1 as in the reference."""
         total = images.old_offset[:, None, :] + self.sampling.shifts_unperturbed[None]
-        log_prior = -np.sum(total**2, axis=2) / (2.0 * max(self.settings.sigma2_offset, 1e-4))
-        peak = log_prior.max(axis=1, keepdims=True)
-        mean = np.log(np.mean(np.exp(log_prior - peak), axis=1, keepdims=True)) + peak
+        away = total[None] - self.prior_offset[:, None, None, :]
+        log_prior = -np.sum(away**2, axis=-1) / (2.0 * max(self.settings.sigma2_offset, 1e-4))
+        peak = log_prior.max(axis=-1, keepdims=True)
+        mean = np.log(np.mean(np.exp(log_prior - peak), axis=-1, keepdims=True)) + peak
         return (log_prior - mean).astype(np.float32)
 
     def _shift_table(
@@ -283,7 +311,7 @@ class Expectation:
         starts = np.arange(n + 1, dtype=np.int64) * t
         self._score(
             groups.sorted_by_block(), images.coarse, self.sampling.coarse_mats, self.sampling.coarse_psi,
-            prior.reshape(-1), starts, shifted, 1, ctf2, scores,
+            prior.reshape(len(prior), -1), starts, shifted, 1, ctf2, scores,
         )  # fmt: skip
         row_best = np.empty(len(scores) // t, np.float32)
 
@@ -410,7 +438,7 @@ class Expectation:
         rows = np.repeat(who, v).astype(np.int32)
         shift = tables.child_shifts[shift_index].reshape(-1, 2)
         shifted = self._shift_table(weighted, rows, shift, batch.fine)
-        slot_prior = np.ascontiguousarray(self._shift_prior(batch)[who, shift_index])
+        slot_prior = np.ascontiguousarray(self._shift_prior(batch)[:, who, shift_index])
         groups.out_start = mask_start * (tables.rot_children * v)
         scores = np.empty(len(mask) * tables.rot_children * v, np.float32)
         by_block = groups.sorted_by_block()
@@ -421,11 +449,11 @@ class Expectation:
         group_ptr = np.searchsorted(groups.particle, np.arange(n + 1)).astype(np.int64)
         chosen = _Best.zeros(n)
         self._weigh(groups, group_ptr, scores, mask, mask_start, chosen)
-        row_weight = np.zeros(int(table_start[-1]))
+        row_weight = np.zeros((len(self.volumes), int(table_start[-1])))
         block_weight = np.zeros(self.sums.pdf_direction.size)
         kernels.marginals(
             scores, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count, groups.out_start,
-            tables.rot_children, v, table_start, row_weight, block_weight, 0, n,
+            tables.rot_children, v, tables.directions, table_start, row_weight, block_weight, 0, n,
         )  # fmt: skip
         self.clock.lap("weights")
         if self.settings.correlate:  # the noise-weighted images after all, for the back-projection
@@ -466,12 +494,13 @@ class Expectation:
     ) -> tuple[NDArray, NDArray]:  # fmt: skip
         """Back-projections, and sums of signal and reference power, (N, S) each, still divided by sigma2."""
         tables, g, pixels = self.sampling, by_block, batch.fine
-        used = np.nonzero(row_weight > 0)[0]
-        recon_row = np.full(len(row_weight), -1, np.int64)
+        in_use = row_weight.sum(axis=0) > 0
+        used = np.nonzero(in_use)[0]
+        recon_row = np.full(len(in_use), -1, np.int64)
         recon_row[used] = np.arange(len(used))
         unmasked, _ = self._times_ctf(batch.unmasked, batch.ctf, batch.optics, pixels)
         recon = self._shift_table(unmasked, rows[used], shift[used], pixels)
-        threads = self.backend.threads
+        threads = len(self._grids)
         signal = np.zeros((threads, len(batch), batch.shells))
         power = np.zeros_like(signal)
 
@@ -512,9 +541,11 @@ class Expectation:
         best.offset[members] = batch.old_offset + shift[np.minimum(at, len(shift) - 1)]
         best.pmax[members] = np.where(good, weights[groups.out_start[chosen.group] + chosen.sample], 0.0)
         # weight within the table of shifts: total per particle, and the spread of offsets
-        sum_weight = np.bincount(rows, row_weight, len(batch))
-        squared = np.sum((batch.old_offset[rows] + shift) ** 2, axis=1)
-        sums.sigma2_offset += float(np.sum(row_weight * squared))
+        sum_weight = np.bincount(rows, row_weight.sum(axis=0), len(batch))
+        offset = batch.old_offset[rows] + shift
+        for k, prior in enumerate(self.prior_offset):
+            sums.sigma2_offset += float(np.sum(row_weight[k] * np.sum((offset - prior) ** 2, axis=1)))
+        sums.prior_offset += row_weight @ offset
         # noise: |X|^2 - 2 Re <X, CTF P> + |CTF P|^2, by shell; signal and power still hold 1/sigma2
         inverse = self.inv_sigma2[batch.optics]
         sigma2 = np.divide(1.0, inverse, out=np.zeros(inverse.shape), where=inverse > 0)

@@ -49,6 +49,11 @@ def update_model(
         model.scale_correction = _new_scales(sums, model.nr_particles_per_group)
     model.pdf_direction = sums.pdf_direction / sums.sum_weight
     model.pdf_class = model.pdf_direction.sum(axis=1)
+    if model.ref_dim == 2:
+        weight = sums.pdf_direction.sum(axis=1)
+        model.prior_offset_class = np.divide(
+            sums.prior_offset, weight[:, None], out=np.zeros_like(sums.prior_offset), where=weight[:, None] > 0
+        )
     model.pdf_class /= max(model.pdf_class.sum(), 1e-300)
     if not fix_sigma_offset:
         # two dimensions

@@ -121,26 +121,16 @@ class Groups:
     psi_idx: NDArray[np.int32]
     psi_prior: NDArray[np.float32]
 
+    def selected(self, which: NDArray) -> Groups:
+        """The groups at these indices, or under this mask, in that order."""
+        per_group = ("block", "particle", "prior", "psi_start", "psi_count", "slot_first", "slot_count", "out_start")
+        values = [getattr(self, name) for name in per_group]
+        chosen = [np.ascontiguousarray(v[which]) if len(v) == len(self.block) else v for v in values]
+        return Groups(*chosen, self.psi_idx, self.psi_prior)
+
     def sorted_by_block(self) -> Groups:
         """The same groups ordered by block, so that one projection serves all its particles."""
-        order = np.argsort(self.block, kind="stable")
-        return Groups(
-            *(
-                np.ascontiguousarray(getattr(self, name)[order])
-                for name in (
-                    "block",
-                    "particle",
-                    "prior",
-                    "psi_start",
-                    "psi_count",
-                    "slot_first",
-                    "slot_count",
-                    "out_start",
-                )
-            ),  # fmt: skip
-            self.psi_idx,
-            self.psi_prior,
-        )
+        return self.selected(np.argsort(self.block, kind="stable"))
 
     def work(self) -> NDArray[np.int64]:
         """Relative cost of each group: its samples, with a share for its projections."""

@@ -16,11 +16,12 @@ from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import mask_outside, soft_mask
 from relion_py.compute.refine import convergence, outputs, source
+from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.data import ParticleSet
+from relion_py.compute.refine.engine import FILTER_EDGE, Host
 from relion_py.compute.refine.images import DiscPixels, transform_images
 from relion_py.compute.refine.maximization import half_plane_pixels, initial_noise
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
-from relion_py.compute.refine.optimiser import FILTER_EDGE, Host, Refinement
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
 
@@ -28,7 +29,7 @@ NORM_LIMITS = (0.5, 2.0)
 """Standard deviation of the background that normalised images have."""
 
 
-def new_run(options: RefineOptions, host: Host) -> Refinement:
+def new_run(options: RefineOptions, host: Host) -> AutoRefinement:
     """A refinement before its first iteration; its iteration-0 files are written."""
     particles = ParticleSet.read(options.particles)
     state = OptimiserState(random_seed=_seed(options, host), incr_size=options.incr_size)
@@ -72,12 +73,12 @@ def new_run(options: RefineOptions, host: Host) -> Refinement:
         for half, each in enumerate(halves, 1):
             each.nr_particles_per_group = particles.particles_per_group(half)
         mask = _mask(options, model, host)
-        run = Refinement(options, host, particles, _ctf(particles, options), state, sampling, halves, mask)
-        run._write(None)
+        run = AutoRefinement(options, host, particles, _ctf(particles, options), state, sampling, halves, mask)
+        run.write()
     return run
 
 
-def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host) -> Refinement:
+def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host) -> AutoRefinement:
     """A refinement that goes on after the iteration whose files are `old`."""
     particles = ParticleSet.read(old.data)
     particles.split_random_halves(old.state.random_seed)
@@ -87,7 +88,7 @@ def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
         ctf, mask = _ctf(particles, options), _mask(options, old.models[0], host)
-        return Refinement(options, host, particles, ctf, old.state, old.sampling, list(old.models), mask)
+        return AutoRefinement(options, host, particles, ctf, old.state, old.sampling, list(old.models), mask)
 
 
 def _seed(options: RefineOptions, host: Host) -> int:

@@ -1,0 +1,258 @@
+"""Automatic 3D refinement: two random halves, gold-standard FSC, finer sampling until convergence.
+
+Source: ml_optimiser_mpi.cpp, iterate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.errors import UserError
+from relion_py.compute.image.fourier import lowpass
+from relion_py.compute.refine import convergence, outputs, source
+from relion_py.compute.refine.clock import Stopwatch
+from relion_py.compute.refine.engine import FILTER_EDGE, Engine
+from relion_py.compute.refine.expectation import WeightedSums
+from relion_py.compute.refine.halves import Halves
+from relion_py.compute.refine.maximization import update_model
+from relion_py.compute.refine.model import NO_PRIOR
+from relion_py.compute.refine.projector import FourierReference
+
+
+@dataclass
+class AutoRefinement(Engine):
+    """A run with two half models of one class; after convergence with one model of all particles."""
+
+    def run(self) -> None:
+        """Iterates to convergence, or to the largest number of iterations."""
+        if self.options.force_converge and self.state.iteration > 0:
+            self.state.has_converged = True
+        self._update_resolution()
+        while self.state.iteration < self.options.max_iterations:
+            self.state.iteration += 1
+            self.clock = Stopwatch()
+            self.state.has_converged |= convergence.has_converged(self.state, self.options)
+            self._report_iteration()
+            self.iterate()
+            self.job.say(f" Time per step (s): {self.clock}")
+            if self.state.has_converged:
+                self._report_end()
+                return
+        self.job.say(f" Stopping after iteration {self.state.iteration}, the largest that was asked for.")
+
+    def iterate(self) -> None:
+        """One iteration: expectation of both halves, maximization, files."""
+        state, last = self.state, self.state.has_converged
+        for model in self.models:
+            sizes = convergence.image_sizes(model, self.sampling, state, self.options, last)
+            model.current_size = sizes.current
+        self.perturb()
+        references = [self.fourier_references(model) for model in self.models]
+        self.clock.lap("references")
+        if not self.first_by_correlation:
+            self.estimate_accuracy(self.models[0], references[0])
+            self.models[1].accuracy_rot = self.models[0].accuracy_rot.copy()
+            self.models[1].accuracy_trans = self.models[0].accuracy_trans.copy()
+            self.models[1].orientability_contrib = self.models[0].orientability_contrib
+        if state.iteration > 1 and not last:
+            self._update_sampling()
+        # the coarse size follows the angular step
+        sizes = convergence.image_sizes(self.models[0], self.sampling, state, self.options, last)
+        state.coarse_size = sizes.coarse
+        halves = self._expectation(references, sizes)
+        del references
+        self._maximization(halves, last)
+
+    def _update_resolution(self) -> None:
+        # both halves share data_vs_prior, so that they agree on the resolution
+        counter = self.state.nr_iter_wo_resol_gain
+        for model in self.models:
+            self.state.nr_iter_wo_resol_gain = counter
+            warning = convergence.update_resolution(model, self.state, self.options)
+        if warning:
+            self.job.say(f" {warning}")
+
+    def _report_iteration(self) -> None:
+        say, state, model = self.job.say, self.state, self.models[0]
+        say(f" Auto-refine: Iteration= {state.iteration}")
+        say(
+            f" Auto-refine: Resolution= {model.current_resolution:g} "
+            f"(no gain for {state.nr_iter_wo_resol_gain} iter) "
+        )
+        say(
+            f" Auto-refine: Changes in angles= {state.current_changes_optimal_orientations:g} degrees; and in "
+            f"offsets= {state.current_changes_optimal_offsets:g} Angstroms "
+            f"(no gain for {state.nr_iter_wo_large_hidden_variable_changes} iter) "
+        )
+        if state.has_converged:
+            say(
+                " Auto-refine: Refinement has converged, entering last iteration where two halves will be combined..."
+            )
+            say(
+                " Auto-refine: The last iteration will use data to Nyquist frequency, which may take more CPU and RAM."
+            )
+
+    def _report_end(self) -> None:
+        say, root = self.job.say, self.options.output_root
+        say(" Auto-refine: Refinement has converged, stopping now... ")
+        say(f" Auto-refine: + Final reconstruction from all particles is saved as: {root}_class001.mrc")
+        say(f" Auto-refine: + Final model parameters are stored in: {root}_model.star")
+        say(f" Auto-refine: + Final data parameters are stored in: {root}_data.star")
+        kind = "already with masking" if self.options.solvent_correct_fsc else "without masking"
+        say(f" Auto-refine: + Final resolution ({kind}) is: {self.models[0].current_resolution:g}")
+        if self.state.accuracy_rot > 10.0:
+            say(
+                " Auto-refine: + WARNING: The angular accuracy is worse than 10 degrees, so basically you cannot align "
+                "your particles! Do not trust the FSC."
+            )
+
+    # ---- expectation ----
+
+    def _update_sampling(self) -> None:
+        changed = False
+        for i, model in enumerate(self.models):
+            if i == 0:
+                changed = convergence.update_angular_sampling(model, self.sampling, self.state, self.options)
+            elif changed and self.sampling.healpix_order >= self.options.auto_local_healpix_order:
+                convergence.start_local_searches(model, self.sampling, self.options.oversampling)
+        if changed:
+            self.grid = self._new_grid()
+            n = self.grid.n_directions
+            for model in self.models:
+                model.pdf_direction = np.full((1, n), 1.0 / n)
+        over = self.options.oversampling
+        local = self.models[0].orientational_prior_mode != NO_PRIOR
+        self.job.say(
+            f" Auto-refine: Angular step= {convergence.angular_step(self.sampling, over):g} degrees; "
+            f"local searches= {'true' if local else 'false'}"
+        )
+        self.job.say(
+            f" Auto-refine: Offset search range= {self.sampling.offset_range:g} Angstroms; "
+            f"offset step= {convergence.offset_step(self.sampling, over):g} Angstroms"
+        )
+
+    def _expectation(self, references: list[list[FourierReference]], sizes: convergence.ImageSizes) -> Halves:
+        options, comm = self.options, self.job.comm
+        self.job.say(f" Expectation iteration {self.state.iteration}")
+        halves = Halves(comm, options.threads)
+        old = self.poses()
+        mine = sum(len(source.share(self.particles.members(h), comm)) for h in (1, 2))
+        self.weighted: list[WeightedSums] = []
+        done = 0
+        with CpuBackend(options.threads) as backend, self.job.progress(mine) as bar:
+
+            def advance(n: int) -> None:
+                nonlocal done
+                done += n
+                bar.update(done)
+
+            for half, model in enumerate(self.models):
+                members = self.particles.members(half + 1)
+                sums, weighted = self.expectation(backend, model, references[half], sizes, members, advance)
+                via_disc = options.output_root if options.combine_weights_via_disc else ""
+                halves.reduce(half, sums[0], via_disc)
+                self.weighted.append(weighted)
+                self.clock.lap("sums over ranks")
+        self.report_failed(self.weighted)
+        self.measure_changes(old, self.particles.members())
+        return halves
+
+    # ---- maximization ----
+
+    def _maximization(self, halves: Halves, last: bool) -> None:
+        options, state = self.options, self.state
+        self.job.say(" Maximization...")
+        halves.symmetrise()
+        raw = [halves.unregularised(h) for h in (0, 1)] if last else None
+        if options.low_resol_join_halves > 0:
+            resolution = max(options.low_resol_join_halves, self.models[0].current_resolution)
+            self.job.say(
+                f" Averaging half-reconstructions up to {resolution:g} Angstrom resolution to prevent diverging "
+                "orientations ..."
+            )
+            halves.join_low_resolution(resolution, self.pixel_size)
+        self.job.say(" Calculating gold-standard FSC ...")
+        if options.solvent_correct_fsc and self.mask is not None:
+            maps = [halves.unregularised(h) for h in (0, 1)]
+            fsc = halves.solvent_corrected_fsc(
+                self.mask, maps, self.models[0].current_size, state.random_seed
+            )
+        else:
+            fsc = halves.fsc()
+        convergence.watch_fsc(self.models[0], state, fsc)
+        if last:
+            halves.join()
+            self._join_sums()
+        for half, model in enumerate(self.models):
+            halves.maximise(half, model, fsc, options.tau2_fudge_factor, self.fixed_tau2, last)
+        self._update_models()
+        if self.first_by_correlation and options.ini_high > 0:
+            self._filter_references()
+        if options.flatten_solvent and not last:
+            self._flatten()
+        self._update_resolution()
+        self.clock.lap("maximization")
+        self.write(raw)
+        self.clock.lap("writing")
+
+    def _join_sums(self) -> None:
+        """One model from here on, from both halves' sums."""
+        first, second = self.weighted
+        total = first.pack() + second.pack()
+        first.unpack(total)
+        self.weighted = [first]
+        self.models = [self.models[0]]
+        self.models[0].nr_particles_per_group = self.particles.particles_per_group()
+
+    def _update_models(self) -> None:
+        for model, sums in zip(self.models, self.weighted, strict=True):
+            update_model(
+                model,
+                sums,
+                min_sigma2_offset=self.options.min_sigma2_offset,
+                fix_sigma_offset=self.options.fix_sigma_offset,
+                fix_sigma_noise=self.options.fix_sigma_noise,
+                do_norm=self.options.do_norm_correction,
+                do_scale=self.do_scale,
+                first_iteration_cc=self.first_by_correlation,
+            )
+        # decisions are made on the first half's values
+        for model in self.models[1:]:
+            model.ave_pmax = self.models[0].ave_pmax
+            model.data_vs_prior_class = self.models[0].data_vs_prior_class.copy()
+        self.state.refs_are_ctf_corrected |= self.options.ctf
+
+    def _filter_references(self) -> None:
+        for model in self.models:
+            model.references[0] = lowpass(
+                model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE
+            )
+
+    def _flatten(self) -> None:
+        for model in self.models:
+            model.references[0] = (model.references[0] * self.mask).astype(np.float32)
+
+    def write(self, raw: list[NDArray[np.float32] | None] | None = None) -> None:
+        """The iteration's files; raw: the unregularised half maps of the last one, on their owners."""
+        comm = self.job.comm
+        error = None
+        if raw is not None:
+            second = comm.bcast(raw[1], 1 % comm.size)
+            raw = [raw[0], second]
+        if comm.rank == 0:
+            try:
+                names = outputs.write_iteration(
+                    self.options, self.state, self.sampling, self.models, self.particles.to_star()
+                )
+                for half, volume in enumerate(raw or [], 1):
+                    if volume is not None:
+                        outputs.write_reference(names.unfiltered(half), volume, self.pixel_size)
+            except UserError as problem:
+                error = problem
+        error = comm.bcast(error, 0)
+        if error is not None:
+            raise error

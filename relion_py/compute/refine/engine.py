@@ -1,0 +1,401 @@
+"""What every refinement shares: preparing references and images, the expectation step over ranks and threads.
+
+An `Engine` holds the state of a run. The drivers decide what is done with the weighted sums: `auto_refine` makes two
+half maps until convergence, `classification` several classes for a number of iterations. Every rank goes through the
+same steps with the same state and works on its share of the particles, so that any number of ranks will do.
+Source: ml_optimiser.cpp and ml_optimiser_mpi.cpp, expectation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
+from relion_py.compute.geometry.healpix import Sampling, next_perturbation
+from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.parallel.comm import Communicator
+from relion_py.compute.refine import convergence, source
+from relion_py.compute.refine.accuracy import expected_errors
+from relion_py.compute.refine.backprojector import BackProjector
+from relion_py.compute.refine.clock import Stopwatch
+from relion_py.compute.refine.data import ParticleSet
+from relion_py.compute.refine.expectation import Assignments, Expectation, ExpectationSettings, WeightedSums
+from relion_py.compute.refine.images import DiscPixels, PreparedImages, noise_images, transform_images
+from relion_py.compute.refine.model import NO_PRIOR, ModelState, OptimiserState, SamplingState
+from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.projector import FourierReference
+from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
+
+ACCURACY_TRIALS = {3: 100, 2: 10}
+"""Particles on which the accuracy of angles and offsets is estimated, by the dimension of the references."""
+FAILED_SHARE = 0.05
+"""A run stops when more than this share of the particles cannot be scored."""
+FILTER_EDGE = 2
+"""Width in shells of the edge of --ini_high's filter (WIDTH_FMASK_EDGE)."""
+SCALE_DATA_VS_PRIOR = 3.0
+"""Scales are estimated where the signal exceeds the prior by this factor."""
+EMPTY_CLASS = 0.01
+"""Accuracies are not estimated for classes with a smaller share of the particles."""
+
+
+class Progress(Protocol):
+    """A progress bar."""
+
+    def update(self, done: int) -> None:
+        """`done` pieces are finished."""
+
+
+class Host(Protocol):
+    """What a refinement runs in: its ranks, where it talks to, and who may stop it (`cli.program.Job`)."""
+
+    comm: Communicator
+    check_abort: Callable[[], None]
+
+    def say(self, text: str) -> None:
+        """A line for the user."""
+
+    def progress(self, total: int) -> AbstractContextManager[Progress]:
+        """A progress bar of `total` pieces."""
+
+
+@dataclass
+class Engine:
+    """Everything of a running refinement. `mask` is the solvent mask of the references, or None.
+
+    models: one, or those of the two halves. The references of a model are K maps, or K images in 2D.
+    """
+
+    options: RefineOptions
+    job: Host
+    particles: ParticleSet
+    ctf: CtfParams | None
+    state: OptimiserState
+    sampling: SamplingState
+    models: list[ModelState]
+    mask: NDArray[np.float32] | None
+
+    def __post_init__(self) -> None:
+        self.operators = operators(self.sampling.symmetry)
+        self.grid = self._new_grid()
+        self.box, self.pixel_size = self.models[0].ori_size, self.models[0].pixel_size
+        self.dimensions = self.models[0].ref_dim
+        self.diameter = self.options.mask_diameter(self.box, self.pixel_size)
+        self.do_scale = self.options.do_scale_correction and self.particles.nr_groups > 1
+        self.clock = Stopwatch()
+
+    def _new_grid(self) -> Sampling:
+        """The coarse grid of orientations that the sampling says, not perturbed."""
+        s = self.sampling
+        return Sampling(
+            s.healpix_order if s.is_3d else 0,
+            psi_step=None if s.is_3d else s.psi_step,
+            symmetry=s.symmetry,
+            limit_tilt=s.limit_tilt if s.limit_tilt > -90.0 else None,
+            is_3d=s.is_3d,
+        )
+
+    @property
+    def first_by_correlation(self) -> bool:
+        """Whether this is a first iteration by cross-correlation."""
+        return self.state.iteration == 1 and self.options.firstiter_cc
+
+    # ---- before the expectation ----
+
+    def perturb(self) -> None:
+        """Moves the sampling grid at random."""
+        random = np.random.default_rng([self.state.random_seed, self.state.iteration])
+        self.sampling.random_perturbation = next_perturbation(
+            self.sampling.random_perturbation, self.sampling.perturbation_factor, random
+        )
+
+    def fourier_references(self, model: ModelState) -> list[FourierReference]:
+        """The model's references ready for projection; their power becomes the prior tau2 unless that is given."""
+        lowest = self.options.strict_lowres_exp
+        references = []
+        for k, volume in enumerate(model.references):
+            reference = FourierReference.from_map(
+                volume,
+                model.current_size,
+                self.options.padding_factor,
+                min_shell=model.shell_of(lowest) if lowest > 0 else -1,
+                workers=self.options.threads,
+            )
+            if not self.fixed_tau2:
+                model.tau2_class[k] = reference.spectrum
+            references.append(reference)
+        return references
+
+    @property
+    def fixed_tau2(self) -> bool:
+        """Whether the prior was given with --tau."""
+        return self.options.tau_spectrum not in ("", "None")
+
+    def estimate_accuracy(self, model: ModelState, references: list[FourierReference]) -> None:
+        """Accuracy of angles and offsets of each class that is not empty; the best class's for the state."""
+        state, p = self.state, self.particles
+        order = np.random.default_rng([state.random_seed, state.iteration, 1]).permutation(len(p))
+        trial = order[: ACCURACY_TRIALS[self.dimensions]]
+        strict = self.options.strict_highres_exp > 0
+        sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
+        pixels = DiscPixels.of_size(sizes.coarse if strict else model.current_size)
+        contributions = np.zeros((model.nr_classes, model.nr_shells))
+        for k, reference in enumerate(references):
+            model.accuracy_rot[k] = model.accuracy_trans[k] = 999.0
+            if model.pdf_class[k] < EMPTY_CLASS and len(references) > 1:
+                continue
+            model.accuracy_rot[k], model.accuracy_trans[k], contributions[k] = expected_errors(
+                reference,
+                euler_to_matrix(p.rot[trial], p.tilt[trial], p.psi[trial]),
+                self._ctf(trial, pixels),
+                self._inverse_noise(model)[p.optics_group[trial]],
+                pixels,
+                self.pixel_size,
+                np.random.default_rng([state.random_seed, 2]),
+                in_plane_only=self.dimensions == 2,
+            )
+        model.orientability_contrib = contributions
+        state.accuracy_rot, state.accuracy_trans = model.accuracy_rot.min(), model.accuracy_trans.min()
+        self.job.say(
+            f" Auto-refine: Estimated accuracy angles= {state.accuracy_rot:g} degrees; "
+            f"offsets= {state.accuracy_trans:g} Angstroms"
+        )
+        self.clock.lap("accuracy")
+
+    # ---- expectation ----
+
+    def expectation(
+        self,
+        backend: CpuBackend,
+        model: ModelState,
+        references: list[FourierReference],
+        sizes: convergence.ImageSizes,
+        members: NDArray[np.int64],
+        advance: Callable[[int], None],
+        only_class: NDArray[np.int32] | None = None,
+    ) -> tuple[list[BackProjector], WeightedSums]:
+        """Scores and sums `members` against the model's references; their new poses go into the particles.
+
+        Returns this rank's back-projections, one per class, and the other sums over all ranks. advance(n) is told of
+        n particles done; only_class (all particles): the one class each is compared with, or -1 for all classes.
+        """
+        options, comm = self.options, self.job.comm
+        grid = self.grid.perturbed(self.sampling.random_perturbation)
+        tables = SamplingTables.of(grid, self.sampling, options.oversampling)
+        sums, weighted = self._empty_sums(model, sizes.current, tables)
+        step = self._expectation_step(backend, model, references, tables, grid, members, weighted)
+        found: list[tuple[NDArray, Assignments]] = []
+        coarse, fine = DiscPixels.of_size(sizes.coarse), DiscPixels.of_size(sizes.current)
+        size = max(step.batch_size(coarse.size, fine.size), options.pool * options.threads)
+        for index, images in source.batches(self.particles, members, size, options, comm):
+            self.job.check_abort()
+            self.clock.lap("reading")
+            prepared = self._prepare(model, index, images, coarse, fine)
+            self.clock.lap("images")
+            found.append((index, step.run(prepared, None if only_class is None else only_class[index])))
+            advance(len(index))
+        step.finish()
+        self._gather(found)
+        weighted.unpack(comm.allreduce_sum(weighted.pack()))
+        weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
+        return sums, weighted
+
+    def _empty_sums(
+        self, model: ModelState, size: int, tables: SamplingTables
+    ) -> tuple[list[BackProjector], WeightedSums]:
+        """Back-projectors of all classes, whose grids are one array, and zero sums around it."""
+        weighted = WeightedSums.zeros(
+            (0, 0, 0), model.nr_classes, tables.directions, model.nr_shells, model.nr_optics_groups, model.nr_groups
+        )
+        first = BackProjector(self.box, size, self.options.padding_factor, self.operators, ndim=self.dimensions)
+        if model.nr_classes == 1:
+            weighted.grids = first.grid[None]
+            return [first], weighted
+        weighted.grids = np.zeros((model.nr_classes, *first.grid.shape), np.float32)
+        sums = [first, *(first.copy() for _ in range(model.nr_classes - 1))]
+        for each, grid in zip(sums, weighted.grids, strict=True):
+            each.grid = grid
+        return sums, weighted
+
+    def _expectation_step(
+        self,
+        backend: CpuBackend,
+        model: ModelState,
+        references: list[FourierReference],
+        tables: SamplingTables,
+        grid: Sampling,
+        members: NDArray[np.int64],
+        weighted: WeightedSums,
+    ) -> Expectation:
+        settings = ExpectationSettings(
+            adaptive_fraction=self.options.adaptive_fraction,
+            maximum_significants=self.options.maximum_significants,
+            correlate=self.first_by_correlation,
+            sigma2_offset=model.sigma_offset**2,
+            pixel_size=self.pixel_size,
+            box=self.box,
+        )
+        with np.errstate(divide="ignore"):
+            log_pdf = np.log(model.pdf_direction / model.pdf_direction.mean()).astype(np.float32)
+        local = None
+        if model.orientational_prior_mode != NO_PRIOR:
+            p = self.particles
+            local = LocalSearch.around(
+                grid,
+                members,
+                len(p),
+                (p.rot[members], p.tilt[members], p.psi[members]),
+                (model.sigma_rot, model.sigma_tilt, model.sigma_psi),
+            )
+        return Expectation(
+            backend,
+            settings,
+            np.stack([reference.data for reference in references]),
+            references[0].pad,
+            references[0].r_max_padded,
+            tables,
+            log_pdf,
+            self._inverse_noise(model),
+            weighted,
+            local,
+            self.clock,
+            model.prior_offset_class,
+        )
+
+    def _inverse_noise(self, model: ModelState) -> NDArray[np.float32]:
+        """1 / sigma2_noise (O, S), 0 at the origin and where no noise is known."""
+        inverse = np.divide(
+            1.0, model.sigma2_noise, out=np.zeros(model.sigma2_noise.shape), where=model.sigma2_noise > 0
+        )
+        inverse[:, 0] = 0.0
+        return inverse.astype(np.float32)
+
+    def _ctf(self, index: NDArray[np.int64], pixels: DiscPixels) -> NDArray[np.float32]:
+        """CTF (N, P) of particles, 1 without CTF correction."""
+        if self.ctf is None:
+            return np.ones((len(index), pixels.size), np.float32)
+        return ctf_values(
+            self.ctf[index],
+            pixels.kx,
+            pixels.ky,
+            self.box,
+            self.pixel_size,
+            intact_first_peak=self.options.ctf_intact_first_peak,
+            absolute=self.options.ctf_phase_flipped,
+            only_flip_phases=self.options.only_flip_phases,
+        )
+
+    def _prepare(
+        self,
+        model: ModelState,
+        index: NDArray[np.int64],
+        images: NDArray[np.float32],
+        coarse: DiscPixels,
+        fine: DiscPixels,
+    ) -> PreparedImages:
+        p, options = self.particles, self.options
+        norm = np.ones(len(index))
+        if options.do_norm_correction:
+            norm = p.norm_correction[index] / model.avg_norm_correction
+        origin = np.stack([p.origin_x[index], p.origin_y[index]], axis=1) / self.pixel_size
+        shift = np.floor(origin + 0.5).astype(np.int64)
+        noise = None
+        if not options.zero_mask:
+            noise = noise_images(
+                model.sigma2_noise[p.optics_group[index]], self.box, self.state.random_seed + index
+            )
+        unmasked, masked, spectrum = transform_images(
+            images,
+            shift,
+            1.0 / norm,
+            self.diameter / (2.0 * self.pixel_size),
+            float(options.mask_edge),
+            fine,
+            noise=noise,
+            workers=options.threads,
+        )
+        scale = np.ones(len(index))
+        if self.do_scale:
+            scale = np.maximum(model.scale_correction[p.group[index]], 0.001)
+        ctf = self._ctf(index, fine)
+        ctf *= scale[:, None].astype(np.float32)
+        return PreparedImages(
+            index=index,
+            masked=masked,
+            unmasked=unmasked,
+            ctf=ctf,
+            optics=p.optics_group[index],
+            group=p.group[index],
+            scale=scale,
+            old_offset=shift * self.pixel_size,
+            spectrum=spectrum,
+            applied_norm=norm,
+            fine=fine,
+            coarse=coarse,
+            coarse_in_fine=coarse.positions_in(fine),
+            scale_shells=model.data_vs_prior_class.max(axis=0) > SCALE_DATA_VS_PRIOR,
+        )
+
+    def _matrices(self) -> NDArray[np.float64]:
+        p = self.particles
+        return euler_to_matrix(p.rot, p.tilt, p.psi)
+
+    def _gather(self, found: list[tuple[NDArray, Assignments]]) -> None:
+        """New poses and statistics of all ranks' particles, on every rank. Failed ones keep what they had."""
+        p = self.particles
+        for index, new in (item for part in self.job.comm.allgather(found) for item in part):
+            good = ~new.failed
+            to = index[good]
+            p.rot[to], p.tilt[to], p.psi[to] = matrix_to_euler(new.matrix[good])
+            p.origin_x[to], p.origin_y[to] = new.offset[good].T
+            p.class_number[to] = new.class_index[good] + 1
+            if self.options.do_norm_correction:
+                p.norm_correction[to] = new.norm_correction[good]
+            p.log_likelihood[to] = new.log_likelihood[good]
+            p.max_prob[to] = new.pmax[good]
+            p.nr_significant[to] = new.nr_significant[good]
+        p.has_results = True
+
+    def report_failed(self, weighted: list[WeightedSums]) -> None:
+        """Tells of particles that could not be scored; raises UserError if they are too many."""
+        failed = [i for sums in weighted for i in sums.failed]
+        if not failed:
+            return
+        names = ", ".join(self.particles.image_name(i) for i in failed[:5])
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        sentence = (
+            f"{len(failed)} particles could not be scored, their images are probably empty or not normalised: "
+            f"{names}{more}"
+        )
+        if len(failed) > FAILED_SHARE * len(self.particles):
+            raise UserError(f"{sentence}; normalise the particles again, or remove these.")
+        self.job.say(f" WARNING: {sentence}; they are left out of this iteration.")
+
+    def poses(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """Copies of matrices (N, 3, 3), origins x and y (A) and classes of all particles."""
+        p = self.particles
+        return self._matrices(), p.origin_x.copy(), p.origin_y.copy(), p.class_number.copy()
+
+    def measure_changes(self, old: tuple[NDArray, NDArray, NDArray, NDArray], members: NDArray[np.int64]) -> None:
+        """How far the poses of `members` moved from `old`, into the state."""
+        if not len(members):
+            return
+        p, now = self.particles, self._matrices()
+        angles = angular_distance(now[members], old[0][members], self.operators)
+        moved = (p.origin_x - old[1])[members] ** 2 + (p.origin_y - old[2])[members] ** 2
+        convergence.update_changes(
+            self.state,
+            self.sampling,
+            self.options.oversampling,
+            float(angles.mean()),
+            float(np.sqrt(moved.mean() / 2.0)),
+            float(np.mean(p.class_number[members] != old[3][members])),
+        )
