@@ -1,4 +1,4 @@
-"""The demonstration behind `bash scripts/demo`: simulated particles are imported and refined by the pipeliner."""
+"""The demonstration behind `bash scripts/demo`: the pipeliner imports and refines simulated particles."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def run(project: Project, type_label: str, changes: dict[str, str]) -> str:
     values = {**project.spec(type_label).defaults(), **changes}
     for problem in project.problems(type_label, values):
         print(f"Please note: {problem.message}")
+    program = project.commands(type_label, values).commands[0][0]
     name = project.run(type_label, values)
-    program = project.commands(type_label, values, name).commands[0][0]
     print(f"{name.rstrip('/')}: {program}", flush=True)
     progress, log = Progress(), project.log_paths(name)[0]
     try:
