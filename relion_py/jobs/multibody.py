@@ -253,9 +253,14 @@ def half_map_nodes(context: JobContext) -> tuple[Node, ...]:
     )
 
 
+def three_characters(number: int) -> str:
+    """A number in three characters, the last ones where it is longer (strings.cpp, integerToString)."""
+    return f"{number:03d}"[-3:] if number >= 0 else "-" + f"{-number:02d}"[-2:]
+
+
 def selection_name(context: JobContext) -> str:
     """Name of the file with the selected particles: the component and, unless they are open, the limits."""
-    name = f"analyse_eval{whole(context.number('select_eigenval')):03d}_select"
+    name = f"analyse_eval{three_characters(whole(context.number('select_eigenval')))}_select"
     low, high = (round_half_away(context.number(f"eigenval_{end}")) for end in ("min", "max"))
     name += f"_min{low}" if low > -99998 else ""
     name += f"_max{high}" if high < 99998 else ""
