@@ -154,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _choose_platform(exporting: bool) -> None:
-    """Without a screen pictures are drawn off-screen; a window cannot be: say so before Qt ends the program."""
+    """Without a screen pictures are drawn off-screen; a window cannot be: say so before Qt gives up."""
     screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if screen or os.environ.get("QT_QPA_PLATFORM") or not sys.platform.startswith("linux"):
         return

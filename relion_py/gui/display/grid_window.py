@@ -425,6 +425,7 @@ class GridWindow(QWidget):
         for index in chosen:
             image = self.images.source.image(index)
             shifted.append(np.roll(image, selection.centre_of_mass_shift(image), axis=(0, 1)))
+        path.parent.mkdir(parents=True, exist_ok=True)
         mrc.write_stack(stack, np.stack(shifted), self.images.pixel_size)
         table = selection.with_class_numbers(self.images.table)
         names = table.strings("rlnReferenceImage")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from relion_py.gui.display.coordinates import optics_pixel_size
 from relion_py.gui.display.errors import DisplayError
+from relion_py.gui.display.selection import data_star_of
 from relion_py.gui.display.series import floats, read_star
 from relion_py.gui.display.sources import ImageSource, MrcFile, NamedImages, Opened, StackImages
 
@@ -216,11 +217,8 @@ def _classes_of_model(path: Path, root: Path, blocks: Any) -> ImageSet:
     )
     images.image_column = "rlnReferenceImage"
     images.model_path, images.named = path, tuple(names)
-    for ending in ("_half1_model.star", "_half2_model.star", "_model.star"):
-        if path.name.endswith(ending):
-            data = path.with_name(path.name.removesuffix(ending) + "_data.star")
-            images.data_star = data if data.is_file() else None
-            break
+    data = data_star_of(path) if path.name.endswith("_model.star") else None
+    images.data_star = data if data is not None and data.is_file() else None
     return images
 
 

@@ -137,16 +137,16 @@ def band_pass(image: NDArray[Any], angpix: float, lowpass: float = 0.0, highpass
     frequency = np.hypot(fft.fftfreq(ny)[:, None], fft.rfftfreq(nx)[None, :])  # cycles per pixel
     weight = np.ones(frequency.shape, dtype=np.float32)
     if lowpass > 0:
-        weight *= 1.0 - _cosine_step(frequency, round(size * angpix / lowpass) / size, 2 / size)
+        weight *= 1.0 - _cosine_step(frequency, round(size * angpix / lowpass) / size, 1 / size)
     if highpass > 0:
-        weight *= _cosine_step(frequency, round(size * angpix / highpass) / size, 25 / size)
+        weight *= _cosine_step(frequency, round(size * angpix / highpass) / size, 12 / size)
     return fft.irfft2(fft.rfft2(pixels) * weight, s=(ny, nx)).astype(np.float32)
 
 
-def _cosine_step(frequency: NDArray[np.float64], centre: float, width: float) -> NDArray[np.float32]:
-    """0 below, 1 above, a raised cosine of ``width`` around ``centre`` (cycles per pixel) between."""
-    low = max(0.0, centre - width / 2)
-    at = np.clip((frequency - low) / max(centre + width / 2 - low, 1e-12), 0.0, 1.0)
+def _cosine_step(frequency: NDArray[np.float64], centre: float, half: float) -> NDArray[np.float32]:
+    """0 below, 1 above, a raised cosine ``half`` to either side of ``centre`` (cycles per pixel)."""
+    low = max(0.0, centre - half)
+    at = np.clip((frequency - low) / (centre + half - low), 0.0, 1.0)
     return (0.5 - 0.5 * np.cos(np.pi * at)).astype(np.float32)
 
 

@@ -375,7 +375,10 @@ class TableView(ResultView):
 
 
 class MotionView(TableView):
-    """Motion correction: total motion of every micrograph and the trajectory of the chosen one."""
+    """Motion correction: total motion of every micrograph and the trajectory of the chosen one.
+
+    RELION writes the total as the length of the trajectory, both in pixels of the movie.
+    """
 
     def __init__(self, job: JobFiles, parent: QWidget | None = None) -> None:
         super().__init__(job, parent)
@@ -392,9 +395,9 @@ class MotionView(TableView):
         names = {"total": "rlnAccumMotionTotal", "early": "rlnAccumMotionEarly", "late": "rlnAccumMotionLate"}
         series = {word: floats(table, label) for word, label in names.items() if label in table}
         if series:
-            self.total.show_points(rows, series, "micrograph", "motion (Å)", "Accumulated motion")
+            self.total.show_points(rows, series, "micrograph", "motion (px)", "Accumulated motion")
             first = next(iter(series.values()))
-            self.split.show_values(first, "total motion (Å)")
+            self.split.show_values(first, "total motion (px)")
         self._fill_list(table)
 
     def show_row(self, row: int) -> None:

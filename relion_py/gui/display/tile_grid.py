@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -57,31 +57,48 @@ def make_tile(image: NDArray[Any], look: Look) -> QImage:
     )
 
 
+@dataclass
+class _Work:
+    """What a reader works on. A new look or source is new work; a reader of the old one finds no more."""
+
+    source: ImageSource | None
+    look: Look
+    version: int
+    wanted: deque[int] = field(default_factory=deque)
+    in_hand: set[int] = field(default_factory=set)  # taken from the queue, not yet delivered
+    running: bool = False
+
+
 class _Reader(QRunnable):
     """Reads wanted tiles until none is wanted; the widget empties or refills the queue at any time."""
 
-    def __init__(self, grid: TileGrid) -> None:
+    def __init__(self, work: _Work, deliver: Any) -> None:
         super().__init__()
-        self.grid_tile, self.queue, self.source = grid._tile_read, grid._wanted, grid._source
-        self.look, self.version = grid._look, grid._version
+        self.work, self.deliver = work, deliver
+        work.running = True
 
     def run(self) -> None:
-        while self.source is not None:
-            try:
-                index = self.queue.popleft()
-            except IndexError:
-                return
-            tile: QImage | str
-            try:
-                tile = make_tile(self.source.image(index), self.look)
-            except DisplayError as error:
-                tile = str(error)
-            except Exception as error:  # a damaged image must not end the reader
-                tile = f"{type(error).__name__}: {error}"
-            try:
-                self.grid_tile.emit(self.version, index, tile)
-            except RuntimeError:
-                return  # the window is gone
+        work = self.work
+        try:
+            while work.source is not None and work.wanted:
+                try:
+                    index = work.wanted.popleft()
+                except IndexError:
+                    return
+                work.in_hand.add(index)
+                self.deliver.emit(work.version, index, self._tile(work.source, index))
+        except RuntimeError:
+            work.wanted.clear()  # the window is gone
+        finally:
+            work.running = False
+
+    def _tile(self, source: ImageSource, index: int) -> QImage | str:
+        try:
+            return make_tile(source.image(index), self.work.look)
+        except DisplayError as error:
+            return str(error)
+        except Exception as error:  # a damaged image must not end the reader
+            return f"{type(error).__name__}: {error}"
 
 
 class TileGrid(QAbstractScrollArea):
@@ -106,8 +123,8 @@ class TileGrid(QAbstractScrollArea):
         self._caption_lines = 0
         self._look = Look()
         self._version = 0
+        self._work = _Work(None, self._look, 0)
         self._tiles: OrderedDict[int, QPixmap | str] = OrderedDict()
-        self._wanted: deque[int] = deque()
         self._selected: set[int] = set()
         self._selectable = True
         self._last_clicked = 0
@@ -131,7 +148,6 @@ class TileGrid(QAbstractScrollArea):
         keep_selection: bool = False,
     ) -> None:
         """Show ``source``; ``captions(number)`` gives up to ``caption_lines`` lines below each tile."""
-        self._wanted.clear()
         self._source, self._captions, self._caption_lines = source, captions, caption_lines
         n = 0 if source is None else len(source)
         self._order = np.arange(n)
@@ -176,7 +192,8 @@ class TileGrid(QAbstractScrollArea):
 
     def _forget_tiles(self) -> None:
         self._version += 1
-        self._wanted.clear()
+        self._work.wanted.clear()
+        self._work = _Work(self._source, self._look, self._version)
         self._tiles.clear()
         self._update_scroll_bars()
         self.viewport().update()
@@ -312,20 +329,22 @@ class TileGrid(QAbstractScrollArea):
     def _request_missing(self) -> None:
         if self._source is None:
             return
+        work = self._work
         missing = [
-            int(self._order[p]) for p in self.visible_places() if int(self._order[p]) not in self._tiles
+            index
+            for index in (int(self._order[place]) for place in self.visible_places())
+            if index not in self._tiles and index not in work.in_hand
         ]
-        self._wanted.clear()
-        self._wanted.extend(missing)
-        if missing and self._pool.activeThreadCount() == 0:
-            self._pool.start(_Reader(self))
-        elif missing:
-            QTimer.singleShot(30, self.viewport().update)  # a reader of an older look may be ending just now
+        work.wanted.clear()
+        work.wanted.extend(missing)
+        if missing and not work.running:
+            self._pool.start(_Reader(work, self._tile_read))
 
     def _on_tile(self, version: int, index: int, tile: QImage | str) -> None:
         self.tiles_read += 1
         if version != self._version:
             return
+        self._work.in_hand.discard(index)
         self._tiles[index] = tile if isinstance(tile, str) else QPixmap.fromImage(tile)
         keep = max(2000, 4 * len(self.visible_places()))
         while len(self._tiles) > keep:
@@ -350,7 +369,7 @@ class TileGrid(QAbstractScrollArea):
 
     def stop(self) -> None:
         """Read no more; returns once the reader is idle."""
-        self._wanted.clear()
+        self._work.wanted.clear()
         self._pool.clear()
         self._pool.waitForDone(5000)
 
