@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -81,7 +81,7 @@ class Graph:
     `extra_tables` are tables of the pipeline file that this program does not know; `general` are further
     entries of its table pipeline_general; `dangling_inputs` (node, process) and `dangling_outputs`
     (process, node) are edges of which one end is unknown: all are kept as they came. `revision` grows with
-    every change.
+    every change; `text_cache` is for the writer of pipeline files, which keeps the text of unchanged tables.
     """
 
     job_counter: int = 1
@@ -93,6 +93,8 @@ class Graph:
     dangling_outputs: list[tuple[str, str]] = field(default_factory=list)
     edge_extra: dict[tuple[str, str, str], Mapping[str, str]] = field(default_factory=dict)
     revision: int = 0
+    text_cache: dict[str, tuple[int, str]] = field(default_factory=dict, repr=False, compare=False)
+    _revisions: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
     _inputs: dict[str, dict[str, None]] = field(default_factory=dict, repr=False)
     _outputs: dict[str, dict[str, None]] = field(default_factory=dict, repr=False)
     _producer: dict[str, str] = field(default_factory=dict, repr=False)
@@ -169,7 +171,7 @@ class Graph:
                 stack.append((following, iter(self.parents(following))))
         return list(done)
 
-    def _reach(self, start: str, neighbours) -> list[str]:  # type: ignore[no-untyped-def]
+    def _reach(self, start: str, neighbours: Callable[[str], list[str]]) -> list[str]:
         found: dict[str, None] = {}
         queue = deque([start])
         while queue:
@@ -179,6 +181,10 @@ class Graph:
                     queue.append(name)
         return list(found)
 
+    def revision_of(self, table: str) -> int:
+        """How often one of "processes", "nodes", "inputs", "outputs" was changed."""
+        return self._revisions.get(table, 0)
+
     # ---- changing ------------------------------------------------------------------------------------
 
     def add_process(self, process: Process, after: str | None = None) -> None:
@@ -186,10 +192,11 @@ class Graph:
 
         With `after` a new process is put behind the one of that name ("" means: first), else at the end.
         """
-        self.revision += 1
+        self._changed("processes")
         if process.name in self.processes or after is None or (after and after not in self.processes):
             self.processes[process.name] = process
             return
+        self._changed("inputs", "outputs")  # edges are listed in the order of the processes
         others = list(self.processes.items())
         place = 0 if not after else 1 + list(self.processes).index(after)
         self.processes = dict([*others[:place], (process.name, process), *others[place:]])
@@ -198,7 +205,7 @@ class Graph:
         """Change fields of a process; returns the new one."""
         changed = replace(self.processes[name], **changes)  # type: ignore[arg-type]
         if changed != self.processes[name]:
-            self.revision += 1
+            self._changed("processes")
             self.processes[name] = changed
         return changed
 
@@ -209,18 +216,19 @@ class Graph:
 
     def add_node(self, node: Node) -> Node:
         """Add a node unless one with this path is there already; returns the one that is in the graph."""
-        self.revision += node.path not in self.nodes
+        if node.path not in self.nodes:
+            self._changed("nodes")
         return self.nodes.setdefault(node.path, node)
 
     def add_input(self, path: str, process: str) -> None:
         """The process uses the node; both must be in the graph."""
-        self.revision += 1
+        self._changed("inputs")
         self._inputs.setdefault(process, {})[path] = None
         self._consumers.setdefault(path, {})[process] = None
 
     def add_output(self, process: str, path: str) -> None:
         """The process makes the node; both must be in the graph. A node keeps its first maker."""
-        self.revision += 1
+        self._changed("outputs")
         if self._producer.setdefault(path, process) == process:
             self._outputs.setdefault(process, {})[path] = None
 
@@ -257,14 +265,14 @@ class Graph:
 
     def remove_input(self, path: str, process: str) -> None:
         """Take one input edge away."""
-        self.revision += 1
+        self._changed("inputs")
         self._inputs.get(process, {}).pop(path, None)
         self._consumers.get(path, {}).pop(process, None)
         self.edge_extra.pop(("in", path, process), None)
 
     def remove_node(self, path: str) -> None:
         """Take a node and all its edges away."""
-        self.revision += 1
+        self._changed("nodes", "outputs")
         for process in self.consumers_of(path):
             self.remove_input(path, process)
         self._consumers.pop(path, None)
@@ -276,7 +284,7 @@ class Graph:
 
     def remove_process(self, name: str) -> None:
         """Take a process, its output nodes and all their edges away; its input nodes stay."""
-        self.revision += 1
+        self._changed("processes")
         for path in list(self._inputs.get(name, ())):
             self.remove_input(path, name)
         for path in list(self._outputs.get(name, ())):
@@ -284,6 +292,11 @@ class Graph:
         self._inputs.pop(name, None)
         self._outputs.pop(name, None)
         self.processes.pop(name, None)
+
+    def _changed(self, *tables: str) -> None:
+        self.revision += 1
+        for table in tables:
+            self._revisions[table] = self._revisions.get(table, 0) + 1
 
     def nodes_of_type(self, type_prefix: str) -> list[Node]:
         """Nodes that an entry of this type accepts (relion_py.jobs.nodes.matches)."""
@@ -301,8 +314,3 @@ class Graph:
             )
 
         return essence(self) == essence(other)
-
-
-def names(processes: Iterable[Process]) -> list[str]:
-    """The names of processes."""
-    return [process.name for process in processes]

@@ -290,32 +290,34 @@ def _extras(table: star.Table, known: set[str]) -> Iterable[dict[str, str]]:
 
 
 def dumps(graph: Graph) -> str:
-    """The text of the pipeline file of a graph, laid out as RELION 5 lays it out."""
-    return star.dumps(to_star(graph))
+    """The text of the pipeline file of a graph, laid out as RELION 5 lays it out; empty tables are left out.
+
+    The texts of tables that did not change since the last call are kept with the graph: in a project of
+    thousands of jobs most changes touch one table.
+    """
+    general = star.Table({_COUNTER: str(graph.job_counter), **graph.general}, loop=False)
+    parts = [star.dumps({GENERAL: general})]
+    for block, part, make in (
+        (PROCESSES, "processes", _process_table),
+        (NODES, "nodes", _node_table),
+        (INPUT_EDGES, "inputs", _input_table),
+        (OUTPUT_EDGES, "outputs", _output_table),
+    ):
+        revision = graph.revision_of(part)
+        kept = graph.text_cache.get(block)
+        if kept is None or kept[0] != revision:
+            table = make(graph)
+            kept = (revision, star.dumps({block: table}) if len(table) else "")
+            graph.text_cache[block] = kept
+        parts.append(kept[1])
+    parts += [star.dumps({block: table}) for block, table in graph.extra_tables.items()]
+    return "".join(parts)
 
 
 def write(path: Path, graph: Graph) -> FileStamp | None:
     """Write the pipeline file whole or not at all; returns the stamp of what was written."""
     atomic_write(path, dumps(graph).encode("utf-8", "surrogateescape"))
     return FileStamp.of(path)
-
-
-def to_star(graph: Graph) -> star.StarFile:
-    """The tables of a graph; empty ones are left out, as RELION does."""
-    general = star.Table({_COUNTER: graph.job_counter, **graph.general}, loop=False)
-    tables = {
-        GENERAL: general,
-        PROCESSES: _process_table(graph),
-        NODES: _node_table(graph),
-        INPUT_EDGES: _edge_table(
-            [*graph.inputs, *graph.dangling_inputs], (_EDGE_FROM, _EDGE_PROCESS), "in", graph
-        ),
-        OUTPUT_EDGES: _edge_table(
-            [*graph.outputs, *graph.dangling_outputs], (_EDGE_PROCESS, _EDGE_TO), "out", graph
-        ),
-    }
-    tables.update(graph.extra_tables)
-    return star.StarFile({name: table for name, table in tables.items() if len(table) or name not in _TABLES})
 
 
 def _process_table(graph: Graph) -> star.Table:
@@ -337,6 +339,14 @@ def _node_table(graph: Graph) -> star.Table:
         _DEPTH: [str(n.depth) for n in nodes],
     }
     return star.Table(columns | _extra_columns([n.extra for n in nodes]))
+
+
+def _input_table(graph: Graph) -> star.Table:
+    return _edge_table([*graph.inputs, *graph.dangling_inputs], (_EDGE_FROM, _EDGE_PROCESS), "in", graph)
+
+
+def _output_table(graph: Graph) -> star.Table:
+    return _edge_table([*graph.outputs, *graph.dangling_outputs], (_EDGE_PROCESS, _EDGE_TO), "out", graph)
 
 
 def _edge_table(edges: list[tuple[str, str]], labels: tuple[str, str], kind: str, graph: Graph) -> star.Table:

@@ -62,7 +62,9 @@ def test_a_program_that_fails_says_why(
         monkeypatch.setenv("PATH", str(Path(debian_relion("relion_import")).parent))
     values = {
         **project.draft("relion.import"),
-        **{"do_raw": "No", "do_other": "Yes", "fn_in_other": "nowhere.star"},
+        "do_raw": "No",
+        "do_other": "Yes",
+        "fn_in_other": "nowhere.star",
         "node_type": "Particles STAR file (.star)",
     }
     job = project.run("relion.import", values)
