@@ -89,7 +89,7 @@ class TextDialog(QDialog):
         self.text = QPlainTextEdit(text, self)
         self.text.setReadOnly(True)
         self.text.setFont(theme.fixed_font())
-        self.text.setWordWrapMode(QTextOption.WrapMode.WrapAtWordBoundaryOrAnywhere)
+        self.text.setWordWrapMode(QTextOption.WrapMode.WordWrap)
         column.addWidget(self.text, 1)
         buttons = QDialogButtonBox(_BUTTON.Close, self)
         self.copy_button = buttons.addButton("Copy", _ROLE.ActionRole)

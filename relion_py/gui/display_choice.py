@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QComboBox, QWidget
 
 from relion_py.gui import dialogs, theme
 from relion_py.gui.session import ProjectSession
 from relion_py.pipeline.graph import Node
+
+_ITERATION = re.compile(r"_it(\d+)_")
+
+
+def in_order(nodes: list[Node]) -> list[Node]:
+    """The job's own nodes as they are, then files of iterations with the last iteration first."""
+
+    def key(node: Node) -> tuple[bool, int]:
+        found = _ITERATION.search(node.path.rsplit("/", 1)[-1])
+        return (not node.type, -int(found[1]) if found and not node.type else 0)
+
+    return sorted(nodes, key=key)
 
 
 class DisplayChoice(QComboBox):
@@ -19,12 +33,14 @@ class DisplayChoice(QComboBox):
         super().__init__(parent)
         self._session = session
         self._job = ""
-        self._nodes: list[Node] = []
+        self._nodes: list[Node] = []  # as the project gave them
+        self._shown: list[Node] = []  # in the order of the rows
         theme.dress_choice(self)
         self.setAccessibleName("Display")
         self.setMaximumWidth(420)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(26)
+        self.setMaxVisibleItems(25)
         self.activated.connect(self._choose)
         self.show_job("")
 
@@ -46,6 +62,7 @@ class DisplayChoice(QComboBox):
         if name != self._job or (nodes == self._nodes and self.count()) or self.view().isVisible():
             return
         self._nodes = nodes
+        nodes = self._shown = in_order(nodes)
         made = {node.path for node in self._session.snapshot.graph.outputs_of(name)}
         self.clear()
         for row, node in enumerate(nodes):
@@ -58,7 +75,7 @@ class DisplayChoice(QComboBox):
         self.setCurrentIndex(-1)
 
     def _choose(self, row: int) -> None:
-        if 0 <= row < len(self._nodes):
-            node = self._nodes[row]
+        if 0 <= row < len(self._shown):
+            node = self._shown[row]
             self.setCurrentIndex(-1)
             self.chosen.emit(node)

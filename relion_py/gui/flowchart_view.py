@@ -27,6 +27,7 @@ from PySide6.QtWidgets import (
     QFileDialog,
     QGraphicsItem,
     QGraphicsPathItem,
+    QGraphicsPolygonItem,
     QGraphicsRectItem,
     QGraphicsScene,
     QGraphicsSceneMouseEvent,
@@ -153,10 +154,10 @@ class FlowchartWindow(QWidget):
 
     def _draw(self, graph: Graph, names: Sequence[str], chosen: str) -> None:
         parents = {name: graph.parents(name) for name in names}
-        places = place(names, parents)
+        layout = place(names, parents)
         step_x, step_y = BOX.width() + GAP.width(), BOX.height() + GAP.height()
         for name in names:
-            column, row = places[name]
+            column, row = layout.places[name]
             box = JobBox(graph.processes[name], name == chosen, self)
             box.setPos(column * step_x, row * step_y)
             box.setZValue(1)
@@ -165,7 +166,11 @@ class FlowchartWindow(QWidget):
         for name in names:
             for parent in parents[name]:
                 if parent in self.boxes:
-                    self.scene.addItem(_arrow(self.boxes[parent].pos(), self.boxes[name].pos()))
+                    bends = [
+                        QPointF(column * step_x + BOX.width() / 2, row * step_y + BOX.height() / 2)
+                        for column, row in layout.bends.get((parent, name), [])
+                    ]
+                    self.scene.addItem(_arrow(self.boxes[parent].pos(), bends, self.boxes[name].pos()))
         self.scene.setSceneRect(self.scene.itemsBoundingRect().marginsAdded(QMarginsF(20, 20, 20, 20)))
 
     # ---- export --------------------------------------------------------------------------------------
@@ -211,16 +216,22 @@ class FlowchartWindow(QWidget):
         dialog.open()
 
 
-def _arrow(parent: QPointF, child: QPointF) -> QGraphicsItem:
-    """A curve from the foot of one box to the head of the other."""
-    start = parent + QPointF(BOX.width() / 2, BOX.height())
+def _arrow(parent: QPointF, bends: Sequence[QPointF], child: QPointF) -> QGraphicsItem:
+    """A curve from the foot of one box through the points between to the head of the other."""
     end = child + QPointF(BOX.width() / 2, 0)
-    bend = (end.y() - start.y()) / 2
-    path = QPainterPath(start)
-    path.cubicTo(start + QPointF(0, bend), end - QPointF(0, bend), end - QPointF(0, 6))
-    head = QPolygonF([end, end + QPointF(-4, -8), end + QPointF(4, -8)])
-    path.addPolygon(head)
-    path.closeSubpath()
+    here = parent + QPointF(BOX.width() / 2, BOX.height())
+    path = QPainterPath(here)
+    half = QPointF(0, BOX.height() / 2)
+    for bend in bends:  # straight down past the boxes of each layer, curved between the layers
+        lean = QPointF(0, (bend.y() - half.y() - here.y()) / 2)
+        path.cubicTo(here + lean, bend - half - lean, bend - half)
+        path.lineTo(bend + half)
+        here = bend + half
+    lean = QPointF(0, (end.y() - here.y()) / 2)
+    path.cubicTo(here + lean, end - lean, end - QPointF(0, 6))
     item = QGraphicsPathItem(path)
     item.setPen(QPen(QColor(theme.current().quiet), 1.2))
+    head = QGraphicsPolygonItem(QPolygonF([end, end + QPointF(-4, -8), end + QPointF(4, -8)]), item)
+    head.setBrush(QBrush(QColor(theme.current().quiet)))
+    head.setPen(QPen(Qt.PenStyle.NoPen))
     return item

@@ -70,6 +70,7 @@ class JobList(QWidget):
         self.bar.setContentsMargins(0, 0, 0, 0)
         self.bar.addWidget(self.label)
         self.bar.addStretch(1)
+        self.label.setMinimumHeight(26)  # as high as the filter beside one of them
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(2)

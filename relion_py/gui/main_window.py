@@ -155,7 +155,7 @@ class MainWindow(QMainWindow):
         for widget, stretch in ((self.lists, 3), (self.stdout_view, 2), (self.stderr_view, 1)):
             self.bottom.addWidget(widget)
             self.bottom.setStretchFactor(self.bottom.count() - 1, stretch)
-        self.bottom.setSizes([210, 100, 46])
+        self.bottom.setSizes([196, 122, 44])
         self.bottom.setChildrenCollapsible(False)
         lower = QWidget(self)
         column = QVBoxLayout(lower)
@@ -167,7 +167,7 @@ class MainWindow(QMainWindow):
         self.halves.addWidget(lower)
         self.halves.setStretchFactor(0, 1)
         self.halves.setStretchFactor(1, 1)
-        self.halves.setSizes([400, 370])
+        self.halves.setSizes([364, 420])
         self.halves.setChildrenCollapsible(False)
         centre = QWidget(self)
         box = QVBoxLayout(centre)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 
 GIVE_ALIAS = "Give_alias_here"
 """What RELION shows where the alias of a new job can be typed."""
+
+
+def command_in_lines(command: Sequence[str]) -> str:
+    """A command for people: one option a line, with backslashes so that a shell reads it as one."""
+    groups: list[list[str]] = [[]]
+    for word in command:
+        if word.startswith("--") and groups[-1]:
+            groups.append([])
+        groups[-1].append(word)
+    return " \\\n    ".join(command_text(group) for group in groups)
 
 
 @dataclass(frozen=True)
@@ -256,6 +266,6 @@ class RunControl(QObject):
         )
         if built.problems:
             head += f"\n{dialogs.plural(len(built.problems), 'problem')} must be mended before it can run."
-        text = "\n\n".join(command_text(command) for command in commands)
+        text = "\n\n".join(command_in_lines(command) for command in commands)
         self.command_dialog = dialogs.TextDialog("Check command", head, text, self.window)
         self.command_dialog.open()

@@ -303,9 +303,13 @@ def test_layout_of_flowcharts() -> None:
 
     parents = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c", "a"], "e": ["d", "outside"]}
     assert layers_of(list(parents), parents) == {"a": 0, "b": 1, "c": 1, "d": 2, "e": 3}
-    places = place(list(parents), parents)
+    layout = place(list(parents), parents)
+    places = layout.places
     assert len(set(places.values())) == len(places)
     assert abs(places["b"][0] - places["c"][0]) >= 1
+    (bend,) = layout.bends["a", "d"]
+    assert bend[1] == 1.0, "an edge past a layer has a place of its own in it"
+    assert min(abs(bend[0] - places[name][0]) for name in "bc") >= 1
     loop = {"x": ["y"], "y": ["x"]}
     assert set(layers_of(list(loop), loop)) == {"x", "y"}, (
         "a cycle in a damaged file does not hang the drawing"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from PySide6.QtCore import QPointF, Qt
 from PySide6.QtGui import QWheelEvent
@@ -200,7 +202,13 @@ def test_check_command_shows_the_exact_command_and_runs_nothing(qtbot, window, p
         "./pick.sh --o External/job003/ --in_mics Import/job001/micrographs.star --threshold 0.1 "
         "--denoise_first --j 1"
     )
-    assert dialog.text.toPlainText().split() == command.split()
+    read = subprocess.run(
+        ["sh", "-c", "printf '%s\\n' " + dialog.text.toPlainText()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert read.stdout.split() == command.split(), "a shell reads it as that command"
     click(qtbot, dialog.copy_button)
     assert QApplication.clipboard().text() == dialog.text.toPlainText()
     dialog.close()
