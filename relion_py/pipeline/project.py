@@ -42,7 +42,7 @@ from relion_py.pipeline import (
 from relion_py.pipeline.errors import DamagedPipeline, PipelineError
 from relion_py.pipeline.graph import FINISHED, Graph, Node, Process, Status
 from relion_py.pipeline.jobstar import JobStar
-from relion_py.pipeline.lock import ProjectLock
+from relion_py.pipeline.lock import LOCK_DIRECTORY, ProjectLock
 from relion_py.pipeline.paths import clean_alias, job_directory
 from relion_py.pipeline.pipeline_file import PIPELINE_FILE, FileStamp
 
@@ -75,7 +75,9 @@ class Project:
         return (Path(root) / PIPELINE_FILE).is_file()
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str] = ".", read_only: bool = False) -> Project:
+    def open(
+        cls, root: str | os.PathLike[str] = ".", read_only: bool = False, _patience: int = 10
+    ) -> Project:
         """Open the project in a directory; nothing is written.
 
         Raises PipelineError if there is none, and DamagedPipeline, with a plan for `restore`, if its
@@ -93,6 +95,10 @@ class Project:
         try:
             graph = pipeline_file.read(file)
         except DamagedPipeline as error:
+            if (path / LOCK_DIRECTORY).exists() and _patience > 0:
+                # RELION writes in place, with its lock held: a moment later the file may be whole.
+                time.sleep(0.2)
+                return cls.open(path, read_only, _patience - 1)
             raise restore.damaged(path, error.reason) from error
         reason = restore.what_is_lost(path, graph)
         if reason:

@@ -116,7 +116,7 @@ def test_worked_example_of_an_external_picker(project: Project) -> None:
 @pytest.mark.skipif(
     not all(shutil.which(name) for name in ("sbatch", "squeue", "scancel")), reason="Slurm is not installed"
 )
-def test_real_slurm(project: Project) -> None:
+def test_real_slurm(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Submission, success, silent death and abort in a real queue."""
     if subprocess.run(["squeue"], capture_output=True, check=False).returncode != 0:
         pytest.skip("Slurm is installed, but does not run")
@@ -135,6 +135,15 @@ def test_real_slurm(project: Project) -> None:
     assert record is not None
     subprocess.run(["scancel", record.queue_id], check=True)
     assert project.wait(slow, 100) == Status.FAILED
+    monkeypatch.setattr("relion_py.pipeline.status.QUEUE_INTERVAL", 0.5)
+    monkeypatch.setattr("relion_py.pipeline.status.ORPHAN_GRACE", 1.0)
+    deaf = project.run("relion.external", external(project, "./slow.py", **queue))
+    project.abort(deaf)
+    assert project.wait(deaf, 100) == Status.ABORTED
+    record = control.read_record(project.directory(deaf))
+    assert record is not None
+    left = subprocess.run(["squeue", "--noheader", "--jobs", record.queue_id], capture_output=True, text=True)
+    assert record.queue_id not in left.stdout
 
 
 def test_jobs_end_when_many_run_at_once(project: Project) -> None:
