@@ -1,0 +1,192 @@
+"""Electron-event files (EER) of Falcon detectors: where electrons fell, rendered into frames.
+
+An EER file is a TIFF with one page per readout of the camera. A page is a list of events: the number of
+empty pixels since the last electron, then the quarter (or half) of the pixel where it fell.
+
+Facts: RELION 5, renderEER.cpp; tifffile finds the pages.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from relion_py.compute.errors import UserError
+
+COMPRESSIONS = (65000, 65001, 65002)
+"""TIFF compression codes of EER: 8-bit runs, 7-bit runs, and runs described by tags of their own."""
+
+_RUN_DEPTH, _X_DEPTH, _Y_DEPTH = 65007, 65008, 65009  # tags of compression 65002
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How events are packed: bits of a run of empty pixels, bits of the position in the pixel per axis.
+
+    symbol_after_full_run: whether a run that is full (no electron at its end) is followed by a position.
+    """
+
+    run_bits: int
+    position_bits: int
+    symbol_after_full_run: bool
+
+
+def encoding_of(page: Any, path: str) -> Encoding:
+    """The encoding that a TIFF page tells; UserError if it is none that is known."""
+    code = int(page.compression)
+    if code == 65000:
+        return Encoding(8, 2, True)
+    if code == 65001:
+        return Encoding(7, 2, False)
+    if code == 65002:
+        runs, x_bits = (int(page.tags.valueof(tag, 0)) for tag in (_RUN_DEPTH, _X_DEPTH))
+        y_bits = int(page.tags.valueof(_Y_DEPTH, x_bits))
+        if 4 <= runs <= 8 and x_bits == y_bits and x_bits in (1, 2):
+            return Encoding(runs, x_bits, False)
+        raise UserError(
+            f"{path}: EER with {runs} bits for runs and {x_bits} x {y_bits} bits for positions is not known."
+        )
+    raise UserError(f"{path} is not an EER file: its TIFF compression is {code}.")
+
+
+class EerFile:
+    """An open EER file.
+
+    n_readouts: pages with events; a summed image that some programs put first is passed over. Safe to share
+    between threads.
+    """
+
+    def __init__(self, path: str, upsampling: int) -> None:
+        if upsampling not in (1, 2):
+            raise UserError(f"The EER upsampling must be 1 or 2, not {upsampling}.")
+        self.path = path
+        self.upsampling = upsampling
+        self._tiff = tifffile.TiffFile(path)
+        self._tiff.filehandle.set_lock(True)
+        pages = self._tiff.pages
+        skipped = 0
+        while skipped < len(pages) and int(pages[skipped].aspage().compression) not in COMPRESSIONS:
+            skipped += 1
+        if skipped == len(pages):
+            self._tiff.close()
+            raise UserError(f"{path} is not an EER file: no page holds electron events.")
+        key = pages[skipped].aspage()
+        self.encoding = encoding_of(key, path)
+        self.width, self.height = int(key.imagewidth), int(key.imagelength)
+        pages.set_keyframe(skipped)
+        pages.useframes = True  # the thousands of pages differ in their place in the file only
+        self._places = [
+            tuple(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in list(pages)[skipped:]
+        ]
+
+    @property
+    def n_readouts(self) -> int:
+        """How many readouts of the camera there are."""
+        return len(self._places)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx) of rendered frames."""
+        return self.height * self.upsampling, self.width * self.upsampling
+
+    def render(self, first: int, last: int) -> NDArray[np.integer]:
+        """The electrons of readouts first..last-1 (from 0), counts, uint8 or uint16 of `shape`.
+
+        A readout whose pixels do not add up is passed over with a line on stderr, as in the reference.
+        """
+        image = np.zeros(self.shape, np.uint16)
+        flat = image.reshape(-1)
+        code = self.encoding
+        for readout in range(first, last):
+            data = self._bytes(readout)
+            events = np.empty(8 * len(data) // code.run_bits + 1, np.uint32)
+            count = decode(
+                data, self.width, self.height, code.run_bits, code.position_bits,
+                code.symbol_after_full_run, self.upsampling, events,
+            )  # fmt: skip
+            if count < 0:
+                print(
+                    f"WARNING: {self.path}: readout {readout + 1} is damaged and is passed over.",
+                    file=sys.stderr,
+                )
+                continue
+            add_events(flat, events, count)
+        return image.astype(np.uint8) if image.max(initial=0) < 256 else image
+
+    def _bytes(self, readout: int) -> NDArray[np.uint8]:
+        handle = self._tiff.filehandle
+        pieces = []
+        with handle.lock:
+            for offset, size in self._places[readout]:
+                handle.seek(offset)
+                pieces.append(handle.read(size))
+        return np.frombuffer(b"".join(pieces), np.uint8)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._tiff.close()
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _bits(data, position, count):  # type: ignore[no-untyped-def]
+    """`count` (at most 8) bits from bit `position`, the low bits of each byte first; 0 beyond the end."""
+    byte = position >> 3
+    word = numba.uint32(data[byte]) if byte < len(data) else numba.uint32(0)
+    if byte + 1 < len(data):
+        word |= numba.uint32(data[byte + 1]) << numba.uint32(8)
+    return (word >> numba.uint32(position & 7)) & numba.uint32((1 << count) - 1)
+
+
+@numba.njit(nogil=True, cache=True)
+def decode(data, width, height, run_bits, position_bits, symbol_after_full_run, upsampling, events):  # type: ignore[no-untyped-def]
+    """Pixel numbers (row-major, upsampled frame) of the electrons of one readout; how many, or -1: damaged.
+
+    data    the bytes of the page, uint8
+    events  receives the pixel numbers, uint32
+
+    The two bits of a position count -2, -1, 0, 1 and the one bit -1, 0, from the middle of the pixel
+    (renderEER.cpp, renderFrames): the first half is that with the high bit set.
+    """
+    total = width * height
+    full = (1 << run_bits) - 1
+    end = 8 * len(data)
+    bit = 0
+    pixel = 0
+    count = 0
+    while pixel < total:
+        if bit + run_bits > end:
+            return -1
+        run = _bits(data, bit, run_bits)
+        bit += run_bits
+        pixel += run
+        if pixel >= total:
+            break
+        if run == full:
+            if symbol_after_full_run:
+                bit += 2 * position_bits
+            continue
+        if count >= len(events):
+            return -1
+        symbol = _bits(data, bit, 2 * position_bits)
+        bit += 2 * position_bits
+        x, y = pixel % width, pixel // width
+        if upsampling == 2:
+            x = 2 * x + (1 - ((symbol >> (position_bits - 1)) & 1))
+            y = 2 * y + (1 - ((symbol >> (2 * position_bits - 1)) & 1))
+        events[count] = y * width * upsampling + x
+        count += 1
+        pixel += 1
+    return count if pixel == total else -1
+
+
+@numba.njit(nogil=True, cache=True)
+def add_events(flat, events, count):  # type: ignore[no-untyped-def]
+    """flat[event] += 1 for the first `count` events."""
+    for k in range(count):
+        flat[events[k]] += 1

@@ -1,0 +1,1 @@
+"""Motion correction: frames of a movie aligned, weighted by dose and summed."""
