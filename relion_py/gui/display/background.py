@@ -1,57 +1,49 @@
-"""Work beside the event loop: files are read in a worker thread, results arrive as Qt signals in the
-window's thread."""
+"""Work beside the event loop: files are read in a thread, results arrive as Qt signals in the window's
+thread.
+
+Python's own daemon threads do the work: a QThreadPool that is destroyed with its window would wait for them
+while it holds the interpreter's lock, which they need to finish.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from PySide6.QtCore import QCoreApplication, QObject, QRunnable, QThreadPool, Signal, Slot
+from PySide6.QtCore import QCoreApplication, QObject, Signal, Slot
 from PySide6.QtWidgets import QWidget
 
 from relion_py.gui.display.errors import DisplayError
 
+LONGEST_WAIT = 5.0
+"""Seconds that a closing window waits for a read that cannot be interrupted; it ends on its own
+afterwards."""
+
 
 class _Signals(QObject):
+    """Has no parent: a thread that still runs when the window goes keeps it alive."""
+
     done = Signal(int, object)
     failed = Signal(int, str)
-
-
-class _Task(QRunnable):
-    def __init__(self, ticket: int, function: Callable[[], Any], signals: _Signals) -> None:
-        super().__init__()
-        self.ticket, self.function, self.signals = ticket, function, signals
-
-    def run(self) -> None:
-        try:
-            result = self.function()
-        except DisplayError as error:
-            self._tell(self.signals.failed, str(error))
-        except Exception as error:  # our own mistake: shown as such, never a dead window
-            self._tell(self.signals.failed, f"{type(error).__name__}: {error}")
-        else:
-            self._tell(self.signals.done, result)
-
-    def _tell(self, signal: Any, value: object) -> None:
-        with suppress(RuntimeError):  # the window was closed meanwhile and took its signals along
-            signal.emit(self.ticket, value)
 
 
 class Background(QObject):
     """One worker thread for one window. Only the answer to the newest :meth:`start` is delivered.
 
     ``stop()`` (also called when the application quits) drops what waits and lets the running task end;
-    windows call it, by :func:`stop_workers`, when they close, so no thread outlives a window.
+    windows call it, by :func:`stop_workers`, when they close.
     """
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._pool = QThreadPool(self)
-        self._pool.setMaxThreadCount(1)
-        self._signals = _Signals(self)
+        self._signals = _Signals()
         self._signals.done.connect(self._on_done)
         self._signals.failed.connect(self._on_failed)
+        self._lock = threading.Lock()
+        self._pending: tuple[int, Callable[[], Any]] | None = None
+        self._thread: threading.Thread | None = None
         self._ticket = 0
         self._then: Callable[[Any], None] | None = None
         self._otherwise: Callable[[str], None] | None = None
@@ -70,16 +62,39 @@ class Background(QObject):
         self._ticket += 1
         self._then, self._otherwise = then, otherwise
         self.busy = True
-        self._pool.clear()
-        self._pool.start(_Task(self._ticket, function, self._signals))
+        with self._lock:
+            self._pending = (self._ticket, function)
+            if self._thread is None:
+                signals = self._signals
+                self._thread = threading.Thread(target=lambda: self._work(signals), daemon=True)
+                self._thread.start()
+
+    def _work(self, signals: _Signals) -> None:
+        while True:
+            with self._lock:
+                if self._pending is None:
+                    self._thread = None
+                    return
+                (ticket, function), self._pending = self._pending, None
+            try:
+                result = function()
+            except DisplayError as error:
+                _emit(signals.failed, ticket, str(error))
+            except Exception as error:  # our own mistake: shown as such, never a dead window
+                _emit(signals.failed, ticket, f"{type(error).__name__}: {error}")
+            else:
+                _emit(signals.done, ticket, result)
 
     @Slot()
     def stop(self) -> None:
         """Forget the newest task's answer and wait until the thread is idle."""
         self._ticket += 1
         self.busy = False
-        self._pool.clear()
-        self._pool.waitForDone(5000)
+        with self._lock:
+            self._pending = None
+            thread = self._thread
+        if thread is not None:
+            thread.join(LONGEST_WAIT)
 
     @Slot(int, object)
     def _on_done(self, ticket: int, result: object) -> None:
@@ -92,6 +107,11 @@ class Background(QObject):
         if ticket == self._ticket and self._otherwise is not None:
             self.busy = False
             self._otherwise(sentence)
+
+
+def _emit(signal: Any, *values: object) -> None:
+    with suppress(RuntimeError):  # the application is shutting down and has taken the signal along
+        signal.emit(*values)
 
 
 def stop_workers(widget: QWidget) -> None:

@@ -6,18 +6,21 @@ before they were read are never read. Sorting and selecting work on indices and 
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PySide6.QtCore import QEventLoop, QPoint, QRect, QRunnable, QSize, Qt, QThreadPool, QTimer, Signal
+from PySide6.QtCore import QEventLoop, QObject, QPoint, QRect, QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QColor, QFontMetrics, QImage, QPainter, QPen, QPixmap
 from PySide6.QtWidgets import QAbstractScrollArea, QApplication, QToolTip, QWidget
 
 from relion_py.gui.display import render
+from relion_py.gui.display.background import LONGEST_WAIT
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.sources import ImageSource
 
@@ -57,44 +60,53 @@ def make_tile(image: NDArray[Any], look: Look) -> QImage:
     )
 
 
-@dataclass
-class _Work:
-    """What a reader works on. A new look or source is new work; a reader of the old one finds no more."""
+class _Signals(QObject):
+    """Has no parent: a reader that still runs when the window goes keeps it alive."""
 
-    source: ImageSource | None
-    look: Look
-    version: int
-    wanted: deque[int] = field(default_factory=deque)
-    in_hand: set[int] = field(default_factory=set)  # taken from the queue, not yet delivered
-    running: bool = False
+    tile_read = Signal(int, int, object)
 
 
-class _Reader(QRunnable):
-    """Reads wanted tiles until none is wanted; the widget empties or refills the queue at any time."""
+class _Reader:
+    """Reads wanted tiles in a thread until none is wanted; the widget refills the queue at any time.
 
-    def __init__(self, work: _Work, deliver: Any) -> None:
-        super().__init__()
-        self.work, self.deliver = work, deliver
-        work.running = True
+    A new look or source gets a new reader; the old one finds an empty queue and ends.
+    """
 
-    def run(self) -> None:
-        work = self.work
+    def __init__(self, source: ImageSource | None, look: Look, version: int, signals: _Signals) -> None:
+        self.source, self.look, self.version, self.signals = source, look, version, signals
+        self.wanted: deque[int] = deque()
+        self.in_hand: set[int] = set()  # taken from the queue, not yet delivered
+        self.thread: threading.Thread | None = None
+
+    def want(self, indices: Sequence[int]) -> None:
+        """Read these next, in this order, and nothing else."""
+        self.wanted.clear()
+        self.wanted.extend(indices)
+        if indices and (self.thread is None or not self.thread.is_alive()):
+            self.thread = threading.Thread(target=self._run, daemon=True)
+            self.thread.start()
+
+    def stop(self) -> None:
+        """Read no more; returns when the tile in hand is done."""
+        self.wanted.clear()
+        if self.thread is not None:
+            self.thread.join(LONGEST_WAIT)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                index = self.wanted.popleft()
+            except IndexError:
+                return
+            self.in_hand.add(index)
+            tile = self._tile(index)
+            with suppress(RuntimeError):  # the application is shutting down and has taken the signal along
+                self.signals.tile_read.emit(self.version, index, tile)
+
+    def _tile(self, index: int) -> QImage | str:
+        assert self.source is not None
         try:
-            while work.source is not None and work.wanted:
-                try:
-                    index = work.wanted.popleft()
-                except IndexError:
-                    return
-                work.in_hand.add(index)
-                self.deliver.emit(work.version, index, self._tile(work.source, index))
-        except RuntimeError:
-            work.wanted.clear()  # the window is gone
-        finally:
-            work.running = False
-
-    def _tile(self, source: ImageSource, index: int) -> QImage | str:
-        try:
-            return make_tile(source.image(index), self.work.look)
+            return make_tile(self.source.image(index), self.look)
         except DisplayError as error:
             return str(error)
         except Exception as error:  # a damaged image must not end the reader
@@ -111,7 +123,6 @@ class TileGrid(QAbstractScrollArea):
     selection_changed = Signal()
     activated = Signal(int)  # image number, on double-click
     menu_wanted = Signal(int, QPoint)  # image number, global position
-    _tile_read = Signal(int, int, object)
 
     MARGIN = 4
 
@@ -123,16 +134,15 @@ class TileGrid(QAbstractScrollArea):
         self._caption_lines = 0
         self._look = Look()
         self._version = 0
-        self._work = _Work(None, self._look, 0)
+        self._signals = _Signals()
+        self._signals.tile_read.connect(self._on_tile)
+        self._reader = _Reader(None, self._look, 0, self._signals)
         self._tiles: OrderedDict[int, QPixmap | str] = OrderedDict()
         self._selected: set[int] = set()
         self._selectable = True
         self._last_clicked = 0
         self._current = -1
         self._columns = 0  # 0: as many as fit
-        self._pool = QThreadPool(self)
-        self._pool.setMaxThreadCount(1)
-        self._tile_read.connect(self._on_tile)
         self.tiles_read = 0  # how many images were read in all; tests and the status line look at it
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.viewport().setMouseTracking(False)
@@ -192,8 +202,8 @@ class TileGrid(QAbstractScrollArea):
 
     def _forget_tiles(self) -> None:
         self._version += 1
-        self._work.wanted.clear()
-        self._work = _Work(self._source, self._look, self._version)
+        self._reader.wanted.clear()
+        self._reader = _Reader(self._source, self._look, self._version, self._signals)
         self._tiles.clear()
         self._update_scroll_bars()
         self.viewport().update()
@@ -329,22 +339,15 @@ class TileGrid(QAbstractScrollArea):
     def _request_missing(self) -> None:
         if self._source is None:
             return
-        work = self._work
-        missing = [
-            index
-            for index in (int(self._order[place]) for place in self.visible_places())
-            if index not in self._tiles and index not in work.in_hand
-        ]
-        work.wanted.clear()
-        work.wanted.extend(missing)
-        if missing and not work.running:
-            self._pool.start(_Reader(work, self._tile_read))
+        reader = self._reader
+        shown = (int(self._order[place]) for place in self.visible_places())
+        reader.want([i for i in shown if i not in self._tiles and i not in reader.in_hand])
 
     def _on_tile(self, version: int, index: int, tile: QImage | str) -> None:
         self.tiles_read += 1
         if version != self._version:
             return
-        self._work.in_hand.discard(index)
+        self._reader.in_hand.discard(index)
         self._tiles[index] = tile if isinstance(tile, str) else QPixmap.fromImage(tile)
         keep = max(2000, 4 * len(self.visible_places()))
         while len(self._tiles) > keep:
@@ -369,9 +372,7 @@ class TileGrid(QAbstractScrollArea):
 
     def stop(self) -> None:
         """Read no more; returns once the reader is idle."""
-        self._work.wanted.clear()
-        self._pool.clear()
-        self._pool.waitForDone(5000)
+        self._reader.stop()
 
     def closeEvent(self, event: Any) -> None:
         self.stop()

@@ -135,7 +135,7 @@ def test_coordinates_over_a_micrograph(qtbot, tmp_path: Path, write_mrc) -> None
 
 
 def test_saving_for_a_job_ends_with_its_exit_file(stack: Path, qtbot, monkeypatch) -> None:
-    """The command line that a Subset selection job starts; the person selects two images, saves and closes."""
+    """The command line of a Subset selection job; the person selects two images, saves and closes."""
     from PySide6.QtWidgets import QApplication
 
     monkeypatch.chdir(stack)
