@@ -67,6 +67,17 @@ class Host(Protocol):
         """A progress bar of `total` pieces."""
 
 
+def grid_of(sampling: SamplingState) -> Sampling:
+    """The coarse grid of orientations of a sampling state, not perturbed."""
+    return Sampling(
+        sampling.healpix_order if sampling.is_3d else 0,
+        psi_step=None if sampling.is_3d else sampling.psi_step,
+        symmetry=sampling.symmetry,
+        limit_tilt=sampling.limit_tilt if sampling.is_3d and sampling.limit_tilt > -90.0 else None,
+        is_3d=sampling.is_3d,
+    )
+
+
 @dataclass
 class Engine:
     """Everything of a running refinement. `mask` is the solvent mask of the references, or None.
@@ -94,14 +105,7 @@ class Engine:
 
     def _new_grid(self) -> Sampling:
         """The coarse grid of orientations that the sampling says, not perturbed."""
-        s = self.sampling
-        return Sampling(
-            s.healpix_order if s.is_3d else 0,
-            psi_step=None if s.is_3d else s.psi_step,
-            symmetry=s.symmetry,
-            limit_tilt=s.limit_tilt if s.limit_tilt > -90.0 else None,
-            is_3d=s.is_3d,
-        )
+        return grid_of(self.sampling)
 
     @property
     def first_by_correlation(self) -> bool:

@@ -41,10 +41,7 @@ class Halves:
     def reduce(self, half: int, sums: BackProjector, via_disc: str = "") -> None:
         """Adds up the ranks' sums of one half; via_disc: a rootname for files instead of messages."""
         root = owner(half, self.comm)
-        if via_disc and self.comm.size > 1:
-            _add_via_disc(sums.grid, root, self.comm, via_disc)
-        else:
-            self.comm.reduce_sum(sums.grid, root)
+        reduce_grid(sums.grid, root, self.comm, via_disc)
         self.sums[half] = sums if self.comm.rank == root else None
 
     def mine(self, half: int) -> BackProjector | None:
@@ -132,24 +129,31 @@ class Halves:
             result = (spectra, volume)
         spectra, volume = self.comm.bcast(result, owner(half, self.comm))
         model.references[0] = volume
-        _keep(model, spectra, fsc)
+        keep_spectra(model, 0, spectra, fsc)
 
 
-def _keep(model: ModelState, spectra: ShellSpectra, fsc: NDArray[np.float64]) -> None:
-    model.tau2_class[0] = spectra.tau2
-    model.sigma2_class[0] = spectra.sigma2
-    model.data_vs_prior_class[0] = spectra.data_vs_prior
-    model.fourier_coverage_class[0] = spectra.fourier_coverage
-    model.fsc_halves_class[0] = fsc
+def keep_spectra(model: ModelState, k: int, spectra: ShellSpectra, fsc: NDArray[np.float64]) -> None:
+    """Puts the spectra of class k into the model, with what follows from them."""
+    model.tau2_class[k] = spectra.tau2
+    model.sigma2_class[k] = spectra.sigma2
+    model.data_vs_prior_class[k] = spectra.data_vs_prior
+    model.fourier_coverage_class[k] = spectra.fourier_coverage
+    model.fsc_halves_class[k] = fsc
     shells = np.arange(len(fsc))
-    resolved = np.nonzero(spectra.data_vs_prior[1:] < 1.0)[0]
-    last = int(resolved[0]) if len(resolved) else len(fsc) - 1
-    model.estimated_resolution[0] = model.resolution_of(last)
+    below = np.nonzero(spectra.data_vs_prior[1:] < 1.0)[0]
+    model.estimated_resolution[k] = model.resolution_of(int(below[0]) if len(below) else len(fsc) - 1)
     sampled = (shells > 0) & (shells <= model.current_size // 2)
     count = shells.astype(np.float64) ** 2
-    model.total_fourier_coverage[0] = float(
-        np.sum(spectra.fourier_coverage[sampled] * count[sampled]) / max(np.sum(count[1:]), 1.0)
-    )
+    covered = np.sum(spectra.fourier_coverage[sampled] * count[sampled])
+    model.total_fourier_coverage[k] = float(covered / max(np.sum(count[1:]), 1.0))
+
+
+def reduce_grid(grid: NDArray[np.float32], root: int, comm: Communicator, via_disc: str = "") -> None:
+    """The sum of a grid over ranks, in place on `root`; via_disc: a rootname for files instead of messages."""
+    if via_disc and comm.size > 1:
+        _add_via_disc(grid, root, comm, via_disc)
+    else:
+        comm.reduce_sum(grid, root)
 
 
 def _add_via_disc(grid: NDArray[np.float32], root: int, comm: Communicator, stem: str) -> None:

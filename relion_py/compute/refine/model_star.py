@@ -366,6 +366,7 @@ def optimiser_to_star(
         "rlnLowresLimitExpectation": options.strict_lowres_exp,
         "rlnIncrementImageSize": state.incr_size,
         "rlnDoMapEstimation": True,
+        "rlnDoFastSubsetOptimisation": options.fast_subsets,
         **_SWITCHED_OFF,
         "rlnTau2FudgeScheme": "",
         "rlnTau2FudgeArg": options.tau2_fudge,
@@ -376,7 +377,7 @@ def optimiser_to_star(
         "rlnNumberOfIterWithoutResolutionGain": state.nr_iter_wo_resol_gain,
         "rlnBestResolutionThusFar": 1.0 / state.best_resolution,
         "rlnNumberOfIterWithoutChangingAssignments": state.nr_iter_wo_large_hidden_variable_changes,
-        "rlnDoSkipAlign": False,
+        "rlnDoSkipAlign": options.skip_align,
         "rlnDoSkipRotate": False,
         "rlnOverallAccuracyRotations": float(state.accuracy_rot),
         "rlnOverallAccuracyTranslationsAngst": float(state.accuracy_trans),
@@ -394,7 +395,7 @@ def optimiser_to_star(
         "rlnDoCorrectNorm": options.do_norm_correction,
         "rlnDoCorrectScale": options.do_scale_correction,
         "rlnDoCorrectCtf": options.ctf,
-        "rlnDoCenterClasses": False,
+        "rlnDoCenterClasses": options.center_classes,
         "rlnDoIgnoreCtfUntilFirstPeak": options.ctf_intact_first_peak,
         "rlnCtfDataArePhaseFlipped": options.ctf_phase_flipped,
         "rlnDoOnlyFlipCtfPhases": options.only_flip_phases,
@@ -415,7 +416,6 @@ def optimiser_to_star(
 
 
 _SWITCHED_OFF: Mapping[str, Any] = {
-    "rlnDoFastSubsetOptimisation": False,
     "rlnDoExternalReconstruct": False,
     "rlnDoBlush": False,
     "rlnBlushNoSpectralTrailing": False,
@@ -468,9 +468,7 @@ _FOREIGN: Mapping[str, tuple[str, str]] = {
     "rlnDoExternalReconstruct": ("0", "external reconstruction"),
     "rlnSolventMask2Name": ("None", "a second solvent mask"),
     "rlnFourierMask": ("None", "a Fourier mask"),
-    "rlnDoSkipAlign": ("0", "fixed alignments"),
     "rlnDoSkipRotate": ("0", "fixed orientations"),
-    "rlnDoCenterClasses": ("0", "centred classes"),
     "rlnTomoTomogramsFile": ("", "tomograms"),
     "rlnFourierSpaceInterpolator": ("1", "nearest-neighbour interpolation"),
 }
@@ -484,10 +482,6 @@ def optimiser_from_star(star: StarFile) -> tuple[OptimiserState, RefineOptions, 
     this release does not, or the label that is missing.
     """
     general = _Values(star["optimiser_general"], star.path)
-    if not general.integer("rlnDoAutoRefine", 0):
-        raise UserError(
-            f"{star.path} is not of a 3D auto-refinement, the only kind that this release continues."
-        )
     for label, (wanted, what) in _FOREIGN.items():
         if label in general and general.text(label) != wanted:
             raise UserError(f"{star.path} is of a run with {what}, which is not in this release.")
@@ -499,7 +493,8 @@ def optimiser_from_star(star: StarFile) -> tuple[OptimiserState, RefineOptions, 
         data=general.text("rlnExperimentalDataStarFile"),
         sampling=general.text("rlnOrientSamplingStarFile"),
     )
-    if not split or not files.model2 or general.integer("rlnCurrentIteration") < 0:
+    auto = bool(general.integer("rlnDoAutoRefine", 0))
+    if general.integer("rlnCurrentIteration") < 0 or auto and not files.model2:
         raise UserError(
             f"{star.path} is of the last iteration, after the halves were joined: "
             "continue from the _optimiser.star of a numbered iteration."
@@ -538,8 +533,12 @@ def _options_of_run(general: _Values, files: OptimiserFiles) -> RefineOptions:
         output_root=files.output_root,
         solvent_mask=general.text("rlnSolventMaskName"),
         tau_spectrum=general.text("rlnTauSpectrumName"),
-        auto_refine=True,
-        split_random_halves=True,
+        auto_refine=bool(general.integer("rlnDoAutoRefine", 0)),
+        split_random_halves=bool(general.integer("rlnDoSplitRandomHalves")),
+        iterations=general.integer("rlnNumberOfIterations"),
+        center_classes=bool(general.integer("rlnDoCenterClasses", 0)),
+        skip_align=bool(general.integer("rlnDoSkipAlign", 0)),
+        fast_subsets=bool(general.integer("rlnDoFastSubsetOptimisation", 0)),
         random_seed=general.integer("rlnRandomSeed"),
         tau2_fudge=general.number("rlnTau2FudgeArg", -1.0),
         low_resol_join_halves=general.number("rlnJoinHalvesUntilThisResolution"),

@@ -48,6 +48,10 @@ def _option(
     return field(default=default, metadata=metadata)
 
 
+DEFAULT_ITERATIONS = 50
+"""Of a classification without --iter (ml_optimiser.cpp, initialiseGeneral)."""
+
+
 @dataclass(frozen=True)
 class RefineOptions:
     """Options of a 3D auto-refinement, one field per honoured flag; A and degrees unless it says pixels."""
@@ -64,6 +68,7 @@ class RefineOptions:
     # what kind of run
     auto_refine: bool = _option("--auto_refine", "switch", False)
     split_random_halves: bool = _option("--split_random_halves", "switch", False)
+    classes: int = _option("--K", "integer", 1, minimum=1)
     iterations: int = _option("--iter", "integer", -1, minimum=1, unset=-1, on_continue="change")
     auto_iter_max: int = _option("--auto_iter_max", "integer", 999, minimum=1, on_continue="again")
     force_converge: bool = _option("--force_converge", "switch", False, on_continue="again")
@@ -82,6 +87,8 @@ class RefineOptions:
     )  # A
     symmetry: str = _option("--sym", "text", "c1")
     incr_size: int = _option("--incr_size", "integer", 10, minimum=1)  # shells
+    center_classes: bool = _option("--center_classes", "switch", False)
+    no_init_blobs: bool = _option("--no_init_blobs", "switch", False, on_continue="again")
 
     # masks
     particle_diameter: float = _option(
@@ -104,6 +111,11 @@ class RefineOptions:
 
     # sampling
     healpix_order: int = _option("--healpix_order", "integer", 2, minimum=0, maximum=9)
+    psi_step: float = _option("--psi_step", "number", -1.0, minimum=0.1, unset=-1)  # degrees; 2D: 10
+    limit_tilt: float = _option("--limit_tilt", "number", -91.0, minimum=-91.0, maximum=91.0)  # degrees
+    allow_coarser_sampling: bool = _option("--allow_coarser_sampling", "switch", False, on_continue="change")
+    skip_align: bool = _option("--skip_align", "switch", False, on_continue="change")
+    fast_subsets: bool = _option("--fast_subsets", "switch", False, on_continue="change")
     auto_local_healpix_order: int = _option(
         "--auto_local_healpix_order", "integer", 4, minimum=0, maximum=9, on_continue="change"
     )
@@ -169,6 +181,8 @@ class RefineOptions:
     @property
     def max_iterations(self) -> int:
         """Iteration at which the run stops in any case."""
+        if not self.auto_refine:
+            return self.iterations if self.iterations > 0 else DEFAULT_ITERATIONS
         return min(self.iterations, self.auto_iter_max) if self.iterations > 0 else self.auto_iter_max
 
     def mask_diameter(self, box: int, pixel_size: float) -> float:
@@ -191,6 +205,11 @@ class RefineOptions:
     @property
     def combine_weights_via_disc(self) -> bool:
         return not self.dont_combine_weights_via_disc
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a reference map was given; without one the classes are 2D and made from the particles."""
+        return self.reference not in ("", "None")
 
     @property
     def has_solvent_mask(self) -> bool:
@@ -355,19 +374,34 @@ def _problems_of_new_run(options: RefineOptions) -> list[str]:
         problems.append("No particles were given: name their STAR file with --i.")
     if not options.output_root:
         problems.append("No output name was given: name it with --o, such as Refine3D/job001/run.")
-    if options.reference in ("", "None"):
-        problems.append("No reference was given: name a map with --ref.")
-    elif options.reference == "denovo":
-        problems.append("--ref denovo is not in this release: name a map with --ref.")
-    if not options.auto_refine:
-        problems.append("This release refines with --auto_refine only: add it, or use RELION for this job.")
-    if not options.split_random_halves:
-        problems.append("Auto-refinement needs --split_random_halves: add it.")
+    if options.auto_refine:
+        problems += _problems_of_auto_refinement(options)
+    elif options.split_random_halves:
+        problems.append("--split_random_halves goes with --auto_refine: add that, or leave it out.")
     if options.force_converge:
         problems.append("--force_converge goes with --continue only.")
     if "," in options.symmetry:
         problems.append(f"--sym takes one point group, not the list '{options.symmetry}'.")
     return problems + _problems_of_any_run(options)
+
+
+def _problems_of_auto_refinement(options: RefineOptions) -> list[str]:
+    problems = []
+    if not options.has_reference:
+        problems.append("No reference was given: name a map with --ref.")
+    if not options.split_random_halves:
+        problems.append("Auto-refinement needs --split_random_halves: add it.")
+    if options.classes > 1:
+        problems.append(f"Auto-refinement has one class, not {options.classes}: leave --K out, or --auto_refine.")
+    for flag, given in (
+        ("--skip_align", options.skip_align),
+        ("--fast_subsets", options.fast_subsets),
+        ("--allow_coarser_sampling", options.allow_coarser_sampling),
+        ("--center_classes", options.center_classes),
+    ):
+        if given:
+            problems.append(f"{flag} is for classifications: leave it out, or --auto_refine.")
+    return problems
 
 
 def _problems_of_any_run(options: RefineOptions) -> list[str]:
@@ -396,4 +430,6 @@ def _problems_of_any_run(options: RefineOptions) -> list[str]:
                 problems.append(f"{flag} needs a directory: name it with --scratch_dir.")
     if options.strict_highres_exp > 0 and 0 < options.strict_lowres_exp <= options.strict_highres_exp:
         problems.append("--strict_lowres_exp must be a larger number of A than --strict_highres_exp.")
+    if options.fast_subsets and options.max_iterations < 20:
+        problems.append("--fast_subsets needs at least 20 iterations: give them with --iter.")
     return problems

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
-from relion_py.compute.io.mrc import read_map, write_map
+from relion_py.compute.io.mrc import read_image, read_map, write_map, write_stack
 from relion_py.compute.refine.model import (
     PRIOR_ROTTILT_PSI,
     FloatArray,
@@ -73,6 +73,11 @@ class OutputNames:
         """Map of class k = 1, 2 ..."""
         return f"{self._of_half(half)}_class{k:03d}.mrc"
 
+    @property
+    def class_averages(self) -> str:
+        """Stack of 2D class averages."""
+        return f"{self.stem}_classes.mrcs"
+
     def unfiltered(self, half: int, k: int = 1) -> str:
         """Half map before any filter or mask: what post-processing reads."""
         return f"{self._of_half(half)}_class{k:03d}_unfil.mrc"
@@ -86,9 +91,15 @@ class OutputNames:
 
 def write_model(names: OutputNames, model: ModelState, half: int = 0) -> None:
     """The maps and the `_model.star` of half 1 or 2, or of all particles (0); sets `reference_names`."""
-    model.reference_names = [names.reference(half, k + 1) for k in range(model.nr_classes)]
-    for name, reference in zip(model.reference_names, model.references, strict=True):
-        write_reference(name, reference, model.pixel_size)
+    if model.ref_dim == 2:
+        stack = names.class_averages
+        model.reference_names = [f"{k + 1:06d}@{stack}" for k in range(model.nr_classes)]
+        with _told(stack):
+            write_stack(stack, np.asarray(model.references, np.float32), model.pixel_size)
+    else:
+        model.reference_names = [names.reference(half, k + 1) for k in range(model.nr_classes)]
+        for name, reference in zip(model.reference_names, model.references, strict=True):
+            write_reference(name, reference, model.pixel_size)
     with _told(names.model(half)):
         star.write(names.model(half), model_to_star(model))
 
@@ -114,7 +125,7 @@ def write_optimiser(
     names: OutputNames, state: OptimiserState, options: RefineOptions, box: int, pixel_size: float
 ) -> None:
     """The file that names the others, last. box (pixels) and pixel_size (A) are those of the reference."""
-    split = names.iteration != FINAL
+    split = options.split_random_halves and names.iteration != FINAL
     files = OptimiserFiles(
         output_root=names.root,
         model=names.model(1) if split else names.model(),
@@ -143,10 +154,11 @@ def write_iteration(
 ) -> OutputNames:
     """All files of one iteration, for one who holds everything.
 
-    Two models are the two halves; a single one is the joined model of the last iteration, whose files bear no
-    number.
+    Two models are the two halves. A single one is that of a classification or, in an auto-refinement, the joined
+    model of the last iteration, whose files bear no number.
     """
-    names = OutputNames(options.output_root, state.iteration if len(models) == 2 else FINAL)
+    joined = options.split_random_halves and len(models) == 1
+    names = OutputNames(options.output_root, FINAL if joined else state.iteration)
     for half, model in zip((1, 2) if len(models) == 2 else (0,), models, strict=True):
         write_model(names, model, half)
     write_sampling(names, sampling)
@@ -178,7 +190,7 @@ class Continuation:
     options: RefineOptions
     state: OptimiserState
     sampling: SamplingState
-    models: tuple[ModelState, ModelState]  # half 1, half 2
+    models: tuple[ModelState, ...]  # half 1, half 2; or that of a classification
     data: str  # STAR file of the particles
 
 
@@ -195,9 +207,9 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
     data = _found(files.data, path)
     groups = _number_of_optics_groups(data)
     models = tuple(
-        _read_model(_found(name, path), groups, with_references) for name in (files.model, files.model2)
+        _read_model(_found(name, path), groups, with_references) for name in (files.model, files.model2) if name
     )
-    first, second = models
+    first = models[0]
     sampling_star = star.read(_found(files.sampling, path))
     old_units = "rlnSigmaOffsets" in star.read(_found(files.model, path))["model_general"]
     sampling = sampling_from_star(sampling_star, first.pixel_size if old_units else 1.0)
@@ -215,8 +227,11 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
         offset_range=sampling.offset_range_ori / pixels,
         offset_step=sampling.offset_step_ori / pixels,
         tau2_fudge=first.tau2_fudge,
+        classes=first.nr_classes,
+        psi_step=sampling.psi_step_ori if not sampling.is_3d else -1.0,
+        limit_tilt=sampling.limit_tilt if sampling.is_3d else -91.0,
     )
-    return Continuation(options, state, sampling, (first, second), data)
+    return Continuation(options, state, sampling, models, data)
 
 
 def apply_changes(old: Continuation, options: RefineOptions) -> None:
@@ -250,13 +265,21 @@ def _read_model(path: str, nr_optics_groups: int, with_references: bool) -> Mode
     model = model_from_star(star.read(path), nr_optics_groups)
     if with_references:
         for name in model.reference_names:
-            volume, _ = read_map(_found(name, path))
-            if volume.shape != (model.ori_size,) * 3:
+            volume = _read_reference(name, path)
+            if volume.shape != (model.ori_size,) * model.ref_dim:
                 raise UserError(
                     f"{name} has the shape {volume.shape}, but {path} says that its box is {model.ori_size}."
                 )
             model.references.append(volume)
     return model
+
+
+def _read_reference(name: str, beside: str) -> NDArray[np.float32]:
+    """A map, or the 2D average `3@stack`; found as `_found` does."""
+    number, at, path = name.rpartition("@")
+    if at:
+        return read_image(f"{number}@{_found(path, beside)}")[0]
+    return read_map(_found(name, beside))[0]
 
 
 def _number_of_optics_groups(data: str) -> int:

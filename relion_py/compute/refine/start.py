@@ -6,89 +6,143 @@ Source: ml_optimiser.cpp, initialise, initialiseGeneral and initialiseSigma2Nois
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.geometry.healpix import Sampling
-from relion_py.compute.image.ctf import CtfParams
+from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import mask_outside, soft_mask
 from relion_py.compute.refine import convergence, outputs, source
 from relion_py.compute.refine.auto_refine import AutoRefinement
+from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.data import ParticleSet
-from relion_py.compute.refine.engine import FILTER_EDGE, Host
+from relion_py.compute.refine.engine import FILTER_EDGE, Host, grid_of
+from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
 from relion_py.compute.refine.images import DiscPixels, transform_images
 from relion_py.compute.refine.maximization import half_plane_pixels, initial_noise
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
 
+DEFAULT_PSI_STEP = 10.0
+"""Degrees; in-plane step of a 2D classification without --psi_step."""
 NORM_LIMITS = (0.5, 2.0)
 """Standard deviation of the background that normalised images have."""
 
 
-def new_run(options: RefineOptions, host: Host) -> AutoRefinement:
-    """A refinement before its first iteration; its iteration-0 files are written."""
+def new_run(options: RefineOptions, host: Host) -> AutoRefinement | Classification:
+    """A run before its first iteration; its iteration-0 files are written."""
     particles = ParticleSet.read(options.particles)
     state = OptimiserState(random_seed=_seed(options, host), incr_size=options.incr_size)
     state.refs_are_ctf_corrected = True
-    particles.split_random_halves(state.random_seed)
-    box, pixel_size = particles.box_size, particles.pixel_size
+    if options.auto_refine:
+        particles.split_random_halves(state.random_seed)
+    sampling = _sampling(options, particles.pixel_size)
+    model = _first_model(options, particles, sampling)
+    if options.has_reference:
+        model.references = _given_references(options, particles, host)
+    source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
+    with source.dropped_on_error(particles, options):
+        model.sigma2_noise, averages = _initial_noise(particles, options, model, state, host)
+        if not options.has_reference:
+            if options.ini_high <= 0:
+                options = replace(options, ini_high=first_resolution(model.ori_size, model.pixel_size))
+            model.references = _made_references(options, model, averages, state)
+        mask, ctf = _mask(options, model, host), _ctf(particles, options)
+        if options.auto_refine:
+            halves = [model, model.copy()]
+            for half, each in enumerate(halves, 1):
+                each.nr_particles_per_group = particles.particles_per_group(half)
+            run: AutoRefinement | Classification = AutoRefinement(
+                options, host, particles, ctf, state, sampling, halves, mask
+            )
+        else:
+            run = Classification(options, host, particles, ctf, state, sampling, [model], mask)
+        run.write()
+    return run
+
+
+def _first_model(options: RefineOptions, particles: ParticleSet, sampling: SamplingState) -> ModelState:
+    """The model before anything is known: no references yet."""
+    model = ModelState.new(
+        particles.box_size,
+        particles.pixel_size,
+        group_names=particles.group_names,
+        nr_particles_per_group=particles.particles_per_group(),
+        nr_classes=options.classes,
+        nr_optics_groups=particles.nr_optics_groups,
+        nr_directions=grid_of(sampling).n_directions,
+        ref_dim=3 if options.has_reference else 2,
+    )
+    model.padding_factor = float(options.padding_factor)
+    model.tau2_fudge = options.tau2_fudge_factor
+    model.sigma_offset = options.sigma_offset
+    _prior(model, sampling, options)
+    if options.tau_spectrum not in ("", "None"):
+        model.tau2_class[:] = outputs.read_tau2_spectrum(
+            options.tau_spectrum, model.nr_shells, model.tau2_fudge
+        )
+    return model
+
+
+def _given_references(
+    options: RefineOptions, particles: ParticleSet, host: Host
+) -> list[NDArray[np.float32]]:
+    """The reference map, filtered, once for each class."""
     volume, notes = read_reference(
         options.reference,
-        box,
-        pixel_size,
+        particles.box_size,
+        particles.pixel_size,
         ref_angpix=options.ref_angpix,
         trust_ref_size=options.trust_ref_size,
     )
     for note in notes:
         host.say(f" {note}")
-    sampling = _sampling(options, pixel_size)
-    directions = Sampling(options.healpix_order, symmetry=options.symmetry).n_directions
-    model = ModelState.new(
-        box,
-        pixel_size,
-        group_names=particles.group_names,
-        nr_particles_per_group=particles.particles_per_group(),
-        nr_optics_groups=particles.nr_optics_groups,
-        nr_directions=directions,
-    )
-    model.padding_factor = float(options.padding_factor)
-    model.tau2_fudge = options.tau2_fudge_factor
-    model.sigma_offset = options.sigma_offset
     if options.ini_high > 0:
-        volume = lowpass(volume, pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32)
-    model.references = [volume]
-    _prior(model, sampling, options)
-    if options.tau_spectrum not in ("", "None"):
-        model.tau2_class[0] = outputs.read_tau2_spectrum(
-            options.tau_spectrum, model.nr_shells, model.tau2_fudge
+        volume = lowpass(volume, particles.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32)
+    return [volume.copy() for _ in range(options.classes)]
+
+
+def _made_references(
+    options: RefineOptions, model: ModelState, averages: RandomAverages | None, state: OptimiserState
+) -> list[NDArray[np.float32]]:
+    """First class averages from the particles: random averages, or random blobs as strong as they are."""
+    assert averages is not None
+    maps = averages.maps(options.threads)
+    filtered = [
+        lowpass(m, model.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32) for m in maps
+    ]
+    if options.no_init_blobs:
+        return filtered
+    diameter = options.mask_diameter(model.ori_size, model.pixel_size)
+    return [
+        blobs_like(
+            each, diameter, model.pixel_size, options.ini_high, options.mask_edge, state.random_seed + k
         )
-    source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
-    with source.dropped_on_error(particles, options):
-        model.sigma2_noise = _initial_noise(particles, options, model, host)
-        halves = [model, model.copy()]
-        for half, each in enumerate(halves, 1):
-            each.nr_particles_per_group = particles.particles_per_group(half)
-        mask = _mask(options, model, host)
-        run = AutoRefinement(options, host, particles, _ctf(particles, options), state, sampling, halves, mask)
-        run.write()
-    return run
+        for k, each in enumerate(filtered)
+    ]
 
 
-def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host) -> AutoRefinement:
+def continued_run(
+    options: RefineOptions, old: outputs.Continuation, host: Host
+) -> AutoRefinement | Classification:
     """A refinement that goes on after the iteration whose files are `old`."""
     particles = ParticleSet.read(old.data)
-    particles.split_random_halves(old.state.random_seed)
-    for half, model in enumerate(old.models, 1):
-        model.nr_particles_per_group = particles.particles_per_group(half)
+    if options.auto_refine:
+        particles.split_random_halves(old.state.random_seed)
+        for half, model in enumerate(old.models, 1):
+            model.nr_particles_per_group = particles.particles_per_group(half)
+    else:
+        old.models[0].nr_particles_per_group = particles.particles_per_group()
     outputs.apply_changes(old, options)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
         ctf, mask = _ctf(particles, options), _mask(options, old.models[0], host)
-        return AutoRefinement(options, host, particles, ctf, old.state, old.sampling, list(old.models), mask)
+        kind = AutoRefinement if options.auto_refine else Classification
+        return kind(options, host, particles, ctf, old.state, old.sampling, list(old.models), mask)
 
 
 def _seed(options: RefineOptions, host: Host) -> int:
@@ -97,14 +151,19 @@ def _seed(options: RefineOptions, host: Host) -> int:
 
 
 def _sampling(options: RefineOptions, pixel_size: float) -> SamplingState:
+    three_d = options.has_reference
     step = healpix_angular_step(options.healpix_order)
+    if not three_d:
+        step = options.psi_step if options.psi_step > 0 else DEFAULT_PSI_STEP
     sampling = SamplingState(
         healpix_order=options.healpix_order,
         psi_step=step,
         offset_range=options.offset_range * pixel_size,
         offset_step=options.offset_step * pixel_size,
-        symmetry=options.symmetry,
-        perturbation_factor=options.perturb,
+        symmetry=options.symmetry if three_d else "C1",
+        is_3d=three_d,
+        limit_tilt=options.limit_tilt,
+        perturbation_factor=0.0 if options.skip_align else options.perturb,
     )
     sampling.healpix_order_ori, sampling.psi_step_ori = options.healpix_order, step
     sampling.offset_range_ori, sampling.offset_step_ori = sampling.offset_range, sampling.offset_step
@@ -113,7 +172,8 @@ def _sampling(options: RefineOptions, pixel_size: float) -> SamplingState:
 
 def _prior(model: ModelState, sampling: SamplingState, options: RefineOptions) -> None:
     """Local searches from the start, if asked for or if the first sampling is that fine."""
-    if sampling.healpix_order >= options.auto_local_healpix_order or options.prior_sigmas is not None:
+    fine = options.auto_refine and sampling.healpix_order >= options.auto_local_healpix_order
+    if fine or options.prior_sigmas is not None:
         convergence.start_local_searches(model, sampling, options.oversampling)
     if options.prior_sigmas is not None:
         model.sigma_rot, model.sigma_tilt, model.sigma_psi = options.prior_sigmas
@@ -144,19 +204,22 @@ def _mask(options: RefineOptions, model: ModelState, host: Host) -> NDArray[np.f
         for note in notes:
             host.say(f" WARNING: {note}")
         return mask
-    if options.flatten_solvent:
+    if options.flatten_solvent and model.ref_dim == 3:
         radius = options.mask_diameter(box, pixel_size) / (2.0 * pixel_size)
         return soft_mask(box, radius, float(options.mask_edge))
     return None
 
 
 def _initial_noise(
-    particles: ParticleSet, options: RefineOptions, model: ModelState, host: Host
-) -> NDArray[np.float64]:
-    """Noise spectra (O, S) from the power of the first images of each optics group, in random order."""
+    particles: ParticleSet, options: RefineOptions, model: ModelState, state: OptimiserState, host: Host
+) -> tuple[NDArray[np.float64], RandomAverages | None]:
+    """Noise spectra (O, S) from the power of the first images of each optics group, in random order.
+
+    Without a reference also random averages of these images, on every rank.
+    """
     host.say(" Estimating initial noise spectra ...")
     wanted = options.minimum_particles_sigma2_noise
-    random = np.random.default_rng([max(options.random_seed, 0), 3])
+    random = np.random.default_rng([state.random_seed, 3])
     order = random.permutation(len(particles))
     chosen = np.concatenate(
         [order[particles.optics_group[order] == o][:wanted] for o in range(particles.nr_optics_groups)]
@@ -166,7 +229,11 @@ def _initial_noise(
     power, average = np.zeros((particles.nr_optics_groups, shells)), np.zeros((box, box))
     counts = np.zeros(particles.nr_optics_groups)
     radius = options.mask_diameter(box, model.pixel_size) / (2.0 * model.pixel_size)
-    pixels = DiscPixels.of_size(8)
+    averages = None
+    if not options.has_reference:
+        averages = RandomAverages(options.classes, box, model.ref_dim, options.padding_factor)
+    pixels = DiscPixels.of_size(8 if averages is None else box)
+    ctf_of = _ctf(particles, options)
     in_shell = half_plane_pixels(box)
     warned = False
     mine = source.share(np.sort(chosen), host.comm)
@@ -180,14 +247,21 @@ def _initial_noise(
             images = mask_outside(images, radius, float(options.mask_edge))
         average += images.sum(axis=0, dtype=np.float64)
         unmoved = np.zeros((len(index), 2), np.int64)
-        _, _, spectrum = transform_images(images, unmoved, np.ones(len(index)), float(box), 0.0, pixels)
+        transforms, _, spectrum = transform_images(
+            images, unmoved, np.ones(len(index)), float(box), 0.0, pixels
+        )
+        if averages is not None:
+            ctf = np.ones(transforms.shape, np.float32)
+            if ctf_of is not None:
+                ctf = ctf_values(ctf_of[index], pixels.kx, pixels.ky, box, model.pixel_size)
+            averages.add(transforms, ctf, index, pixels.kx, pixels.ky, state.random_seed)
         np.add.at(power, particles.optics_group[index], spectrum / in_shell)
         np.add.at(counts, particles.optics_group[index], 1.0)
-    for array in (power, average, counts):
+    for array in (power, average, counts, *([] if averages is None else [each.grid for each in averages.sums])):
         host.comm.allreduce_sum(array)
     if (counts == 0).any():
         raise UserError("Some optics group has no particles; remove it from the table data_optics.")
-    return initial_noise(power, counts, average / counts.sum())
+    return initial_noise(power, counts, average / counts.sum()), averages
 
 
 def _warn_of_norm(

@@ -1,0 +1,275 @@
+"""Classification into K classes, of images in 2D or of maps in 3D, by expectation maximization.
+
+All particles are compared with all classes in each of a fixed number of iterations. Source: ml_optimiser.cpp,
+iterate, maximization, centerClasses and updateAngularSampling.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.ndimage
+from numpy.typing import NDArray
+
+from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.errors import UserError
+from relion_py.compute.image.fourier import lowpass
+from relion_py.compute.image.masks import soft_mask
+from relion_py.compute.refine import convergence, outputs, source
+from relion_py.compute.refine.backprojector import BackProjector
+from relion_py.compute.refine.clock import Stopwatch
+from relion_py.compute.refine.engine import FILTER_EDGE, Engine
+from relion_py.compute.refine.expectation import WeightedSums
+from relion_py.compute.refine.halves import FIRST_PRIOR_SHELL, keep_spectra, reduce_grid
+from relion_py.compute.refine.maximization import update_model
+from relion_py.compute.refine.model import healpix_angular_step
+from relion_py.compute.refine.projector import FourierReference
+from relion_py.compute.refine.reconstruct import ShellSpectra, reconstruct, update_tau2
+
+SUBSET_PARTICLES = {2: 100, 3: 1500}
+"""Particles per class in the first iterations with --fast_subsets, by the dimension of the references."""
+COARSER_FACTOR = 0.8
+"""Coarser sampling stays this much finer than the estimated accuracy."""
+
+
+@dataclass
+class Classification(Engine):
+    """A run with one model of K classes."""
+
+    def run(self) -> None:
+        """Goes through the iterations that were asked for."""
+        model = self.models[0]
+        self._update_resolution()
+        while self.state.iteration < self.options.max_iterations:
+            self.state.iteration += 1
+            self.clock = Stopwatch()
+            self.iterate()
+            self.job.say(
+                f" Iteration {self.state.iteration}: resolution {model.current_resolution:g} A, classes with particles "
+                f"{int(np.sum(model.pdf_class > 0))}, changes in angles {self.state.current_changes_optimal_orientations:g} "
+                f"degrees, in offsets {self.state.current_changes_optimal_offsets:g} A, in classes "
+                f"{100 * self.state.current_changes_optimal_classes:.1f} %"
+            )
+            self.job.say(f" Time per step (s): {self.clock}")
+
+    def iterate(self) -> None:
+        """One iteration: expectation over all classes, maximization, files."""
+        model, state = self.models[0], self.state
+        model.current_size = convergence.image_sizes(model, self.sampling, state, self.options, False).current
+        self.perturb()
+        references = self.fourier_references(model)
+        self.clock.lap("references")
+        if not self.first_by_correlation and not self.options.skip_align:
+            self.estimate_accuracy(model, references)
+        if self.options.allow_coarser_sampling and model.nr_classes > 1:
+            self._coarser_sampling()
+        sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
+        state.coarse_size = sizes.coarse
+        sums, weighted = self._expectation(references, sizes)
+        self._maximization(sums, weighted)
+
+    def _update_resolution(self) -> None:
+        convergence.update_resolution(self.models[0], self.state, self.options)
+
+    # ---- sampling ----
+
+    def _coarser_sampling(self) -> None:
+        """No finer angles than the accuracy allows, and never finer than what was asked for."""
+        s, over, model = self.sampling, self.options.oversampling, self.models[0]
+        if s.is_3d:
+            needed = COARSER_FACTOR * self.state.accuracy_rot
+            if self.first_by_correlation:
+                needed = 360.0 / math.ceil(math.pi * self.diameter / model.current_resolution)
+            order = s.healpix_order_ori
+            while order > 0 and healpix_angular_step(order + over) < needed:
+                order -= 1
+            # one finer again, so that the step is below what is needed
+            order = min(order + 1, s.healpix_order_ori) if order < s.healpix_order_ori else order
+            changed = order != s.healpix_order
+            s.healpix_order, s.psi_step = order, healpix_angular_step(order)
+        else:
+            step = max(COARSER_FACTOR * self.state.accuracy_rot * 2.0**over, s.psi_step_ori)
+            changed = abs(step - s.psi_step) > 0.001
+            s.psi_step = min(step, 90.0)
+        # coarser offsets too, but at least five of them
+        step = min(COARSER_FACTOR * self.state.accuracy_trans * 2.0**over, 0.95 * s.offset_range)
+        s.offset_step = max(step, s.offset_step_ori)
+        if changed:
+            self.grid = self._new_grid()
+            n = self.grid.n_directions
+            model.pdf_direction = np.repeat(model.pdf_class[:, None] / n, n, axis=1)
+
+    def _members(self) -> NDArray[np.int64]:
+        """The particles of this iteration: all, or a random subset early on with --fast_subsets."""
+        every = self.particles.members()
+        iteration = self.state.iteration
+        if not self.options.fast_subsets or iteration > 15:
+            return every
+        base = SUBSET_PARTICLES[self.dimensions] * self.models[0].nr_classes
+        size = base if iteration <= 5 else 3 * base
+        if iteration > 10:
+            size = max(size, int(0.3 * len(every)))
+        if size >= len(every):
+            return every
+        random = np.random.default_rng([self.state.random_seed, iteration, 5])
+        return np.sort(random.permutation(every)[:size])
+
+    def _seeds(self) -> NDArray[np.int32] | None:
+        """The one class that each particle may have while several classes grow from one reference, or None.
+
+        By cross-correlation the first class alone is made; then each particle gets a random class once.
+        """
+        model, first = self.models[0], 1 + int(self.options.firstiter_cc)
+        if model.nr_classes == 1 or self.dimensions == 2 or self.state.iteration > first:
+            return None
+        n = len(self.particles)
+        if self.first_by_correlation:
+            return np.zeros(n, np.int32)
+        random = np.random.default_rng([self.state.random_seed, 6])
+        return random.integers(0, model.nr_classes, n).astype(np.int32)
+
+    # ---- expectation ----
+
+    def _expectation(
+        self, references: list[FourierReference], sizes: convergence.ImageSizes
+    ) -> tuple[list[BackProjector], WeightedSums]:
+        options, comm = self.options, self.job.comm
+        self.job.say(f" Expectation iteration {self.state.iteration} of {options.max_iterations}")
+        members, old = self._members(), self.poses()
+        done = 0
+        with (
+            CpuBackend(options.threads) as backend,
+            self.job.progress(len(source.share(members, comm))) as bar,
+        ):
+
+            def advance(n: int) -> None:
+                nonlocal done
+                done += n
+                bar.update(done)
+
+            sums, weighted = self.expectation(
+                backend, self.models[0], references, sizes, members, advance, self._seeds()
+            )
+        for k, each in enumerate(sums):
+            via_disc = f"{options.output_root}_class{k + 1:03d}" if options.combine_weights_via_disc else ""
+            reduce_grid(each.grid, self._owner(k), comm, via_disc)
+        self.clock.lap("sums over ranks")
+        self.report_failed([weighted])
+        self.measure_changes(old, members)
+        return sums, weighted
+
+    def _owner(self, k: int) -> int:
+        """Rank that reconstructs class k."""
+        return k % self.job.comm.size
+
+    # ---- maximization ----
+
+    def _maximization(self, sums: list[BackProjector], weighted: WeightedSums) -> None:
+        options, model = self.options, self.models[0]
+        self.job.say(" Maximization...")
+        weight = weighted.pdf_direction.sum(axis=1)
+        for k, each in enumerate(sums):
+            result: tuple[ShellSpectra, NDArray[np.float32]] | None = None
+            if weight[k] <= 0:
+                model.references[k] = np.zeros_like(model.references[k])
+                continue
+            if self.job.comm.rank == self._owner(k):
+                each.symmetrise(workers=options.threads)
+                spectra = update_tau2(each, model.tau2_class[k], tau2_fudge=options.tau2_fudge_factor)
+                volume = reconstruct(
+                    each,
+                    spectra.tau2,
+                    options.tau2_fudge_factor,
+                    first_prior_shell=FIRST_PRIOR_SHELL,
+                    workers=options.threads,
+                )
+                result = (spectra, volume)
+            spectra, model.references[k] = self.job.comm.bcast(result, self._owner(k))
+            keep_spectra(model, k, spectra, model.fsc_halves_class[k])
+        update_model(
+            model,
+            weighted,
+            min_sigma2_offset=options.min_sigma2_offset,
+            fix_sigma_offset=options.fix_sigma_offset,
+            fix_sigma_noise=options.fix_sigma_noise,
+            do_norm=options.do_norm_correction,
+            do_scale=self.do_scale,
+            first_iteration_cc=self.first_by_correlation,
+        )
+        if self.first_by_correlation:
+            self._after_correlation()
+        if options.center_classes:
+            self._center_classes()
+        if options.flatten_solvent:
+            self._flatten()
+        self._update_resolution()
+        self.clock.lap("maximization")
+        self.write()
+        self.clock.lap("writing")
+
+    def _after_correlation(self) -> None:
+        """The first class, filtered again, becomes every class."""
+        model = self.models[0]
+        if self.options.ini_high > 0:
+            model.references[0] = lowpass(
+                model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE
+            )
+        if self.dimensions == 2:
+            return
+        model.references = [model.references[0].copy() for _ in range(model.nr_classes)]
+        for spectra in (model.tau2_class, model.data_vs_prior_class, model.sigma2_class):
+            spectra[:] = spectra[0]
+        model.pdf_class[:] = 1.0 / model.nr_classes
+        model.pdf_direction[:] = model.pdf_direction[0] / model.nr_classes
+
+    def _center_classes(self) -> None:
+        """Moves each class to its centre of mass, at most as far as offsets are searched."""
+        model, reach = self.models[0], self.sampling.offset_range / self.pixel_size
+        for k, average in enumerate(model.references):
+            shift = centre_of_mass(average)
+            length = float(np.linalg.norm(shift))
+            if length > reach:
+                shift = shift * reach / length
+            if length > 0:
+                model.references[k] = scipy.ndimage.shift(average, -shift, order=1, mode="constant").astype(np.float32)
+
+    def _flatten(self) -> None:
+        model = self.models[0]
+        mask = self.mask
+        if mask is None:
+            radius = self.diameter / (2.0 * self.pixel_size)
+            mask = soft_mask(self.box, radius, float(self.options.mask_edge), self.dimensions)
+        model.references = [(average * mask).astype(np.float32) for average in model.references]
+
+    def write(self) -> None:
+        """The iteration's files, by the first rank; what goes wrong is raised on all."""
+        comm, error = self.job.comm, None
+        if comm.rank == 0:
+            try:
+                outputs.write_iteration(
+                    self.options, self.state, self.sampling, self.models, self.particles.to_star()
+                )
+            except UserError as problem:
+                error = problem
+        error = comm.bcast(error, 0)
+        if error is not None:
+            raise error
+
+
+def centre_of_mass(average: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Offset in pixels of the centre of mass from pixel box//2, slowest axis first (multidim_array.h, centerOfMass).
+
+    Positive densities only; zeros where there are none.
+    """
+    average = np.maximum(average, 0.0)
+    total = float(average.sum(dtype=np.float64))
+    if total == 0.0:
+        return np.zeros(average.ndim)
+    axis = np.arange(len(average)) - len(average) // 2
+    moments = []
+    for dimension in range(average.ndim):
+        others = tuple(d for d in range(average.ndim) if d != dimension)
+        moments.append(float(np.sum(average.sum(axis=others, dtype=np.float64) * axis)) / total)
+    return np.array(moments)

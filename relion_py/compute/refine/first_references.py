@@ -1,0 +1,99 @@
+"""References for runs that are given none: averages of random subsets of the particles, turned into random blobs.
+
+Source: ml_optimiser.cpp, calculateSumOfPowerSpectraAndAverageImage and initialiseReferences; gradient_optimisation.h,
+make_blobs_2d and make_blobs_3d.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.geometry.euler import euler_to_matrix
+from relion_py.compute.image.fourier import lowpass
+from relion_py.compute.image.masks import mask_outside
+from relion_py.compute.refine.backprojector import BackProjector
+from relion_py.compute.refine.engine import FILTER_EDGE
+from relion_py.compute.refine.reconstruct import reconstruct
+
+BLOBS = 40
+"""Random blobs of each sign in a first reference."""
+FIRST_FREQUENCY = 0.07
+"""Digital frequency to which first references are filtered (Scheres 2010, Meth. Enzymol.)."""
+
+
+def first_resolution(box: int, pixel_size: float) -> float:
+    """Resolution (A) to which references made from the particles are filtered when --ini_high is not given."""
+    return box * pixel_size / round(FIRST_FREQUENCY * box)
+
+
+class RandomAverages:
+    """K averages of images that are put in at random orientations, each image into one class.
+
+    Images are added as transforms at the pixels (kx, ky); 2D averages turn about one axis, maps in all directions.
+    """
+
+    def __init__(self, classes: int, box: int, dimensions: int, padding: float) -> None:
+        self.sums = [BackProjector(box, -1, padding, ndim=dimensions) for _ in range(classes)]
+        self.dimensions = dimensions
+
+    def add(
+        self,
+        transforms: NDArray[np.complex64],
+        ctf: NDArray[np.float32],
+        numbers: NDArray[np.int64],
+        kx: NDArray[np.int32],
+        ky: NDArray[np.int32],
+        seed: int,
+    ) -> None:
+        """Adds images (N, P) with their CTFs; `numbers` (N,) decide each image's class and random orientation."""
+        for row, number in enumerate(numbers):
+            random = np.random.default_rng([seed, int(number)])
+            rot, psi = random.uniform(0.0, 360.0, 2) if self.dimensions == 3 else (0.0, random.uniform(0.0, 360.0))
+            tilt = np.rad2deg(np.arccos(random.uniform(-1.0, 1.0))) if self.dimensions == 3 else 0.0
+            matrix = euler_to_matrix(rot, tilt, psi).astype(np.float32).reshape(1, 3, 3)
+            images, weights = transforms[row : row + 1] * ctf[row], ctf[row : row + 1] ** 2
+            self.sums[number % len(self.sums)].insert(images, weights, matrix, kx, ky)
+
+    def maps(self, workers: int) -> list[NDArray[np.float32]]:
+        """The averages, (box,) * dimensions each; zero where no image was added."""
+        averages = []
+        for sums in self.sums:
+            sums.enforce_hermitian()
+            averages.append(reconstruct(sums, do_map=False, workers=workers))
+        return averages
+
+
+def blobs_like(
+    average: NDArray[np.float32], diameter: float, pixel_size: float, resolution: float, edge: float, seed: int
+) -> NDArray[np.float32]:
+    """A first reference: random blobs as strong as the average, low-passed and masked.
+
+    diameter in A of the particle; resolution in A of the filter; edge in pixels of the mask.
+    """
+    random = np.random.default_rng([seed, 4])
+    width = diameter / pixel_size
+    blobs = _blobs(average, width, random) - _blobs(average, width, random) / 2.0
+    spread = blobs.std()
+    if spread > 0:
+        blobs *= average.std() / spread
+    filtered = lowpass(blobs.astype(np.float32), pixel_size, resolution, FILTER_EDGE)
+    return mask_outside(filtered, width / 2.0, edge, average.ndim)
+
+
+def _blobs(average: NDArray[np.float32], diameter: float, random: np.random.Generator) -> NDArray[np.float64]:
+    """Gaussian blobs about the centre, each as high as the average is there; diameter in pixels."""
+    box, dimensions = len(average), average.ndim
+    places = random.normal(box / 2.0, diameter / (7.0 if dimensions == 2 else 6.0), (BLOBS, dimensions))
+    axis = np.arange(box)
+    total = np.zeros(average.shape)
+    for place in places:
+        cell = place.astype(int)
+        if (cell < 0).any() or (cell >= box).any():
+            continue
+        profiles = [np.exp(-(((axis - p) * 10.0 / diameter) ** 2)) for p in place]
+        blob = profiles[0]
+        for profile in profiles[1:]:
+            blob = blob[..., None] * profile
+        total += abs(float(average[tuple(cell)])) * blob
+    return total
