@@ -23,15 +23,20 @@ install_debian() {
     >"$apt_log" 2>&1 </dev/null
 }
 
-# Install Debian packages, or name the one command that does.
+# What Qt's window needs on a bare Debian or Ubuntu, when something is missing.
+QT_PACKAGES="libegl1 libgl1 libdbus-1-3 libfontconfig1 libglib2.0-0 libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0
+  libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0
+  libxcb-xkb1 fonts-dejavu-core"
+
+# Install Debian packages, or name the one command that does (with all that may be missing, so that it stays one).
 need_debian() {
   command -v apt-get >/dev/null || die "Please install with your system's package manager: $*"
   say "Installing system packages: $*"
-  if ! install_debian "$@"; then
-    grep '^E:' "$apt_log" >&2 || true
-    die "They could not be installed from here. Run this once, then start again:
+  install_debian "$@" && return
+  grep '^E:' "$apt_log" >&2 || true
+  set -- $(printf '%s\n' "$@" $QT_PACKAGES | sort -u)
+  die "They could not be installed from here. Run this once, then start again:
   sudo apt-get update && sudo apt-get install -y $*"
-  fi
 }
 
 find_python() {
@@ -66,11 +71,6 @@ make_venv() {
   PATH="$VENV/bin:$PATH"
   export PATH
 }
-
-# What Qt's window needs on a bare Debian or Ubuntu, when something is missing.
-QT_PACKAGES="libegl1 libgl1 libdbus-1-3 libfontconfig1 libglib2.0-0 libxkbcommon0 libxkbcommon-x11-0 libxcb-cursor0
-  libxcb-icccm4 libxcb-image0 libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0
-  libxcb-xkb1 fonts-dejavu-core"
 
 # need_qt offscreen|xcb: the libraries that Qt's platform plugin misses are installed.
 need_qt() {
