@@ -12,11 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from . import files, quoting
+from .environment import program_path
 from .nodes import canonical, matches
 from .numeric import parse_number
 from .spec import Command, JobContext, JobSpec, Option, Problem
 
 Complaint = tuple[str, str]
+
+
+def _which(program: str) -> str | None:
+    """Where a program is found, on the PATH or beside this package's own."""
+    return shutil.which(program, path=program_path())
 
 
 def problems(spec: JobSpec, context: JobContext, root: Path) -> list[Problem]:
@@ -111,7 +117,7 @@ def _executable_complaint(value: str, root: Path) -> str:
         fine = os.access(root / value, os.X_OK)
         return "" if fine else f"'{value}' is not executable: run chmod +x on it."
     words = quoting.words(value)
-    if words and (shutil.which(words[0]) or os.access(root / words[0], os.X_OK)):
+    if words and (_which(words[0]) or os.access(root / words[0], os.X_OK)):
         return ""
     return f"There is no program '{value}': give its path, or put its directory on the PATH."
 
@@ -135,11 +141,11 @@ def _programs(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Compla
     if context.yes("do_queue"):
         return
     for program in dict.fromkeys(_fixed_programs(spec, context)):
-        if not shutil.which(program):
+        if not _which(program):
             yield "", f"The program '{program}' is not on the PATH, so this job cannot run on this machine."
         elif program.endswith("_mpi"):
             launcher = quoting.words(context.env.mpirun)
-            if launcher and not shutil.which(launcher[0]):
+            if launcher and not _which(launcher[0]):
                 yield (
                     "nr_mpi",
                     f"'{launcher[0]}' is not on the PATH: install an MPI, set RELION_MPIRUN, or use 1 "
@@ -152,7 +158,7 @@ def _queue(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Complaint
     if not context.yes("do_queue"):
         return
     submit = quoting.words(context["qsub"])
-    if not submit or not shutil.which(submit[0]):
+    if not submit or not _which(submit[0]):
         yield (
             "qsub",
             f"There is no command '{context['qsub']}' to submit the job: check its name and the PATH.",

@@ -7,6 +7,7 @@ installation's module file works for both programs. Source: RELION 5 pipeline_jo
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -95,3 +96,10 @@ def _queue_extras(env: Mapping[str, str], count: int) -> tuple[QueueExtra, ...]:
                 )
             )
     return tuple(found)
+
+
+def program_path() -> str:
+    """PATH for programs: what is on it, and at its end the directory of this package's own programs."""
+    own = os.path.dirname(os.path.abspath(sys.executable))
+    entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(entries if own in entries else [*entries, own])

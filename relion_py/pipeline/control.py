@@ -8,7 +8,6 @@ process supervises the job, on which host, since when; or which queue has it.
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -113,12 +112,3 @@ def read_plan(job: Path) -> RunPlan:
     entries = json.loads((job / RUN_PLAN).read_bytes())
     entries["commands"] = tuple(tuple(str(word) for word in command) for command in entries["commands"])
     return RunPlan(**entries)
-
-
-def program_path() -> str:
-    """PATH for programs: what is on it, and at its end the directory of this package's own programs."""
-    import sys
-
-    own = os.path.dirname(os.path.abspath(sys.executable))
-    entries = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join(entries if own in entries else [*entries, own])

@@ -14,9 +14,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from relion_py.jobs.environment import program_path
 from relion_py.jobs.quoting import display, words
 from relion_py.jobs.spec import BuiltJob
-from relion_py.pipeline.control import RUN_ERR, RUN_OUT, program_path
+from relion_py.pipeline.control import RUN_ERR, RUN_OUT
 from relion_py.pipeline.errors import PipelineError
 from relion_py.pipeline.paths import has_control_characters
 

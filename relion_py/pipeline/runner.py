@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from relion_py.compute.io.atomic import atomic_write
+from relion_py.jobs.environment import program_path
 from relion_py.jobs.spec import BuiltJob
 from relion_py.pipeline import control, queue
 from relion_py.pipeline.control import ProcessRecord, RunPlan
@@ -73,7 +74,7 @@ def start(root: Path, built: BuiltJob, values: Mapping[str, str]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": control.program_path()}
+    return {**os.environ, "PATH": program_path()}
 
 
 def reap() -> None:

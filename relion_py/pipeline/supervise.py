@@ -17,6 +17,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from relion_py.jobs.environment import program_path
 from relion_py.jobs.quoting import display
 from relion_py.pipeline import control
 from relion_py.pipeline.control import ProcessRecord, RunPlan
@@ -102,7 +103,7 @@ def _run(
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, "PATH": control.program_path()},
+                env={**os.environ, "PATH": program_path()},
                 process_group=0,
                 preexec_fn=_default_signals,
             )

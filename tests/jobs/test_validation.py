@@ -169,6 +169,7 @@ def test_scratch_directory(project: Path) -> None:
 
 def test_programs_that_are_missing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(project))
+    monkeypatch.setattr("sys.executable", str(project / "python"))  # the package's own programs count as well
     assert "relion_refine" in told({}, project)[""]
     monkeypatch.setenv("RELION_MPIRUN", "nothing")
     (project / "relion_refine_mpi").write_text("#!/bin/sh\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from relion_py.jobs.environment import program_path
 from relion_py.pipeline import PipelineError, Project, Status, control
 
 from .conftest import GOOD_SCRIPT, external, write_script
@@ -335,6 +336,6 @@ def test_own_programs_are_found_when_they_are_not_on_the_path(
 ) -> None:
     own = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert control.program_path().split(os.pathsep) == [str(tmp_path), own]
+    assert program_path().split(os.pathsep) == [str(tmp_path), own]
     monkeypatch.setenv("PATH", os.pathsep.join([own, str(tmp_path)]))
-    assert control.program_path().split(os.pathsep) == [own, str(tmp_path)]
+    assert program_path().split(os.pathsep) == [own, str(tmp_path)]
