@@ -17,9 +17,11 @@ _ITERATION = re.compile(r"_it(\d+)_")
 def in_order(nodes: list[Node]) -> list[Node]:
     """The job's own nodes as they are, then files of iterations with the last iteration first."""
 
-    def key(node: Node) -> tuple[bool, int]:
+    def key(node: Node) -> tuple[int, int]:
         found = _ITERATION.search(node.path.rsplit("/", 1)[-1])
-        return (not node.type, -int(found[1]) if found and not node.type else 0)
+        if node.type or found is None:
+            return (0 if node.type else 1, 0)
+        return (2, -int(found[1]))
 
     return sorted(nodes, key=key)
 

@@ -41,6 +41,7 @@ from relion_py.jobs.spec import JobSpec, Option, Problem
 from relion_py.pipeline.graph import Node, Process, Status
 
 VALIDATE_AFTER_MS = 250  # typing pauses this long before the values are checked
+SLOW_MS = 150  # values that come later than this are waited for with an inactive form
 DRAFT_AFTER_MS = 1000  # and this long before they are kept
 
 
@@ -57,6 +58,7 @@ class MainWindow(QMainWindow):
         self.specs = [spec.for_site(self.env) for spec in registry.all_specs()]
         self.forms: dict[str, JobForm] = {}
         self.current_job = ""  # "" is a new job
+        self.is_filled = False  # the form shows the values of what is selected
         self.ticket = 0  # counts selections, so that late answers for an earlier one are dropped
         self.setWindowTitle(f"RELION — {self.root.name} — {self.root}")
         self.setObjectName("main")
@@ -77,6 +79,8 @@ class MainWindow(QMainWindow):
         session.changed.connect(self._snapshot_changed)
         session.problem.connect(self.control.say_problem)
         session.crashed.connect(self.tell_crash)
+        for complaint in registry.complaints():
+            self.control.say_problem(complaint)
         self._restore()
         self._snapshot_changed(session.snapshot)
         self.control.update()
@@ -303,10 +307,17 @@ class MainWindow(QMainWindow):
     def _fill(self, ticket: int, form: JobForm, values: Mapping[str, str], is_continue: bool) -> None:
         if ticket != self.ticket:
             return
+        self.is_filled = True
+        form.setEnabled(True)
         form.set_values(values, is_continue)
         self._draft_timer.stop()
         self.control.update()
         self.job_shown.emit(self.current_job)
+
+    def _lock_unfilled(self, ticket: int) -> None:
+        """Values that take long to come must not overwrite what is typed meanwhile."""
+        if ticket == self.ticket and not self.is_filled and self.form is not None:
+            self.form.setEnabled(False)
 
     def _paths_for(self, option: Option) -> list[str]:
         return [node.path for node in matching_nodes(self.session.snapshot.graph, option)]
@@ -316,6 +327,8 @@ class MainWindow(QMainWindow):
     def _select(self, name: str) -> None:
         self.ticket += 1
         self.current_job = name
+        self.is_filled = False
+        QTimer.singleShot(SLOW_MS, self, partial(self._lock_unfilled, self.ticket))
         self.control.overwriting = False
         self.control.banner.hide()
         self.lists.set_current(name)

@@ -106,7 +106,7 @@ class RunControl(QObject):
 
     def update(self) -> None:
         process, form = self.window.process, self.window.form
-        ready = form is not None and not self._busy
+        ready = form is not None and self.window.is_filled and not self._busy
         running = process is not None and process.status == Status.RUNNING
         scheduled = process is not None and process.status == Status.SCHEDULED
         continuing = process is not None and not scheduled and not self.overwriting

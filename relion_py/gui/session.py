@@ -66,6 +66,7 @@ class ProjectSession(QObject):
         self.snapshot = Snapshot(copy_of(project.graph))
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._refresh_waiting = False
+        self._last_trouble = ""
         self._closed = False
         self._answered.connect(self._deliver, Qt.ConnectionType.QueuedConnection)
         self._thread = threading.Thread(target=self._work, name="project", daemon=True)
@@ -128,14 +129,22 @@ class ProjectSession(QObject):
                 changed = self.project.refresh()
                 if changed or any(p.status == Status.RUNNING for p in self.project.graph.processes.values()):
                     snapshot = self._look(full=changed)
+                self._last_trouble = ""
             except (PipelineError, OSError) as error:
-                self._answered.emit(self.problem.emit, _sentence(error))
+                self._tell_once(_sentence(error), self.problem.emit)
             except Exception:
-                self._answered.emit(self._report_crash, (traceback.format_exc(), None))
+                trace = traceback.format_exc()
+                self._tell_once(trace, lambda text: self._report_crash((text, None)))
             finally:
                 self._answered.emit(self._refreshed, snapshot)
 
         self._tasks.put(task)
+
+    def _tell_once(self, trouble: str, tell: Callable[[str], None]) -> None:
+        """What goes wrong at every look is told when it is new, not every two seconds."""
+        if trouble != self._last_trouble:
+            self._last_trouble = trouble
+            self._answered.emit(tell, trouble)
 
     def wait_idle(self, timeout: float = 10.0) -> bool:
         """Wait until everything asked for so far has been done; False if it takes longer than `timeout` s."""
