@@ -22,6 +22,7 @@ from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, 
 from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators
 from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.fourier import phase_shift
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import convergence, source
 from relion_py.compute.refine.accuracy import expected_errors
@@ -194,7 +195,7 @@ class Engine:
         options, comm = self.options, self.job.comm
         grid = self.grid.perturbed(self.sampling.random_perturbation)
         tables = SamplingTables.of(grid, self.sampling, options.oversampling)
-        sums, weighted = self._empty_sums(model, sizes.current, tables)
+        sums, weighted = self._empty_sums(model, sizes.current, model.nr_directions)
         step = self._expectation_step(backend, model, references, tables, grid, members, weighted)
         found: list[tuple[NDArray, Assignments]] = []
         coarse, fine = DiscPixels.of_size(sizes.coarse), DiscPixels.of_size(sizes.current)
@@ -204,6 +205,9 @@ class Engine:
             self.clock.lap("reading")
             prepared = self._prepare(model, index, images, coarse, fine)
             self.clock.lap("images")
+            if options.skip_align:
+                p = self.particles
+                step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
             found.append((index, step.run(prepared, None if only_class is None else only_class[index])))
             advance(len(index))
         step.finish()
@@ -213,11 +217,11 @@ class Engine:
         return sums, weighted
 
     def _empty_sums(
-        self, model: ModelState, size: int, tables: SamplingTables
+        self, model: ModelState, size: int, directions: int
     ) -> tuple[list[BackProjector], WeightedSums]:
         """Back-projectors of all classes, whose grids are one array, and zero sums around it."""
         weighted = WeightedSums.zeros(
-            (0, 0, 0), model.nr_classes, tables.directions, model.nr_shells, model.nr_optics_groups, model.nr_groups
+            (0, 0, 0), model.nr_classes, directions, model.nr_shells, model.nr_optics_groups, model.nr_groups
         )
         first = BackProjector(self.box, size, self.options.padding_factor, self.operators, ndim=self.dimensions)
         if model.nr_classes == 1:
@@ -250,7 +254,7 @@ class Engine:
         with np.errstate(divide="ignore"):
             log_pdf = np.log(model.pdf_direction / model.pdf_direction.mean()).astype(np.float32)
         local = None
-        if model.orientational_prior_mode != NO_PRIOR:
+        if model.orientational_prior_mode != NO_PRIOR and not self.options.skip_align:
             p = self.particles
             local = LocalSearch.around(
                 grid,
@@ -311,6 +315,8 @@ class Engine:
             norm = p.norm_correction[index] / model.avg_norm_correction
         origin = np.stack([p.origin_x[index], p.origin_y[index]], axis=1) / self.pixel_size
         shift = np.floor(origin + 0.5).astype(np.int64)
+        # without a search for offsets the images are moved all the way
+        rest = origin - shift if options.skip_align else None
         noise = None
         if not options.zero_mask:
             noise = noise_images(
@@ -326,6 +332,9 @@ class Engine:
             noise=noise,
             workers=options.threads,
         )
+        if rest is not None:
+            phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], self.box)
+            unmasked, masked = unmasked * phase, masked * phase
         scale = np.ones(len(index))
         if self.do_scale:
             scale = np.maximum(model.scale_correction[p.group[index]], 0.001)
@@ -339,7 +348,7 @@ class Engine:
             optics=p.optics_group[index],
             group=p.group[index],
             scale=scale,
-            old_offset=shift * self.pixel_size,
+            old_offset=(shift if rest is None else origin) * self.pixel_size,
             spectrum=spectrum,
             applied_norm=norm,
             fine=fine,
@@ -358,8 +367,9 @@ class Engine:
         for index, new in (item for part in self.job.comm.allgather(found) for item in part):
             good = ~new.failed
             to = index[good]
-            p.rot[to], p.tilt[to], p.psi[to] = matrix_to_euler(new.matrix[good])
-            p.origin_x[to], p.origin_y[to] = new.offset[good].T
+            if not self.options.skip_align:
+                p.rot[to], p.tilt[to], p.psi[to] = matrix_to_euler(new.matrix[good])
+                p.origin_x[to], p.origin_y[to] = new.offset[good].T
             p.class_number[to] = new.class_index[good] + 1
             if self.options.do_norm_correction:
                 p.norm_correction[to] = new.norm_correction[good]

@@ -21,7 +21,7 @@ from relion_py.compute.backend import estep_numba as kernels
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.images import DiscPixels, PreparedImages
-from relion_py.compute.refine.sampling import Groups, LocalSearch, SamplingTables
+from relion_py.compute.refine.sampling import Groups, LocalSearch, OwnPoses, SamplingTables
 
 MIB = 1 << 20
 
@@ -171,7 +171,7 @@ class Expectation:
         log_pdf: NDArray[np.float32],
         inv_sigma2: NDArray[np.float32],
         sums: WeightedSums,
-        local: LocalSearch | None = None,
+        local: LocalSearch | OwnPoses | None = None,
         clock: Stopwatch | None = None,
         prior_offset: NDArray[np.float64] | None = None,
     ) -> None:
@@ -192,6 +192,12 @@ class Expectation:
         for grid in self._grids[1:]:
             self.sums.grids += grid
         del self._grids[1:]
+
+    def keep_poses(self, matrices: NDArray[np.float64]) -> None:
+        """The next batch's particles keep these orientations (N, 3, 3) and their offsets."""
+        self.sampling, self.local = OwnPoses.tables(matrices), OwnPoses()
+        log_class = self.log_pdf[:, :1]
+        self.log_pdf = np.repeat(log_class, len(matrices), axis=1)
 
     # ---- batches ----
 
@@ -450,7 +456,7 @@ class Expectation:
         chosen = _Best.zeros(n)
         self._weigh(groups, group_ptr, scores, mask, mask_start, chosen)
         row_weight = np.zeros((len(self.volumes), int(table_start[-1])))
-        block_weight = np.zeros(self.sums.pdf_direction.size)
+        block_weight = np.zeros(len(self.volumes) * tables.directions)
         kernels.marginals(
             scores, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count, groups.out_start,
             tables.rot_children, v, tables.directions, table_start, row_weight, block_weight, 0, n,
@@ -462,7 +468,10 @@ class Expectation:
         signal, power = self._sum(
             batch, by_block, scores, table_start, shifted, ctf2, rows, shift, row_weight
         )
-        self.sums.pdf_direction += block_weight.reshape(self.sums.pdf_direction.shape)
+        by_direction = block_weight.reshape(len(self.volumes), -1)
+        if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
+            by_direction = by_direction.sum(axis=1, keepdims=True)
+        self.sums.pdf_direction += by_direction
         self._keep(
             batch, members, groups, chosen, scores, table_start, rows, shift, row_weight, signal, power, best
         )

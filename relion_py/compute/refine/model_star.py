@@ -494,7 +494,7 @@ def optimiser_from_star(star: StarFile) -> tuple[OptimiserState, RefineOptions, 
         sampling=general.text("rlnOrientSamplingStarFile"),
     )
     auto = bool(general.integer("rlnDoAutoRefine", 0))
-    if general.integer("rlnCurrentIteration") < 0 or auto and not files.model2:
+    if general.integer("rlnCurrentIteration") < 0 or (auto and not files.model2):
         raise UserError(
             f"{star.path} is of the last iteration, after the halves were joined: "
             "continue from the _optimiser.star of a numbered iteration."

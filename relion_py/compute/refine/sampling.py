@@ -204,3 +204,38 @@ def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.
 def _log(weights: NDArray[np.float64]) -> NDArray[np.float32]:
     with np.errstate(divide="ignore"):
         return np.log(weights).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class OwnPoses:
+    """A search that leaves every particle of a batch where it is: its own orientation and no shift (--skip_align)."""
+
+    @staticmethod
+    def tables(matrices: NDArray[np.float64]) -> SamplingTables:
+        """Tables in which direction n is the Euler matrix (N, 3, 3) of the batch's particle n."""
+        mats = _float32(matrices)[:, None]
+        psi = np.array([[[1.0, 0.0]]], np.float32)
+        still = np.zeros((1, 2))
+        return SamplingTables(mats, mats, psi, psi, still, still, still[None])
+
+    def groups(
+        self, index: NDArray[np.int64], classes: int, log_pdf: NDArray[np.float32]
+    ) -> tuple[Groups, NDArray[np.int64]]:
+        """As `LocalSearch.groups`: particle n is compared with direction n of each class, prior log_pdf (K, N)."""
+        n = len(index)
+        block = (np.arange(classes)[None] * n + np.arange(n)[:, None]).ravel().astype(np.int32)
+        particle = np.repeat(np.arange(n, dtype=np.int32), classes)
+        zeros, ones = np.zeros(len(block), np.int32), np.ones(len(block), np.int32)
+        groups = Groups(
+            block,
+            particle,
+            np.ascontiguousarray(log_pdf.T).ravel(),
+            zeros.astype(np.int64),
+            ones,
+            zeros,
+            zeros.copy(),
+            zeros.astype(np.int64),
+            np.zeros(1, np.int32),
+            np.zeros(1, np.float32),
+        )
+        return groups, np.arange(n + 1, dtype=np.int64) * classes

@@ -35,6 +35,8 @@ NORM_LIMITS = (0.5, 2.0)
 
 def new_run(options: RefineOptions, host: Host) -> AutoRefinement | Classification:
     """A run before its first iteration; its iteration-0 files are written."""
+    if options.skip_align:
+        options = replace(options, oversampling=0)  # there is nothing to search
     particles = ParticleSet.read(options.particles)
     state = OptimiserState(random_seed=_seed(options, host), incr_size=options.incr_size)
     state.refs_are_ctf_corrected = True
@@ -74,7 +76,7 @@ def _first_model(options: RefineOptions, particles: ParticleSet, sampling: Sampl
         nr_particles_per_group=particles.particles_per_group(),
         nr_classes=options.classes,
         nr_optics_groups=particles.nr_optics_groups,
-        nr_directions=grid_of(sampling).n_directions,
+        nr_directions=1 if options.skip_align else grid_of(sampling).n_directions,
         ref_dim=3 if options.has_reference else 2,
     )
     model.padding_factor = float(options.padding_factor)
