@@ -168,9 +168,9 @@ def align(frames: Sequence[Complex], grid: CcfGrid, max_iter: int = 5, run: Run 
     moved = list(frames)
     history: list[float] = []
     for _ in range(max_iter):
-        reference = np.sum(moved, axis=0, dtype=np.complex64)
+        total: Complex = np.sum(moved, axis=0, dtype=np.complex64)
 
-        def peak(frame: Complex, reference: Complex = reference) -> tuple[float, float]:
+        def peak(frame: Complex, reference: Complex = total) -> tuple[float, float]:
             product = (reference - frame) * frame.conj()
             product *= grid.weight
             return _peak(fft.irfft2(product, s=(grid.ny, grid.nx), norm="forward", overwrite_x=True), grid)

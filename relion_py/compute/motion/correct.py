@@ -167,8 +167,8 @@ class _Correction:
         groups = al.frame_groups(n, group)
         if len(groups) < 3:
             raise MovieError(
-                f"{self.movie.path} has too few frames: {n} in use make {len(groups)} groups of {group}, and at "
-                "least 3 are needed; it is truncated, or the frame range or grouping is wrong."
+                f"{self.movie.path} has too few frames: {n} in use make {len(groups)} groups of {group}, and "
+                "at least 3 are needed; it is truncated, or the frame range or grouping is wrong."
             )
         if any(side % 2 for side in (self.nx, self.ny)):
             raise MovieError(
@@ -223,9 +223,9 @@ class _Correction:
         hot = (total > threshold) & ~bad
         self.motion.hot_pixels = np.argwhere(hot)[:, ::-1].astype(np.int64)
         self.log.append(
-            f"In the unaligned sum, mean = {mean:.6g}, standard deviation = {deviation:.6g}, threshold of hot "
-            f"pixels = {threshold:.6g}; {len(self.motion.hot_pixels)} hot pixels and {int(bad.sum())} known "
-            "bad ones are mended."
+            f"In the unaligned sum, mean = {mean:.6g}, standard deviation = {deviation:.6g}, threshold of "
+            f"hot pixels = {threshold:.6g}; {len(self.motion.hot_pixels)} hot pixels and {int(bad.sum())} "
+            "known bad ones are mended."
         )
         return bad | hot
 

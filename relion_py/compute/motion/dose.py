@@ -26,7 +26,8 @@ def doses_at_300kv(
     known = [kv for kv in _DAMAGE if abs(voltage - kv) <= 2]
     if not known:
         raise UserError(f"Dose weighting is known for 300, 200 and 100 kV, not for {voltage:g} kV.")
-    return (pre_exposure + dose_per_frame * (np.asarray(frames) + 1.0)) / _DAMAGE[known[0]]
+    after = pre_exposure + dose_per_frame * (np.asarray(frames, np.float64) + 1.0)
+    return after / _DAMAGE[known[0]]
 
 
 def decay(ny: int, nx: int, pixel_size: float) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ TARGET_PIXEL_SIZE = 1.4
 def amplitude_sum(
     frames: Sequence[Complex], group: int, ny: int, nx: int, run: Run = serially
 ) -> NDArray[np.float32]:
-    """Sum over groups of `group` frames of the amplitudes of their sum, float32 (ny, nx), origin in the middle.
+    """Sum over groups of `group` frames of the amplitudes of their sum, float32 (ny, nx), centred.
 
     frames: unaligned half transforms (norm="forward"). The origin gets the mean of its neighbours, for the
     mean of the image would ring when the spectrum is resized.
