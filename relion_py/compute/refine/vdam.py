@@ -1,12 +1,12 @@
 """Gradient-driven refinement (VDAM): schedules, moments of the gradient, the step on a map, idle classes.
 
-Each iteration looks at a random subset of the particles. What is back-projected is the residual, the image less the
-projection of the reference, in two pseudo-halves: particles of even and of odd number. Each half's gradient has a
-running mean (first moment); the disagreement of the two, relative to their mean, has another (second moment) and
-scales the step, as variance does in Adam. Pure values and arithmetic; `gradient` runs it.
-Source: Kimanius et al. 2021, Biochem J 478:4169, section VDAM; ml_optimiser.cpp and backprojector.cpp as named below.
+Each iteration looks at a random subset of the particles. What is back-projected is the residual, the image
+less the projection of the reference, in two pseudo-halves: particles of even and of odd number. Each half's
+gradient has a running mean (first moment); the disagreement of the two, relative to their mean, has another
+(second moment) and scales the step, as variance does in Adam. Pure values and arithmetic; `gradient` runs it.
+Source: Kimanius et al. 2021, Biochem J 478:4169; ml_optimiser.cpp and backprojector.cpp as named below.
 
-Gradients and moments are transforms divided by box^2, as everywhere, on grids with the origin in the centre of z and y.
+Gradients and moments are transforms divided by box^2, on grids with the origin in the centre of z and y.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Schedule:
     ) -> Schedule:
         """The schedule of a run; what is not positive or empty takes the default of its kind.
 
-        kind: CLASS_2D, INITIAL_MODEL or CLASS_3D. Schemes are "plain" or "<factor>-step" (UserError otherwise).
+        kind: CLASS_2D, INITIAL_MODEL or CLASS_3D. Schemes are "plain" or "<factor>-step", else UserError.
         Source: ml_optimiser.cpp, parseInitial, initialiseGeneral, updateStepSize and updateTau2Fudge.
         """
         count = iterations if iterations > 0 else DEFAULT_ITERATIONS
@@ -125,7 +125,7 @@ class Schedule:
         )
 
     def is_gradient(self, iteration: int) -> bool:
-        """Whether an iteration takes a gradient step; the last `em_iterations` are expectation maximization."""
+        """Whether an iteration takes a gradient step; the last `em_iterations` do not."""
         return iteration <= self.iterations - self.em_iterations
 
     def step_size(self, iteration: int) -> float:
@@ -166,7 +166,7 @@ class Schedule:
         return self.initial < iteration < self.initial + self.between
 
     def may_center_classes(self, iteration: int) -> bool:
-        """Whether classes are centred after an iteration: not in the final phase of gradient steps (iterate)."""
+        """Whether classes are centred after an iteration: not in the final phase (iterate)."""
         return not self.is_gradient(iteration + 1) or iteration < self.initial + self.between
 
 
@@ -201,7 +201,7 @@ def pseudo_halves(members: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
 class Moments:
     """Running means of one class's gradient.
 
-    first   complex64 (2, Z, Y, X), one per pseudo-half; Z = Y = pad * box, X = pad * box / 2 + 1, Z == 1 in 2D
+    first   complex64 (2, Z, Y, X), one per pseudo-half; Z = Y = pad * box (Z == 1 in 2D), X = Y / 2 + 1
     second  float32 (Z, Y, X)
     """
 
@@ -217,6 +217,17 @@ class Moments:
     def copy(self) -> Moments:
         """Independent moments of the same values."""
         return Moments(self.first.copy(), self.second.copy())
+
+    def shift(self, pixels: Array) -> None:
+        """Moves the gradient with a reference that moves by `pixels` (slowest axis first), in place."""
+        depth, height, width = self.first.shape[1:]
+        axes = [np.arange(height) - height // 2, np.arange(width)]
+        if depth > 1:
+            axes.insert(0, np.arange(depth) - depth // 2)
+        turns = np.zeros(self.first.shape[1:])
+        for axis, distance in zip(np.meshgrid(*axes, indexing="ij", sparse=True), pixels, strict=True):
+            turns = turns + axis * (float(distance) / height)
+        self.first *= np.exp(-2j * np.pi * turns).astype(np.complex64)
 
 
 def moment_shape(box: int, padding: float, ndim: int) -> tuple[int, int, int]:
@@ -272,8 +283,8 @@ def take_step(
 ) -> NDArray[np.float32]:
     """The reference (box,) * ndim after a step: towards the data where they are trusted, else towards zero.
 
-    How much a shell is trusted is estimated from the reference's amplitude over the noise of the moments. `sums` says
-    which part of Fourier space is updated; beyond it the new reference is zero.
+    How much a shell is trusted is estimated from the reference's amplitude over the noise of the moments.
+    `sums` says which part of Fourier space is updated; beyond it the new reference is zero.
     Source: backprojector.cpp, reconstructGrad.
     """
     reference = FourierReference.from_map(
@@ -351,8 +362,9 @@ def idle_class(
 ) -> tuple[int, int] | None:
     """(class to drop, class to put in its place) or None.
 
-    shares (K,) of the particles and strengths (K,) of the gradients of the classes. The smallest class is dropped when
-    it has less than `threshold` times the mean share; the class with the largest error takes its place.
+    shares (K,) of the particles and strengths (K,) of the gradients of the classes. The smallest class is
+    dropped when it has less than `threshold` times the mean share; the class with the largest error takes
+    its place.
     Source: ml_optimiser.cpp, maximizationGradientParameters.
     """
     if threshold <= 0 or len(shares) < 2:
@@ -365,7 +377,7 @@ def idle_class(
 
 
 def replace_class(model: ModelState, moments: list[Moments], drop: int, grow: int) -> None:
-    """Makes class `drop` a copy of class `grow`, with a little less momentum, in place (ml_model.cpp, reset_class)."""
+    """Makes class `drop` a copy of `grow` with a little less momentum, in place (reset_class)."""
     model.references[drop] = model.references[grow].copy()
     for values in (model.pdf_class, model.tau2_class, model.data_vs_prior_class, model.pdf_direction):
         values[drop] = values[grow]
