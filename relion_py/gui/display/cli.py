@@ -142,11 +142,13 @@ def _run(options: argparse.Namespace) -> int:
     saved: list[bool] = []
     window = make_window(options, lambda: saved.append(True))
     window.show()
-    if options.export:
-        export(window, Path(options.export))
+    try:
+        if options.export:
+            export(window, Path(options.export))
+            return 0
+        application.exec()
+    finally:
         window.close()
-        return 0
-    application.exec()
     if options.pipeline_control:
         done = bool(saved) or not (options.fn_imgs or options.fn_parts)
         _exit_file(options.pipeline_control, SUCCESS if done else ABORTED)

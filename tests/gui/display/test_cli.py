@@ -143,9 +143,8 @@ def test_saving_for_a_job_ends_with_its_exit_file(stack: Path, qtbot, monkeypatc
     words = "--gui --i particles.star --allow_save --fn_imgs Select/particles.star --pipeline_control Select/"
 
     def act() -> int:
-        window = next(
-            w for w in QApplication.topLevelWidgets() if isinstance(w, GridWindow) and w.isVisible()
-        )
+        grids = [w for w in QApplication.topLevelWidgets() if isinstance(w, GridWindow) and w.isVisible()]
+        (window,) = [w for w in grids if w.saving.images]
         window.grid.select([0, 3])
         window.save_selection()
         window.close()
