@@ -81,17 +81,23 @@ def _turn(dir_mat, cosine, sine, out):
 
 
 @njit(**_OPTIONS)
-def block_rotations(dir_mats, psi_table, psis, n_psi, out):
+def block_rotations(dir_mats, psi_table, psis, n_psi, distortion, out):
     """Euler matrices of all children of the in-plane angles psis[:n_psi] of one direction.
 
-    dir_mats (C, 3, 3) at psi = 0; psi_table (Q, S, 2) cos, sin; out (>= n_psi C S, 3, 3).
+    dir_mats (C, 3, 3) at psi = 0; psi_table (Q, S, 2) cos, sin; out (>= n_psi C S, 3, 3); distortion (2, 2)
+    multiplies the first two rows from the left: the image's frequencies are not those of the reference.
     Order: in-plane angle, child direction, child in-plane angle.
     """
     r = 0
     for i in range(n_psi):
         for c in range(dir_mats.shape[0]):
             for s in range(psi_table.shape[1]):
-                _turn(dir_mats[c], psi_table[psis[i], s, 0], psi_table[psis[i], s, 1], out[r])
+                matrix = out[r]
+                _turn(dir_mats[c], psi_table[psis[i], s, 0], psi_table[psis[i], s, 1], matrix)
+                for j in range(3):
+                    x, y = matrix[0, j], matrix[1, j]
+                    matrix[0, j] = distortion[0, 0] * x + distortion[0, 1] * y
+                    matrix[1, j] = distortion[1, 0] * x + distortion[1, 1] * y
                 r += 1
 
 
@@ -129,13 +135,13 @@ def _end_of_block(group_block, g, last):
 
 @njit(**_OPTIONS)
 def score_groups(
-    volumes, pad, r_max, kx, ky, dir_mats, psi_table, block, particle, prior, psi_start, psi_count, psi_idx, psi_prior,
+    volumes, pad, r_max, kx, ky, distortion, dir_mats, psi_table, block, particle, prior, psi_start, psi_count, psi_idx, psi_prior,
     slot_first, slot_count, out_start, slot_prior, table_start, shifted, n_shifts, ctf2, correlate, out, first, last,
 ):  # fmt: skip
     """Log-weights (up to a constant per particle) of the groups first ... last-1, into out.
 
     volumes (K, Z, Y, X) complex64: padded transforms of the references, used up to r_max padded voxels;
-    dir_mats (D, C, 3, 3) at psi = 0; psi_table (Q, S, 2).
+    dir_mats (D, C, 3, 3) at psi = 0; psi_table (Q, S, 2); distortion (2, 2) as in block_rotations.
     A group g: block[g] = class * D + direction (groups are sorted by it), particle[g], prior[g] (log), in-plane
     angles psi_idx[psi_start[g] : + psi_count[g]] ascending with psi_prior (log), translation slots
     slot_first[g] : + slot_count[g], and its (angles * C * S, slots * V) scores row-major from out[out_start[g]].
@@ -165,7 +171,7 @@ def score_groups(
             rows = np.empty((capacity, n_pix), np.complex64)
             powers = np.empty((capacity, n_pix), np.float32)
             norms = np.empty(capacity, np.float32)
-        block_rotations(dir_mats[d], psi_table, psis, n_psi, rotations)
+        block_rotations(dir_mats[d], psi_table, psis, n_psi, distortion, rotations)
         n_block = n_psi * n_children
         project(volumes[k], rotations[:n_block], kx, ky, pad, r_max, rows[:n_block])
         powers_of(rows, n_block, powers)
@@ -537,15 +543,16 @@ def _weighted_sums(block, table, rows, gathered, out):
 
 @njit(**_OPTIONS)
 def sum_groups(
-    volumes, pad, r_max, kx, ky, shell, dir_mats, psi_table, block, particle, psi_start, psi_count, psi_idx,
-    slot_first, slot_count, out_start, table_start, shifted, n_shifts, recon_row, recon, ctf2, weights,
+    volumes, pad, r_max, kx, ky, shell, distortion, dir_mats, psi_table, block, particle, psi_start, psi_count, psi_idx,
+    slot_first, slot_count, out_start, table_start, shifted, n_shifts, recon_row, recon, ctf2, weights, residual,
     grids, signal, power, first, last,
 ):  # fmt: skip
     """Weighted sums of the groups first ... last-1: back-projections, and signal and reference power per shell.
 
     shifted as in score_groups (masked images); recon (rows, P, 2) holds the unmasked CTF X / sigma2, shifted, of the
     rows with weight: recon_row[row of shifted] is its index, or -1. shell (P,) the Fourier shell of each pixel.
-    grids (K, Z, Y, X, 3): accumulators of numerator (re, im) and weight, this thread's own.
+    grids (K, Z, Y, X, 3): accumulators of numerator (re, im) and weight, this thread's own. With `residual` the
+    images are back-projected less their projections: CTF (X - CTF P) / sigma2.
     Adds to signal[n, s] = sum w Re <CTF X / sigma2, P> and power[n, s] = sum w <CTF^2 / sigma2, |P|^2> of shell s
     (ml_optimiser.cpp, storeWeightedSums; here all images of an orientation are summed before the insertion).
     """
@@ -590,7 +597,7 @@ def sum_groups(
             numerators = np.empty((capacity, n_pix), np.complex64)
             denominators = np.empty((capacity, n_pix), np.float32)
         if n_used > 0:
-            block_rotations(dir_mats[d], psi_table, psis, n_psi, rotations)
+            block_rotations(dir_mats[d], psi_table, psis, n_psi, distortion, rotations)
             for r in range(n_psi * n_children):
                 if row_place[r] >= 0:
                     used_rotations[row_place[r]] = rotations[r]
@@ -643,6 +650,10 @@ def sum_groups(
                 for p in range(n_pix):
                     signal[n, shell[p]] += signal_sum[p]
                     power[n, shell[p]] += power_sum[p] * ctf2[n, p]
+            if residual:
+                for r in range(n_used):
+                    for p in range(n_pix):
+                        numerators[r, p] -= denominators[r, p] * rows[r, p]
             insert(
                 grids[k],
                 numerators[:n_used],

@@ -15,6 +15,7 @@ import psutil
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.symmetry import canonical
+from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.io.mrc import check_size, read_header
 from relion_py.compute.io.particles import OpticsGroup
 from relion_py.compute.refine.data import ParticleSet
@@ -26,17 +27,6 @@ _MINIMUM_BOX = 16  # pixels
 _CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 _FEW_PARTICLES = 10  # per scale group
 _BYTES_PER_PARTICLE_ROW = 600  # of _data.star
-
-_ABERRATIONS = {
-    "rlnBeamTiltX": "beam tilt",
-    "rlnBeamTiltY": "beam tilt",
-    "rlnOddZernike": "odd aberrations",
-    "rlnEvenZernike": "even aberrations",
-    "rlnMagMat01": "anisotropic magnification",
-    "rlnMagMat10": "anisotropic magnification",
-}
-"""Optics columns that a refinement of this release would have to ignore."""
-
 
 def check_run(options: RefineOptions, particles: ParticleSet) -> list[str]:
     """Raise UserError for what cannot work; give back what should be told.
@@ -106,7 +96,7 @@ def _same_size(group: OpticsGroup, first: OpticsGroup) -> bool:
 
 
 def _group_features(group: OpticsGroup, path: str) -> Iterator[str]:
-    """What an optics group has that would have to be ignored."""
+    """What an optics group has that would have to be ignored, or that cannot be understood."""
     if group.dimensionality != 2:
         yield f"{path}: optics group {group.name} holds sub-tomograms, which are not in this release."
     if group.ctf_premultiplied:
@@ -114,25 +104,10 @@ def _group_features(group: OpticsGroup, path: str) -> Iterator[str]:
             f"{path}: the images of optics group {group.name} are multiplied with their CTF, "
             "which is not in this release."
         )
-    found = {what for label, what in _ABERRATIONS.items() if _is_nonzero(group.values.get(label, ""))}
-    if any(_is_nonzero(group.values.get(label, "1"), 1.0) for label in ("rlnMagMat00", "rlnMagMat11")):
-        found.add("anisotropic magnification")
-    for what in sorted(found):
-        yield (
-            f"{path}: optics group {group.name} has {what}, which this release does not correct: "
-            "use RELION, or remove the columns."
-        )
-
-
-def _is_nonzero(text: str, neutral: float = 0.0) -> bool:
-    """Whether a number or a list `[0.1,0.2]` differs from the value that changes nothing."""
-    for part in text.strip("[] ").split(","):
-        try:
-            if part.strip() and abs(float(part) - neutral) > 1e-9:
-                return True
-        except ValueError:
-            return True
-    return False
+    try:
+        Aberrations.of_group(group.values, group.voltage, group.cs)
+    except UserError as error:
+        yield f"{path}: optics group {group.name}: {error}"
 
 
 def _stacks(particles: ParticleSet) -> Iterator[str]:

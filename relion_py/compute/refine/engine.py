@@ -21,6 +21,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import phase_shift
 from relion_py.compute.parallel.comm import Communicator
@@ -96,6 +97,9 @@ class Engine:
     mask: NDArray[np.float32] | None
 
     def __post_init__(self) -> None:
+        self.aberrations = [
+            Aberrations.of_group(g.values, g.voltage, g.cs) for g in self.particles.table.optics_groups
+        ]
         self.operators = operators(self.sampling.symmetry)
         self.grid = self._new_grid()
         self.box, self.pixel_size = self.models[0].ori_size, self.models[0].pixel_size
@@ -112,6 +116,16 @@ class Engine:
     def first_by_correlation(self) -> bool:
         """Whether this is a first iteration by cross-correlation."""
         return self.state.iteration == 1 and self.options.firstiter_cc
+
+    @property
+    def residual(self) -> bool:
+        """Whether images are back-projected less their projections, as for steps along the gradient."""
+        return False
+
+    @property
+    def maximum_significants(self) -> int:
+        """Poses per particle that the coarse pass keeps at most; -1 for no limit."""
+        return self.options.maximum_significants
 
     # ---- before the expectation ----
 
@@ -200,21 +214,30 @@ class Engine:
         found: list[tuple[NDArray, Assignments]] = []
         coarse, fine = DiscPixels.of_size(sizes.coarse), DiscPixels.of_size(sizes.current)
         size = max(step.batch_size(coarse.size, fine.size), options.pool * options.threads)
-        for index, images in source.batches(self.particles, members, size, options, comm):
-            self.job.check_abort()
-            self.clock.lap("reading")
-            prepared = self._prepare(model, index, images, coarse, fine)
-            self.clock.lap("images")
-            if options.skip_align:
-                p = self.particles
-                step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
-            found.append((index, step.run(prepared, None if only_class is None else only_class[index])))
-            advance(len(index))
+        for part in self._alike(members):
+            step.distortion = self.aberrations[self.particles.optics_group[part[0]]].distortion
+            for index, images in source.batches(self.particles, part, size, options, comm):
+                self.job.check_abort()
+                self.clock.lap("reading")
+                prepared = self._prepare(model, index, images, coarse, fine)
+                self.clock.lap("images")
+                if options.skip_align:
+                    p = self.particles
+                    step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
+                found.append((index, step.run(prepared, None if only_class is None else only_class[index])))
+                advance(len(index))
         step.finish()
         self._gather(found)
         weighted.unpack(comm.allreduce_sum(weighted.pack()))
         weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
         return sums, weighted
+
+    def _alike(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The particles in parts that share one magnification: projections are shared within a batch."""
+        if all(a.magnification is None for a in self.aberrations):
+            return [members] if len(members) else []
+        groups = self.particles.optics_group[members]
+        return [members[groups == g] for g in np.unique(groups)]
 
     def _empty_sums(
         self, model: ModelState, size: int, directions: int
@@ -245,8 +268,9 @@ class Engine:
     ) -> Expectation:
         settings = ExpectationSettings(
             adaptive_fraction=self.options.adaptive_fraction,
-            maximum_significants=self.options.maximum_significants,
+            maximum_significants=self.maximum_significants,
             correlate=self.first_by_correlation,
+            residual=self.residual,
             sigma2_offset=model.sigma_offset**2,
             pixel_size=self.pixel_size,
             box=self.box,
@@ -290,16 +314,23 @@ class Engine:
         """CTF (N, P) of particles, 1 without CTF correction."""
         if self.ctf is None:
             return np.ones((len(index), pixels.size), np.float32)
-        return ctf_values(
-            self.ctf[index],
-            pixels.kx,
-            pixels.ky,
-            self.box,
-            self.pixel_size,
-            intact_first_peak=self.options.ctf_intact_first_peak,
-            absolute=self.options.ctf_phase_flipped,
-            only_flip_phases=self.options.only_flip_phases,
-        )
+        out = np.empty((len(index), pixels.size), np.float32)
+        groups = self.particles.optics_group[index]
+        for g in np.unique(groups):
+            mine, aberrations = groups == g, self.aberrations[g]
+            out[mine] = ctf_values(
+                self.ctf[index[mine]],
+                pixels.kx,
+                pixels.ky,
+                self.box,
+                self.pixel_size,
+                intact_first_peak=self.options.ctf_intact_first_peak,
+                absolute=self.options.ctf_phase_flipped,
+                only_flip_phases=self.options.only_flip_phases,
+                magnification=aberrations.magnification,
+                gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, self.box, self.pixel_size),
+            )
+        return out
 
     def _prepare(
         self,
@@ -332,6 +363,12 @@ class Engine:
             noise=noise,
             workers=options.threads,
         )
+        for g in np.unique(p.optics_group[index]):
+            factors = self.aberrations[g].phase_factors(fine.kx, fine.ky, self.box, self.pixel_size)
+            if factors is not None:
+                mine = p.optics_group[index] == g
+                unmasked[mine] *= factors
+                masked[mine] *= factors
         if rest is not None:
             phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], self.box)
             unmasked, masked = unmasked * phase, masked * phase

@@ -33,6 +33,7 @@ class ExpectationSettings:
     adaptive_fraction: float = 0.999
     maximum_significants: int = -1
     correlate: bool = False  # first iteration by cross-correlation: the best pose alone counts
+    residual: bool = False  # back-project images less their projections, for a step along the gradient
     sigma2_offset: float = 100.0  # A^2, of the Gaussian prior on offsets
     pixel_size: float = 1.0  # A
     box: int = 0
@@ -180,6 +181,8 @@ class Expectation:
         self.sampling, self.log_pdf, self.inv_sigma2 = sampling, log_pdf, inv_sigma2
         self.sums, self.local = sums, local
         self.clock = clock or Stopwatch()
+        # (2, 2) of the optics group of the batch, see `estep_numba.block_rotations`
+        self.distortion = np.eye(2, dtype=np.float32)
         # (K, 2) A: where offsets are expected; classes of 2D references have their own
         self.prior_offset = np.zeros((len(volumes), 2)) if prior_offset is None else prior_offset
         # accumulators, one a thread as far as memory goes; the first is the sum itself
@@ -289,7 +292,7 @@ class Expectation:
         row_best = np.empty((classes * d * q, n), np.float32)
         log_pdf = np.repeat(self.log_pdf.reshape(-1), q)
         self.backend.dense_scores(
-            self.volumes, self.pad, self.r_max, images.coarse.kx, images.coarse.ky, tables.coarse_rotations, d * q,
+            self.volumes, self.pad, self.r_max, images.coarse.kx, images.coarse.ky, self._coarse_rotations, d * q,
             log_pdf, shifted, prior, ctf2, self.settings.correlate, scores, row_best,
         )  # fmt: skip
         blocks = classes * d
@@ -303,6 +306,9 @@ class Expectation:
         base = block.astype(np.int64) * (q * n * t) + particle.astype(np.int64) * t
         group_ptr = np.arange(n + 1, dtype=np.int64) * blocks
         return _Coarse(scores.reshape(-1), row_best.reshape(-1), group_ptr, base, n * t, groups)
+
+    def _coarse_rotations(self, first: int, last: int) -> NDArray[np.float32]:
+        return self.sampling.coarse_rotations(first, last, self.distortion)
 
     def _score_coarse_local(
         self, images: PreparedImages, shifted: NDArray, prior: NDArray, ctf2: NDArray
@@ -336,7 +342,7 @@ class Expectation:
 
         def work(a: int, b: int) -> None:
             kernels.score_groups(
-                self.volumes, self.pad, self.r_max, kx, ky, dir_mats, psi_table, g.block, g.particle, g.prior,
+                self.volumes, self.pad, self.r_max, kx, ky, self.distortion, dir_mats, psi_table, g.block, g.particle, g.prior,
                 g.psi_start, g.psi_count, g.psi_idx, g.psi_prior, g.slot_first, g.slot_count, g.out_start, slot_prior,
                 table_start, shifted, n_shifts, ctf2, self.settings.correlate, out, a, b,
             )  # fmt: skip
@@ -515,9 +521,9 @@ class Expectation:
 
         def work(thread: int, a: int, b: int) -> None:
             kernels.sum_groups(
-                self.volumes, self.pad, self.r_max, pixels.kx, pixels.ky, pixels.shell, tables.fine_mats, tables.fine_psi,
+                self.volumes, self.pad, self.r_max, pixels.kx, pixels.ky, pixels.shell, self.distortion, tables.fine_mats, tables.fine_psi,
                 g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
-                table_start, shifted, tables.shift_children, recon_row, recon, ctf2, weights,
+                table_start, shifted, tables.shift_children, recon_row, recon, ctf2, weights, self.settings.residual,
                 self._grids[thread], signal[thread], power[thread], a, b,
             )  # fmt: skip
 

@@ -16,6 +16,8 @@ from relion_py.compute.geometry.healpix import Sampling, translations
 from relion_py.compute.geometry.local_search import Selection
 from relion_py.compute.refine.model import SamplingState
 
+UNDISTORTED = np.eye(2, dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class SamplingTables:
@@ -73,15 +75,20 @@ class SamplingTables:
         """Oversampled shifts per coarse one, V."""
         return self.child_shifts.shape[1]
 
-    def coarse_rotations(self, first: int, last: int) -> NDArray[np.float32]:
-        """Euler matrices (last - first, 3, 3) of coarse orientations, the in-plane angle running fastest."""
+    def coarse_rotations(
+        self, first: int, last: int, distortion: NDArray[np.float32] = UNDISTORTED
+    ) -> NDArray[np.float32]:
+        """Euler matrices (last - first, 3, 3) of coarse orientations, the in-plane angle running fastest.
+
+        distortion (2, 2): see `estep_numba.block_rotations`.
+        """
         q = self.angles
         first_dir, last_dir = first // q, -(-last // q)
         out = np.empty(((last_dir - first_dir) * q, 3, 3), np.float32)
         psis = np.arange(q, dtype=np.int32)
         for d in range(first_dir, last_dir):
             at = (d - first_dir) * q
-            block_rotations(self.coarse_mats[d], self.coarse_psi, psis, q, out[at : at + q])
+            block_rotations(self.coarse_mats[d], self.coarse_psi, psis, q, distortion, out[at : at + q])
         return out[first - first_dir * q : last - first_dir * q]
 
     def fine_rotation(

@@ -115,9 +115,8 @@ MISTAKES: dict[str, tuple[Change, dict[str, object], str]] = {
     ),
     "tiny diameter": (lambda: None, {"particle_diameter": "5"}, "less than four pixels"),
     "no directory": (lambda: None, {"o": "Refine3D/job9/run"}, "The output directory Refine3D/job9 does not"),
-    "beam tilt": (lambda: set_optics("rlnBeamTiltX", "0.3"), {}, "group1 has beam tilt"),
-    "aberrations": (lambda: set_optics("rlnEvenZernike", "[0,0,2.5]"), {}, "has even aberrations"),
-    "magnification": (lambda: set_optics("rlnMagMat00", "1.01"), {}, "has anisotropic magnification"),
+    "aberrations": (lambda: set_optics("rlnEvenZernike", "[0,0,x]"), {}, "not a list of numbers"),
+    "magnification": (lambda: set_optics("rlnMagMat00", "0"), {}, "cannot be inverted"),
     "sub-tomograms": (lambda: set_optics("rlnImageDimensionality", "3"), {}, "holds sub-tomograms"),
     "premultiplied": (lambda: set_optics("rlnCtfDataAreCtfPremultiplied", "1"), {}, "multiplied with their"),
 }
