@@ -61,9 +61,10 @@ def say(job: Path, sentence: str) -> None:
 class ProcessRecord:
     """Who runs a job.
 
-    state: "starting" (written by the program that will start it, pid its own), "running" (pid: the
-    supervisor) or "queued". child_pid: the running command, the leader of its own process group; last: it is
-    the job's last command. Start times in s since 1970. queue_id and queue_command are empty for local jobs.
+    state: "starting" or "submitting" (written by the program that will start it or hand it to the queue, pid
+    its own), "running" (pid: the supervisor) or "queued". child_pid: the running command, the leader of its
+    own process group; last: it is the job's last command. Start times as process_start_time gives them.
+    queue_id and queue_command are empty for local jobs.
     """
 
     state: str

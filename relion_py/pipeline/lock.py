@@ -15,6 +15,7 @@ import itertools
 import os
 import shutil
 import socket
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ _TURNS = itertools.count(1)
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock: host name, process id, and the process's start time (s since 1970; 0 if unknown)."""
+    """Who holds a lock: host name, process id, and the process's start time (process_start_time, s)."""
 
     host: str
     pid: int
@@ -63,25 +64,35 @@ class Owner:
 
 
 def process_start_time(pid: int) -> float:
-    """When a process began, in s since 1970; 0 if there is no such process (or it is a zombie)."""
+    """When a process began, in s; 0 if there is no such process (or it is a zombie).
+
+    On Linux this is counted from the start of the computer, so that it stays the same when somebody sets the
+    clock; elsewhere it is counted from 1970.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field is the program's name in brackets, which may hold blanks and brackets.
+            fields = file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0 if sys.platform.startswith("linux") else _start_time_elsewhere(pid)
+    return 0.0 if fields[0] in (b"Z", b"X") else int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _start_time_elsewhere(pid: int) -> float:
     import psutil
 
     try:
         process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return 0.0
-        return float(process.create_time())
+        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.Error:
         return 0.0
 
 
 def process_is_alive(pid: int, started: float) -> bool:
-    """True if the process that began at `started` still runs; process ids are used again, so the time counts.
-
-    The clock of process start times may be corrected meanwhile, hence the tolerance of 3 s.
-    """
+    """True if the process that began at `started` still runs; ids are used again, so the time counts."""
     found = process_start_time(pid)
-    return found > 0 and (started <= 0 or abs(found - started) < 3.0)
+    tolerance = 0.02 if sys.platform.startswith("linux") else 3.0
+    return found > 0 and (started <= 0 or abs(found - started) < tolerance)
 
 
 @lru_cache(maxsize=4)

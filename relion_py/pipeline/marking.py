@@ -89,7 +89,7 @@ def _lives(directory: Path) -> bool:
     record = control.read_record(directory)
     return (
         record is not None
-        and record.state in ("starting", "running")
+        and record.state in ("starting", "submitting", "running")
         and (status.verdict(directory, ask_queue=False) is None and status.is_here(record))
     )
 

@@ -43,7 +43,8 @@ def prepare(
     else:
         commands = built.local_commands or built.commands
         control.write_plan(job, RunPlan(commands, abort_grace, term_grace))
-    control.write_record(job, ProcessRecord("starting", me.host, me.pid, me.started))
+    state = "submitting" if wants_queue(values) else "starting"
+    control.write_record(job, ProcessRecord(state, me.host, me.pid, me.started))
 
 
 def start(root: Path, built: BuiltJob, values: Mapping[str, str]) -> None:

@@ -58,10 +58,13 @@ def verdict(job: Path, ask_queue: bool = True) -> Verdict | None:
     alive = process_is_alive(record.pid, record.started) or (
         record.child_pid > 0 and process_is_alive(record.child_pid, record.child_started)
     )
-    if record.state == "starting":
-        if alive or _age(job / control.PROCESS_RECORD) < STARTING_GRACE:
+    age = _age(job / control.PROCESS_RECORD)
+    if record.state in ("starting", "submitting"):
+        if age < STARTING_GRACE or (alive and (record.state == "submitting" or age < 3 * STARTING_GRACE)):
             return None
-        return Verdict(Status.FAILED, "the program that was to start the job ended before it did.")
+        return Verdict(
+            Status.FAILED, "the job was never started: the program that was to do it ended, or failed."
+        )
     if alive:
         _end_orphan(job, record)
         return None

@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _supervise(job: Path, plan: RunPlan) -> int:
+    if control.told_status(job) is not None:
+        return 1  # started so late that the job was given up
     me = this_process()
     record = ProcessRecord("running", me.host, me.pid, me.started)
     control.write_record(job, record)

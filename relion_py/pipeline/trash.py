@@ -24,7 +24,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.atomic import atomic_write
 from relion_py.pipeline import node_links, pipeline_file
 from relion_py.pipeline.errors import PipelineError
-from relion_py.pipeline.graph import Graph
+from relion_py.pipeline.graph import Graph, Node
 from relion_py.pipeline.paths import job_directory, node_path_problem
 from relion_py.pipeline.pipeline_file import FileStamp
 
@@ -104,13 +104,13 @@ def _free_name(path: Path) -> Path:
 
 
 def deleted_jobs(root: Path) -> list[str]:
-    """The names of the jobs that can be undeleted."""
-    found = []
-    for record in sorted((root / TRASH).glob(f"*/job*/{RECORD}")):
-        directory = record.parent
-        if "~" not in directory.name:
-            found.append(f"{directory.parent.name}/{directory.name}/")
-    return found
+    """The names of the jobs that can be undeleted, those that RELION deleted included."""
+    found = set()
+    for sign in (RECORD, "job_pipeline.star"):
+        for path in (root / TRASH).glob(f"*/job*/{sign}"):
+            if "~" not in path.parent.name:
+                found.add(f"{path.parent.parent.name}/{path.parent.name}/")
+    return sorted(found)
 
 
 def read_record(root: Path, name: str) -> Graph:
@@ -168,17 +168,19 @@ def _restore_edge(root: Path, graph: Graph, record: Graph, path: str, user: str)
     if user in graph.processes:
         head = path.split("/", 2)
         absent = f"{head[0]}/{head[1]}/" if len(head) == 3 else ""
-        if not absent or not _hand_over(root, absent, path, user):
-            # A node from outside, or of a job that is gone for good: the job's own file knows its type.
-            known = _node_in_own_pipeline(root, path, user) or record.nodes.get(path)
-            if known is not None and not absent:
-                graph.connect_input(known, user)
+        if absent and absent not in graph.processes:
+            _hand_over(root, absent, path, user)
+            return
+        # A file from outside, or one that its maker's own record does not list: this job knows its type.
+        known = _node_in_own_pipeline(root, path, user) or record.nodes.get(path)
+        if known is not None:
+            graph.connect_input(known, user)
         return
     _hand_over(root, user, path, user)
 
 
-def _hand_over(root: Path, absent: str, path: str, user: str) -> bool:
-    """Let an edge wait in the record of a job in the trash; False if that job is not there."""
+def _hand_over(root: Path, absent: str, path: str, user: str) -> None:
+    """Let an edge wait in the record of a job in the trash, if that job is there."""
     with suppress(PipelineError):
         place = trash_directory(root, absent) / RECORD
         if place.is_file():
@@ -186,11 +188,9 @@ def _hand_over(root: Path, absent: str, path: str, user: str) -> bool:
             if (path, user) not in record.dangling_inputs and (path, user) not in set(record.inputs):
                 record.dangling_inputs.append((path, user))
                 pipeline_file.write(place, record)
-            return True
-    return False
 
 
-def _node_in_own_pipeline(root: Path, path: str, user: str):  # type: ignore[no-untyped-def]
+def _node_in_own_pipeline(root: Path, path: str, user: str) -> Node | None:
     with suppress(PipelineError):
         return pipeline_file.read(job_directory(root, user) / "job_pipeline.star").nodes.get(path)
     return None

@@ -120,6 +120,28 @@ def test_real_project_restored_from_its_own_backups(shared: Path, tmp_path: Path
     assert all(p.status == Status.SUCCEEDED for p in after.processes.values())
 
 
+@pytest.mark.req("J4")
+def test_a_job_that_relion_deleted_comes_back(project: Project) -> None:
+    """RELION keeps the record of a batch in one of its jobs; the others have their job_pipeline.star only."""
+    history(project)
+    before = Project.open(project.root).graph
+    assert project.delete("External/job001", with_dependants=True) == [
+        "External/job001/",
+        "External/job002/",
+        "External/job003/",
+    ]
+    for name in ("job002", "job003"):
+        (project.root / "Trash/External" / name / "deleted_pipeline.star").unlink()
+    assert project.deleted_jobs() == [f"External/job00{number}/" for number in (1, 2, 3, 4)]
+    for number in (1, 2, 3):
+        project.undelete(f"External/job00{number}")
+    project.refresh()
+    assert set(project.graph.inputs) == set(before.inputs)
+    assert [p.status for p in project.graph.processes.values()] == [
+        p.status for p in before.processes.values()
+    ]
+
+
 def test_places_that_are_no_project(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="no project"):
         Project.open(tmp_path)

@@ -187,6 +187,43 @@ def test_killed_processes_are_noticed(run_external, project: Project) -> None:  
     assert "ended without a word" in err(project, job)
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_window_killed_while_it_starts_a_job(
+    project: Project, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed just before the supervisor begins, the job has failed; just after, it runs to its end."""
+    monkeypatch.setattr("relion_py.pipeline.status.STARTING_GRACE", 3.0)
+    from relion_py.pipeline import runner
+
+    real_start = runner.start
+
+    def start(*arguments: object) -> None:
+        if moment == "after":
+            real_start(*arguments)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = os.fork()
+    if pid == 0:
+        runner.start = start  # type: ignore[assignment]
+        try:
+            Project.open(project.root).run("relion.external", external(project))
+        finally:
+            os._exit(1)
+    os.waitpid(pid, 0)
+    project.refresh()
+    assert project.wait("External/job001/", 30) == (Status.FAILED if moment == "before" else Status.SUCCEEDED)
+    assert ("was never started" in err(project, "External/job001/")) == (moment == "before")
+
+
+def test_a_supervisor_that_cannot_begin(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The window lives on, the supervisor does not: the job is not taken to be starting for ever."""
+    monkeypatch.setattr("relion_py.pipeline.status.STARTING_GRACE", 0.3)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    job = project.run("relion.external", external(project))
+    assert project.wait(job, 20) == Status.FAILED
+    assert "was never started" in err(project, job)
+
+
 def test_a_job_whose_process_id_is_somebody_elses_now(run_external, project: Project) -> None:  # type: ignore[no-untyped-def]
     job = run_external(PYTHON + "time.sleep(600)")
     record = running_record(project, job)

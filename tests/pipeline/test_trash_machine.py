@@ -171,7 +171,7 @@ def known_type(name: str) -> bool:
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
 TestTrash = TrashMachine.TestCase
-TestTrash.settings = settings(max_examples=40, stateful_step_count=20, **_COMMON)
+TestTrash.settings = settings(max_examples=25, stateful_step_count=20, **_COMMON)
 TestTrash = pytest.mark.req("J4")(pytest.mark.req("G4")(pytest.mark.req("J5")(TestTrash)))
 
 
