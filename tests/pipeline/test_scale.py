@@ -1,7 +1,7 @@
 """A project of 2,000 jobs and 6,000 nodes opens in under 0.5 s, and each change is on disc in under 50 ms.
 
-Processor time is measured, the shortest of several tries, so that a machine that is busy with other things does
-not fail the test; benchmarks/pipeline_scale.py measures the time on the clock.
+Processor time is measured, the shortest of several tries, so that a machine that is busy with other things
+does not fail the test; benchmarks/pipeline_scale.py measures the time on the clock.
 """
 
 from __future__ import annotations
