@@ -115,21 +115,17 @@ def test_offsets_of_release_2_become_angstrom(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    "name",
     [
-        (
-            "data/real/bgal-10204-relion5-project/Class2D/job010/run_it010_optimiser.star",
-            "3D auto-refinement",
-        ),
-        (
-            "golden/projects/teamtomo-starfile-tests/relion_tutorial/run_it025_optimiser_3D.star",
-            "3D auto-refinement",
-        ),
+        "data/real/bgal-10204-relion5-project/Class2D/job010/run_it010_optimiser.star",
+        "golden/projects/teamtomo-starfile-tests/relion_tutorial/run_it025_optimiser_3D.star",
     ],
 )
-def test_runs_of_another_kind_are_refused(shared: Path, name: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        optimiser_from_star(star.read(shared / name))
+def test_classifications_of_the_reference_are_read(shared: Path, name: str) -> None:
+    state, options, files = optimiser_from_star(star.read(shared / name))
+    assert not options.auto_refine and not options.split_random_halves
+    assert state.iteration in (10, 25) and options.iterations == 25
+    assert files.model.endswith(f"it{state.iteration:03d}_model.star") and files.model2 == ""
 
 
 @pytest.mark.parametrize(

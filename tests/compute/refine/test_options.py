@@ -153,10 +153,8 @@ def test_all_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ({"--K": "4"}, "--K"),
         ({"--helix": True}, "--helix"),
         ({"--grad": True}, "--grad"),
-        ({"--psi_step": "5"}, "--psi_step"),
         ({"--gpu": ""}, "--gpu"),
     ],
 )
