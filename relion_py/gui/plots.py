@@ -95,7 +95,7 @@ class Plot(pg.PlotWidget):
         self._labels = {"bottom": bottom, "left": left}
         self._heading = title
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.setMinimumSize(200, 140)
+        self.setMinimumSize(150, 120)
         self.getPlotItem().hideButtons()
         self._legend: pg.LegendItem | None = None
         self._apply_palette()
@@ -325,7 +325,7 @@ class AngularDistributionPlot(pg.PlotWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent=parent, axisItems={"left": _TiltAxis("left")})
-        self.setMinimumSize(200, 140)
+        self.setMinimumSize(150, 120)
         self.getPlotItem().hideButtons()
         self._image = pg.ImageItem(axisOrder="row-major")
         self._image.setColorMap(pg.colormap.get("viridis"))

@@ -14,6 +14,7 @@ from PySide6.QtWidgets import (
     QCheckBox,
     QHBoxLayout,
     QLabel,
+    QScrollArea,
     QSizePolicy,
     QSlider,
     QVBoxLayout,
@@ -66,6 +67,11 @@ class ResultsPanel(QWidget):
         self._box.addWidget(self.title)
         self._box.addWidget(self._iteration_bar)
         self._box.addWidget(self.message)
+        self._area = QScrollArea()
+        self._area.setWidgetResizable(True)
+        self._area.setFrameShape(QScrollArea.Shape.NoFrame)
+        self._area.hide()
+        self._box.addWidget(self._area, 1)
         self._box.addStretch(0)
         self._iteration_bar.hide()
         self.message.hide()
@@ -127,9 +133,8 @@ class ResultsPanel(QWidget):
         self._worker.stop()
         if self.view is not None:
             self.view.stop()
-            self._box.removeWidget(self.view)
-            self.view.hide()
-            self.view.setParent(None)
+            self._area.takeWidget()
+            self._area.hide()
             self.view.deleteLater()
         self.job, self.view, self.results, self._collector = None, None, None, None
         self.follow.setChecked(True)
@@ -182,7 +187,8 @@ class ResultsPanel(QWidget):
             from relion_py.gui.display.results_views import make_view
 
             self.view = make_view(self.job, results)
-            self._box.addWidget(self.view, 1)
+            self._area.setWidget(self.view)
+            self._area.show()
         self.view.show_results(results)
         more = ""
         if results.summaries:

@@ -80,33 +80,27 @@ class GridPanel(QWidget):
         self.colours = QComboBox()
         self.edge = QSlider(Qt.Orientation.Horizontal)
         self._set_up_widgets()
-        first, second = QHBoxLayout(), QHBoxLayout()
-        upper: list[tuple[str, QWidget]] = [
-            ("show", self.column),
-            ("sort by", self.sort),
-            ("", self.reverse),
-            ("label", self.caption),
+        rows: list[list[tuple[str, QWidget]]] = [
+            [("show", self.column), ("sort by", self.sort), ("", self.reverse)],
+            [("label", self.caption), ("colours", self.colours), ("low-pass", self.lowpass)],
+            [
+                ("size", self.edge),
+                ("contrast", self.contrast),
+                ("", self.amount),
+                ("", self.black),
+                ("", self.white),
+            ],
         ]
-        lower: list[tuple[str, QWidget]] = [
-            ("size", self.edge),
-            ("contrast", self.contrast),
-            ("", self.amount),
-            ("", self.black),
-            ("", self.white),
-            ("low-pass", self.lowpass),
-            ("colours", self.colours),
-        ]
-        for label, widget in upper:
-            _add(first, label, widget)
-        first.addStretch(1)
-        for label, widget in lower:
-            _add(first if compact else second, label, widget)
-        second.addStretch(1)
         box = QVBoxLayout(self)
         box.setContentsMargins(0, 0, 0, 0)
-        box.addLayout(first)
-        if not compact:
-            box.addLayout(second)
+        lines = [QHBoxLayout()] if compact else [QHBoxLayout() for _ in rows]
+        for index, row in enumerate(rows):
+            line = lines[min(index, len(lines) - 1)]
+            for label, widget in row:
+                _add(line, label, widget)
+        for line in lines:
+            line.addStretch(1)
+            box.addLayout(line)
         box.addWidget(self.grid, 1)
         if compact:
             for widget in (self.column, self.caption, self.lowpass, self.colours, self.contrast):
@@ -142,7 +136,9 @@ class GridPanel(QWidget):
         self.column.currentIndexChanged.connect(self._on_column)
         for combo in (self.sort, self.caption, self.column):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            combo.setMinimumContentsLength(16)
+            combo.setMinimumContentsLength(7)
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            combo.setMaximumWidth(210)
 
     def show_images(self, images: ImageSet, keep: bool = False) -> None:
         """Show another set; with ``keep`` the order, selection and look stay as they are chosen."""
@@ -276,17 +272,15 @@ class GridWindow(QWidget):
         self.save_button.setVisible(selectable and images.table is not None)
         bottom = QHBoxLayout()
         bottom.addWidget(self.status, 1)
-        for text, action, tip in (
-            ("All", self.select_all, "select all (Ctrl+A)"),
-            ("None", lambda: self.grid.select([]), "clear the selection"),
-            ("Invert", self.grid.invert_selection, "select what is not selected"),
-            ("Load selection …", self.load_selection, "read a backup_selection.star"),
-        ):
-            button = QPushButton(text)
-            button.setToolTip(tip)
-            button.clicked.connect(lambda _=False, act=action: act())
-            button.setVisible(selectable)
-            bottom.addWidget(button)
+        choose = QMenu(self)
+        choose.addAction("All (Ctrl+A)", self.select_all)
+        choose.addAction("None", lambda: self.grid.select([]))
+        choose.addAction("Invert", self.grid.invert_selection)
+        choose.addAction("Load a selection …", self.load_selection)
+        self.select_button = QPushButton("Select")
+        self.select_button.setMenu(choose)
+        self.select_button.setVisible(selectable)
+        bottom.addWidget(self.select_button)
         bottom.addWidget(self.save_button)
         box = QVBoxLayout(self)
         box.setContentsMargins(4, 4, 4, 4)

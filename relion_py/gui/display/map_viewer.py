@@ -307,7 +307,8 @@ class MapPanel(QWidget):
         self.threshold.valueChanged.connect(self._on_threshold)
         self.threshold_slider = QSlider(Qt.Orientation.Horizontal)
         self.threshold_slider.setRange(0, 1000)
-        self.threshold_slider.setMinimumWidth(60)
+        self.threshold.setMaximumWidth(96)
+        self.threshold_slider.setMinimumWidth(40)
         self.threshold_slider.valueChanged.connect(self._on_threshold_slider)
         self.surface.threshold_changed.connect(self.threshold.setValue)
         self.cross = QPushButton("cross-hair")
@@ -336,6 +337,7 @@ class MapPanel(QWidget):
         grid.addWidget(holder, *surface_at)
         for column in range(4 if compact else 2):
             grid.setColumnStretch(column, 1)
+            grid.setColumnMinimumWidth(column, 110)
         controls = QHBoxLayout()
         controls.addWidget(QLabel("contrast"))
         for widget in (self.contrast, self.amount, self.black, self.white, self.cross):

@@ -16,13 +16,13 @@ from PySide6.QtCore import Qt, QTimer
 from PySide6.QtWidgets import (
     QCheckBox,
     QDoubleSpinBox,
+    QGridLayout,
     QHBoxLayout,
     QHeaderView,
     QLabel,
     QPushButton,
     QSizePolicy,
     QSlider,
-    QSplitter,
     QTreeWidget,
     QTreeWidgetItem,
     QVBoxLayout,
@@ -33,6 +33,7 @@ from relion_py.gui.display import render
 from relion_py.gui.display.background import Background, stop_workers
 from relion_py.gui.display.coordinates import NO_PICKS, Picks, PickSet, count_picks
 from relion_py.gui.display.errors import DisplayError
+from relion_py.gui.display.flow import Flow
 from relion_py.gui.display.image_window import ScaleBar
 from relion_py.gui.display.sources import Opened
 
@@ -120,16 +121,19 @@ class MicrographPanel(QWidget):
         self.threshold_text = QLabel("score ≥ –")
 
     def _lay_out(self) -> None:
-        line = QHBoxLayout()
-        for label, widget in (
-            ("low-pass", self.lowpass),
-            ("high-pass", self.highpass),
-            ("contrast", self.sigma),
-            ("diameter", self.diameter),
+        line = QGridLayout()
+        for index, (label, widget) in enumerate(
+            (
+                ("low-pass", self.lowpass),
+                ("high-pass", self.highpass),
+                ("contrast", self.sigma),
+                ("diameter", self.diameter),
+            )
         ):
-            line.addWidget(QLabel(label))
-            line.addWidget(widget)
-        line.addStretch(1)
+            row, column = divmod(index, 2)
+            line.addWidget(QLabel(label), row, 2 * column)
+            line.addWidget(widget, row, 2 * column + 1)
+        line.setColumnStretch(4, 1)
         second = QHBoxLayout()
         second.addWidget(self.show_picks)
         second.addWidget(self.threshold_text)
@@ -143,11 +147,9 @@ class MicrographPanel(QWidget):
         box.addLayout(second)
         box.addWidget(self.view, 1)
         box.addWidget(self.message)
-        self.splitter = QSplitter(Qt.Orientation.Horizontal)
-        self.splitter.addWidget(self.list)
-        self.splitter.addWidget(right)
-        self.splitter.setStretchFactor(1, 1)
-        self.splitter.setSizes([250, 650])
+        right.setMinimumHeight(260)
+        self.splitter = Flow(self.list, right, sizes=(250, 650))
+        self.splitter.setStretchFactor(0, 0)
         outer = QVBoxLayout(self)
         outer.setContentsMargins(0, 0, 0, 0)
         outer.addWidget(self.splitter)

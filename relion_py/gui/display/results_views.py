@@ -32,6 +32,7 @@ from PySide6.QtWidgets import (
 from relion_py.gui.display.background import Background, stop_workers
 from relion_py.gui.display.coordinates import PickSet, count_picks, read_pick_set
 from relion_py.gui.display.errors import DisplayError
+from relion_py.gui.display.flow import Flow
 from relion_py.gui.display.grid_window import GridPanel, GridWindow
 from relion_py.gui.display.map_viewer import MapPanel
 from relion_py.gui.display.micrograph_window import MicrographPanel
@@ -89,18 +90,6 @@ def two_by_two(*plots: QWidget) -> QWidget:
     return holder
 
 
-def side_by_side(*widgets: QWidget, sizes: tuple[int, ...] = ()) -> QSplitter:
-    """Widgets beside each other with movable borders."""
-    splitter = QSplitter(Qt.Orientation.Horizontal)
-    splitter.setChildrenCollapsible(False)
-    for index, widget in enumerate(widgets):
-        splitter.addWidget(widget)
-        splitter.setStretchFactor(index, 1)
-    if sizes:
-        splitter.setSizes(list(sizes))
-    return splitter
-
-
 def filling(parent: QWidget, *children: QWidget) -> QVBoxLayout:
     """Lay ``children`` out below each other in ``parent``, the last one growing."""
     box = QVBoxLayout(parent)
@@ -120,7 +109,7 @@ class RefinementView(ResultView):
         self.fsc, self.resolution = FscPlot(), ResolutionPlot()
         self.angles, self.changes = AngularDistributionPlot(), ChangesPlot()
         plots = two_by_two(self.fsc, self.resolution, self.angles, self.changes)
-        filling(self, side_by_side(self.map, plots, sizes=(560, 640)))
+        filling(self, Flow(self.map, plots, sizes=(560, 640)))
         self._map_path: Path | None = None
         self._map_time = 0.0
 
@@ -182,6 +171,7 @@ class ClassesView(ResultView):
         self.open_button.setToolTip("open the classes in a window in which a selection can be saved")
         self.open_button.clicked.connect(self.open_window)
         self.left = QWidget()
+        self.left.setMinimumHeight(300)
         self._left = QVBoxLayout(self.left)
         self._left.setContentsMargins(0, 0, 0, 0)
         line = QHBoxLayout()
@@ -194,7 +184,7 @@ class ClassesView(ResultView):
         self._last.addWidget(self.angles)
         right = QWidget()
         filling(right, two_by_two(self.shares, self.resolution, self.changes, self._last))
-        filling(self, side_by_side(self.left, right, sizes=(640, 560)))
+        filling(self, Flow(self.left, right, sizes=(640, 560)))
         self._results: Results | None = None
         self.windows: list[QWidget] = []
 
@@ -274,7 +264,7 @@ class PostprocessView(ResultView):
         plots = QSplitter(Qt.Orientation.Vertical)
         plots.addWidget(self.fsc)
         plots.addWidget(self.guinier)
-        filling(self, side_by_side(plots, self.map, sizes=(560, 640)))
+        filling(self, Flow(plots, self.map, sizes=(560, 640)))
         self._path: Path | None = None
 
     def show_results(self, results: Results) -> None:
@@ -385,7 +375,7 @@ class MotionView(TableView):
         self.trajectory, self.total, self.split = ColumnPlot(), ColumnPlot(), HistogramPlot()
         self.worker = Background(self)
         plots = two_by_two(self.trajectory, self.split, self.total)
-        filling(self, side_by_side(self.list, plots, sizes=(200, 900)))
+        filling(self, Flow(self.list, plots, sizes=(200, 900)))
 
     def show_results(self, results: Results) -> None:
         table = results.table
@@ -444,7 +434,7 @@ class CtfView(TableView):
         )
         right = QWidget()
         filling(right, self.info, self.tabs)
-        filling(self, side_by_side(self.list, right, sizes=(200, 900)))
+        filling(self, Flow(self.list, right, sizes=(200, 900)))
 
     def show_results(self, results: Results) -> None:
         table = results.table
