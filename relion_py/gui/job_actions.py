@@ -100,6 +100,11 @@ class JobActions(QObject):
         io_view.setCheckable(True)
         io_view.toggled.connect(self.window.io_view_button.setChecked)
         self.window.io_view_button.toggled.connect(io_view.setChecked)
+        results = menu.addAction("Results panel")
+        results.setCheckable(True)
+        results.setChecked(self.window.results_button.isChecked())
+        results.toggled.connect(self.window.results_button.setChecked)
+        self.window.results_button.toggled.connect(results.setChecked)
 
     def _fill_job_menu(self) -> None:
         def ended(job: Process) -> bool:

@@ -31,8 +31,9 @@ from relion_py.gui.job_actions import JobActions
 from relion_py.gui.job_form import JobForm
 from relion_py.gui.job_lists import JobLists
 from relion_py.gui.log_view import LogView, LogWindow
+from relion_py.gui.results_dock import ResultsDock
 from relion_py.gui.run_control import GIVE_ALIAS, RunControl
-from relion_py.gui.session import ProjectSession, Snapshot
+from relion_py.gui.session import ProjectSession, ProjectView, Snapshot
 from relion_py.gui.settings import settings
 from relion_py.gui.start_page import StartPage
 from relion_py.jobs import registry
@@ -122,6 +123,12 @@ class MainWindow(QMainWindow):
         self.alias_line.setMaximumWidth(420)
         self.display_choice = DisplayChoice(self.session, self)
         self.display_choice.chosen.connect(self._display)
+        self.results = ResultsDock(self.session, self)
+        self.results_button = QPushButton("Results", self)
+        self.results_button.setObjectName("plain")
+        self.results_button.setCheckable(True)
+        self.results_button.setToolTip("Show what the selected job has found, beside everything else")
+        self.results_button.toggled.connect(self.results.setVisible)
         self.lists = JobLists(self)
         self.lists.clicked.connect(self.select_job)
         self.stdout_view = LogView("stdout", False, self)
@@ -155,11 +162,12 @@ class MainWindow(QMainWindow):
         middle.addWidget(QLabel("Display:", self))
         middle.addWidget(self.display_choice, 3)
         middle.addStretch(1)
+        middle.addWidget(self.results_button)
         self.bottom = QSplitter(Qt.Orientation.Vertical, self)
         for widget, stretch in ((self.lists, 3), (self.stdout_view, 2), (self.stderr_view, 1)):
             self.bottom.addWidget(widget)
             self.bottom.setStretchFactor(self.bottom.count() - 1, stretch)
-        self.bottom.setSizes([196, 122, 44])
+        self.bottom.setSizes([190, 112, 42])
         self.bottom.setChildrenCollapsible(False)
         lower = QWidget(self)
         column = QVBoxLayout(lower)
@@ -171,12 +179,19 @@ class MainWindow(QMainWindow):
         self.halves.addWidget(lower)
         self.halves.setStretchFactor(0, 1)
         self.halves.setStretchFactor(1, 1)
-        self.halves.setSizes([364, 420])
+        self.halves.setSizes([382, 402])
         self.halves.setChildrenCollapsible(False)
         centre = QWidget(self)
         box = QVBoxLayout(centre)
         box.setContentsMargins(8, 4, 8, 2)
-        box.addWidget(self.halves)
+        self.whole = QSplitter(Qt.Orientation.Horizontal, self)
+        self.whole.addWidget(self.halves)
+        self.whole.addWidget(self.results)
+        self.whole.setStretchFactor(0, 1)
+        self.whole.setStretchFactor(1, 1)
+        self.whole.setSizes([860, 420])
+        self.whole.setChildrenCollapsible(False)
+        box.addWidget(self.whole)
         self.setCentralWidget(centre)
         self.statusBar().setSizeGripEnabled(True)
         self.resize(1280, 800)
@@ -185,6 +200,7 @@ class MainWindow(QMainWindow):
 
     def _splitters(self) -> dict[str, QSplitter]:
         return {
+            "whole": self.whole,
             "halves": self.halves,
             "upper": self.upper,
             "bottom": self.bottom,
@@ -196,6 +212,8 @@ class MainWindow(QMainWindow):
         geometry = store.value("geometry")
         if isinstance(geometry, QByteArray):
             self.restoreGeometry(geometry)
+        self.results_button.setChecked(str(store.value("results", "true")) == "true")
+        self.results.setVisible(self.results_button.isChecked())
         for name, splitter in self._splitters().items():
             state = store.value(f"splitter/{name}")
             if isinstance(state, QByteArray):
@@ -207,11 +225,13 @@ class MainWindow(QMainWindow):
         store.setValue("geometry", self.saveGeometry())
         for name, splitter in self._splitters().items():
             store.setValue(f"splitter/{name}", splitter.saveState())
+        store.setValue("results", "true" if self.results_button.isChecked() else "false")
         store.sync()
         if self._draft_timer.isActive():
             self.keep_draft()
         self.stdout_view.follow(None)
         self.stderr_view.follow(None)
+        self.results.stop()
         self.session.close()
         super().closeEvent(event)
 
@@ -344,6 +364,7 @@ class MainWindow(QMainWindow):
             self.stdout_view.follow(None)
             self.stderr_view.follow(None)
         self.display_choice.show_job(self.current_job)
+        self.results.show_job(name)
 
     def select_job(self, name: str) -> None:
         """Show a job of the project: its parameters, logs, inputs and outputs."""
@@ -464,7 +485,7 @@ class MainWindow(QMainWindow):
     # ---- display -----------------------------------------------------------------------------------------
 
     def _display(self, node: Node) -> None:
-        self.open_viewer(lambda display: display.open_node(self.session.project, node, self))
+        self.open_viewer(lambda display: display.open_node(ProjectView(self.session), node, self))
 
     def open_viewer(self, opener: Callable[..., QWidget]) -> None:
         """Open a viewer; whatever goes wrong in it becomes one sentence."""

@@ -1,4 +1,4 @@
-"""Pictures of the window with each tab of each job type, for looking at: python -m relion_py.gui.screenshots OUT
+"""Pictures of each tab of each job type, for looking at: python -m relion_py.gui.screenshots OUT
 
 Works without a screen (QT_QPA_PLATFORM=offscreen) and on one; the project is a temporary one.
 """

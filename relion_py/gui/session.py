@@ -20,7 +20,7 @@ from PySide6.QtCore import QFileSystemWatcher, QObject, Qt, QTimer, Signal
 
 from relion_py.gui.progress import job_progress
 from relion_py.pipeline.errors import PipelineError
-from relion_py.pipeline.graph import Graph, Status
+from relion_py.pipeline.graph import Graph, Node, Process, Status
 from relion_py.pipeline.project import Project
 
 LOOK_EVERY_MS = 2000  # how often the project is looked at when the file watcher says nothing
@@ -51,6 +51,29 @@ def copy_of(graph: Graph) -> Graph:
     )
 
 
+class ProjectView:
+    """What viewers may ask a project, answered from the session's present snapshot in the window's thread."""
+
+    def __init__(self, session: ProjectSession) -> None:
+        self._session = session
+        self.root = session.root
+
+    def process(self, job_name: str) -> Process:
+        """A job by its name or alias. Raises PipelineError if there is none."""
+        found = self._session.snapshot.graph.find(job_name)
+        if found is None:
+            raise PipelineError(f"There is no job {job_name!r} in the project any more.")
+        return found
+
+    def outputs(self, job_name: str) -> list[Node]:
+        """The nodes that a job makes."""
+        return self._session.snapshot.graph.outputs_of(self.process(job_name).name)
+
+    def inputs(self, job_name: str) -> list[Node]:
+        """The nodes that a job uses."""
+        return self._session.snapshot.graph.inputs_of(self.process(job_name).name)
+
+
 class ProjectSession(QObject):
     """Runs calls to a Project in one thread and tells the window what came of them."""
 
@@ -63,7 +86,8 @@ class ProjectSession(QObject):
         super().__init__(parent)
         self.project = project
         self.root = project.root
-        self.snapshot = Snapshot(copy_of(project.graph))
+        self._latest = copy_of(project.graph)  # the worker's; the newest copy that was made
+        self.snapshot = Snapshot(self._latest)
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._refresh_waiting = False
         self._last_trouble = ""
@@ -170,7 +194,9 @@ class ProjectSession(QObject):
             time.sleep(0)  # let the window's thread have its turn
 
     def _look(self, full: bool = True) -> Snapshot:
-        graph = copy_of(self.project.graph) if full else self.snapshot.graph
+        if full:  # else only progress is looked at; the window may not have got the last copy yet
+            self._latest = copy_of(self.project.graph)
+        graph = self._latest
         progress = {
             p.name: text
             for p in graph.processes.values()

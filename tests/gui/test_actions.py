@@ -318,6 +318,24 @@ def test_layout_of_flowcharts() -> None:
     assert layers_of(list(chain), chain)["2999"] == 2999
 
 
+def test_a_look_right_after_a_change_does_not_bring_the_old_graph_back(qtbot, window) -> None:
+    """The worker may look for progress before the window has taken the graph of the change before."""
+    session = window.session
+    values = {"fn_exe": "./pick.sh", "in_mic": "Import/job001/micrographs.star", "param1_label": "seconds"}
+    values["param1_value"] = "3"
+    seen: list[bool] = []
+    session.changed.connect(lambda snapshot: seen.append("External/job003/" in snapshot.graph.processes))
+    session.call(lambda project: project.run("relion.external", values), changes=True)
+    for _ in range(5):
+        session._refresh_waiting = False
+        session.refresh()
+    assert session.wait_idle(), "all of this was done before the window looked once"
+    wait_until(qtbot, lambda: True in seen)
+    qtbot.wait(300)
+    assert False not in seen[seen.index(True) :]
+    wait_for(qtbot, window, "External/job003/", Status.SUCCEEDED)
+
+
 def test_snapshots_do_not_follow_later_changes() -> None:
     from relion_py.gui.session import copy_of
 
