@@ -302,6 +302,24 @@ class Graph:
         """Nodes that an entry of this type accepts (relion_py.jobs.nodes.matches)."""
         return [node for node in self.nodes.values() if matches(node.type, type_prefix)]
 
+    def copy(self) -> Graph:
+        """A graph of its own that later changes of this one do not reach (for showing, in another thread)."""
+        return Graph(
+            job_counter=self.job_counter,
+            processes=dict(self.processes),
+            nodes=dict(self.nodes),
+            general=dict(self.general),
+            extra_tables={name: table.copy() for name, table in self.extra_tables.items()},
+            dangling_inputs=list(self.dangling_inputs),
+            dangling_outputs=list(self.dangling_outputs),
+            edge_extra=dict(self.edge_extra),
+            revision=self.revision,
+            _inputs={name: dict(paths) for name, paths in self._inputs.items()},
+            _outputs={name: dict(paths) for name, paths in self._outputs.items()},
+            _producer=dict(self._producer),
+            _consumers={path: dict(users) for path, users in self._consumers.items()},
+        )
+
     def same_as(self, other: Graph) -> bool:
         """True if both hold the same processes, nodes and edges, whatever their order."""
 
