@@ -140,6 +140,12 @@ def continued_run(
     else:
         old.models[0].nr_particles_per_group = particles.particles_per_group()
     outputs.apply_changes(old, options)
+    if options.skip_align:
+        options = replace(options, oversampling=0)
+    directions = 1 if options.skip_align else grid_of(old.sampling).n_directions
+    for model in old.models:
+        if model.pdf_direction.shape[1] != directions:  # 2D files do not hold it
+            model.pdf_direction = np.repeat(model.pdf_class[:, None] / directions, directions, axis=1)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
         ctf, mask = _ctf(particles, options), _mask(options, old.models[0], host)
