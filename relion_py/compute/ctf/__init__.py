@@ -1,0 +1,1 @@
+"""Estimation of the contrast transfer function of micrographs."""

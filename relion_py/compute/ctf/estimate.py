@@ -1,0 +1,351 @@
+"""Defocus, astigmatism and phase shift of a micrograph from its amplitude spectrum.
+
+The rings of a spectrum follow CTF^2 = (1 - cos 2 chi) / 2 with the phase
+
+    chi(k) = pi lambda k^2 D(azimuth) - pi/2 Cs lambda^3 k^4 + phase shift + arcsin(Q0)
+    D(azimuth) = (U + V) / 2 + (U - V) / 2 cos(2 (azimuth - angle))
+
+(the sign and axes of :mod:`relion_py.compute.image.ctf`). First every astigmatic defocus is compared with the
+spectrum averaged in sectors, where a score is a sum of table entries; then the best few are refined against
+all pixels.
+
+Source: Rohou & Grigorieff (2015) J. Struct. Biol. 192, 216-221: score = normalised correlation of ring
+heights and CTF, less a restraint on astigmatism. The sector table is ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import ndimage, optimize
+
+from relion_py.compute.ctf.spectrum import Spectrum, radius, rings, usable_pixels
+from relion_py.compute.errors import UserError
+from relion_py.compute.image.ctf import electron_wavelength
+
+_SECTORS = 36  # of 5 degrees
+_CANDIDATES = 3
+_FALL = 1.2  # of the weights in the search: exp(-1.2) at the finest resolution, where rings are weakest
+
+
+@dataclass(frozen=True)
+class Microscope:
+    """voltage in kV, cs in mm, q0 the amplitude contrast (0 to 1)."""
+
+    voltage: float
+    cs: float
+    q0: float
+
+    @property
+    def wavelength(self) -> float:
+        """Of the electrons, in A."""
+        return float(electron_wavelength(self.voltage))
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where to look. Resolutions, defocus and astigmatism in A; phase shifts in degrees.
+
+    astigmatism: the tolerated |U - V|, a soft restraint; 0 or less: none. largest_astigmatism: the end of the
+    search. find_phase: phase shifts from phase_min to phase_max are tried, else phase_min is taken as 0.
+    """
+
+    coarsest_resolution: float = 30.0
+    finest_resolution: float = 5.0
+    defocus_min: float = 5000.0
+    defocus_max: float = 50000.0
+    defocus_step: float = 500.0
+    astigmatism: float = 100.0
+    largest_astigmatism: float = 2000.0
+    find_phase: bool = False
+    phase_min: float = 0.0
+    phase_max: float = 180.0
+    phase_step: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.finest_resolution < self.coarsest_resolution:
+            raise UserError(
+                f"The resolution range {self.coarsest_resolution:g} to {self.finest_resolution:g} A is "
+                "empty: --ResMin must be a larger number of A than --ResMax."
+            )
+        if not 0 <= self.defocus_min < self.defocus_max:
+            raise UserError("--dFMin must be at least 0 and smaller than --dFMax.")
+        if not self.defocus_step > 0:
+            raise UserError("--FStep must be positive.")
+        if self.find_phase and not (self.phase_min < self.phase_max and self.phase_step > 0):
+            raise UserError("--phase_min must be smaller than --phase_max, and --phase_step positive.")
+
+
+@dataclass(frozen=True)
+class CtfFit:
+    """The result. defocus_u >= defocus_v in A; angle of U from x (-90 to 90) and phase shift in degrees.
+
+    score: correlation of the ring heights with |CTF| (CTFFIND4's figure of merit).
+    """
+
+    defocus_u: float
+    defocus_v: float
+    angle: float
+    phase_shift: float
+    score: float
+
+
+def estimate_ctf(spectrum: Spectrum, microscope: Microscope, search: Search) -> CtfFit:
+    """Find the CTF of a spectrum. UserError if the range of resolution holds too few pixels of it."""
+    heights = rings(spectrum, search.coarsest_resolution)
+    pixels = _pixels(spectrum, heights, search)
+    starts = _sector_search(pixels, microscope, search)
+    weight = _falling_weight(pixels)
+    fits = [_refine(start, pixels, weight, microscope, search) for start in starts]
+    best = max(fits, key=lambda fit: fit[0])[1]
+    weight = _ring_contrast(best, pixels, microscope)
+    if weight.max() > 0:
+        best = _refine(best, pixels, weight, microscope, search)[1]
+    return _as_fit(best, pixels, microscope, search)
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """Half of the pixels of the range (the others are their mirror images): height, k^2 in 1/A^2, cos and
+    sin of twice the azimuth, all float64 (N,); radius in pixels; size of a Fourier pixel in 1/A."""
+
+    height: NDArray[np.float64]
+    squared: NDArray[np.float64]
+    cosine: NDArray[np.float64]
+    sine: NDArray[np.float64]
+    radius: NDArray[np.float64]
+    azimuth: NDArray[np.float64]
+
+
+def _pixels(spectrum: Spectrum, heights: NDArray[np.float32], search: Search) -> _Pixels:
+    box, scale = spectrum.box, spectrum.box * spectrum.angpix
+    distance = radius(box)
+    k = np.arange(box) - box // 2
+    y, x = np.meshgrid(k, k, indexing="ij")
+    finest = max(search.finest_resolution, 2.0 * spectrum.angpix)
+    inside = (distance >= scale / search.coarsest_resolution) & (distance <= scale / finest)
+    inside &= usable_pixels(box) & (x >= 0)
+    if np.count_nonzero(inside) < 1000:
+        raise UserError(
+            f"the range {search.coarsest_resolution:g} to {search.finest_resolution:g} A holds too little of "
+            f"a spectrum of {box} pixels that ends at {2 * spectrum.angpix:.2f} A; change them or --Box"
+        )
+    x, y = x[inside].astype(float), y[inside].astype(float)
+    square = x * x + y * y
+    return _Pixels(
+        heights[inside].astype(float),
+        square / scale**2,
+        (x * x - y * y) / square,
+        2 * x * y / square,
+        np.sqrt(square),
+        np.arctan2(y, x),
+    )
+
+
+# ------------------------------------------------------------------------------------------ search
+
+
+def _sector_search(pixels: _Pixels, microscope: Microscope, search: Search) -> list[NDArray[np.float64]]:
+    """The best few (defocus, astigmatism cos, astigmatism sin, phase) of the whole range, in A and radians.
+
+    For sector s and defocus d the table holds the sums over radius of height * cos and height * sin of the
+    phase, so that any astigmatism and any phase shift is a sum of one entry per sector.
+    """
+    wavelength = microscope.wavelength
+    sector = np.floor(pixels.azimuth / np.pi * _SECTORS).astype(int) % _SECTORS
+    ring = np.rint(pixels.radius).astype(int)
+    ring -= ring.min()
+    count = ring.max() + 1
+    bins = sector * count + ring
+    weight = _falling_weight(pixels)
+    hits = np.bincount(bins, weight * weight, _SECTORS * count).reshape(_SECTORS, count)
+    sums = np.bincount(bins, weight * pixels.height, _SECTORS * count).reshape(_SECTORS, count)
+    squared = np.bincount(ring, pixels.squared, count) / np.maximum(np.bincount(ring, minlength=count), 1)
+
+    # neighbours in the table differ by at most half a radian at the finest resolution
+    finest_step = 0.5 / (2 * np.pi * wavelength * squared.max())
+    step = min(search.defocus_step, finest_step)
+    reach = int(np.ceil(search.largest_astigmatism / 2 / step))
+    inner = np.arange(search.defocus_min, search.defocus_max + step, step)
+    defocus = search.defocus_min + step * np.arange(-reach, len(inner) + reach)
+    double_phase = 2 * (
+        np.pi * wavelength * squared[:, None] * defocus
+        - np.pi / 2 * microscope.cs * 1e7 * wavelength**3 * (squared**2)[:, None]
+        + np.arcsin(microscope.q0)
+    )
+    cosine, sine = np.cos(double_phase), np.sin(double_phase)
+    tables = [sums @ cosine, sums @ sine]
+    powers = [hits @ (cosine * cosine), hits @ (cosine * sine), hits @ (sine * sine)]
+
+    middles = (np.arange(_SECTORS) + 0.5) * np.pi / _SECTORS
+    phases = np.array([0.0])
+    if search.find_phase:
+        phases = np.deg2rad(np.arange(search.phase_min, search.phase_max + 1e-6, search.phase_step))
+    found: list[tuple[float, float, float, float, float]] = []
+    columns = np.arange(reach, reach + len(inner))
+    nothing = np.zeros(len(inner))
+    needed = (True, search.find_phase, True, search.find_phase, search.find_phase)
+    length = _length(pixels)
+    astigmatisms = np.arange(0.0, search.largest_astigmatism + 1e-6, max(2 * step, 50.0))
+    for astigmatism in astigmatisms:
+        for angle in np.arange(0, np.pi, np.pi / 12) if astigmatism else (0.0,):
+            shift = np.rint(astigmatism / 2 * np.cos(2 * (middles - angle)) / step).astype(int)
+            c, s, cc, cs, ss = (
+                _gather(table, shift, columns) if used else nothing
+                for table, used in zip((*tables, *powers), needed, strict=True)
+            )
+            penalty = _penalty(astigmatism, search.astigmatism, len(pixels.height))
+            for phase in phases:
+                a, b = np.cos(2 * phase), np.sin(2 * phase)
+                norm = np.sqrt(np.maximum(a * a * cc - 2 * a * b * cs + b * b * ss, 1e-9))
+                scores = -(a * c - b * s) / norm
+                scores = scores / length - penalty
+                for index in _peaks(scores):
+                    found.append((scores[index], inner[index], astigmatism, angle, phase))
+    found.sort(reverse=True)
+    return _distinct(found, 1500.0)
+
+
+def _gather(
+    table: NDArray[np.float64], shift: NDArray[np.int64], columns: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    start, stop = int(columns[0]), int(columns[-1]) + 1
+    total = np.zeros(stop - start)
+    for row, offset in zip(table, shift, strict=True):
+        total += row[start + offset : stop + offset]
+    return total
+
+
+def _peaks(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the best two entries that are well apart."""
+    first = int(np.argmax(scores))
+    rest = scores.copy()
+    rest[max(0, first - 15) : first + 16] = -np.inf
+    return np.array([first, int(np.argmax(rest))])
+
+
+def _distinct(
+    found: list[tuple[float, float, float, float, float]], apart: float
+) -> list[NDArray[np.float64]]:
+    chosen: list[NDArray[np.float64]] = []
+    for _, defocus, astigmatism, angle, phase in found:
+        half = astigmatism / 2
+        entry = np.array([defocus, half * np.cos(2 * angle), half * np.sin(2 * angle), phase])
+        if all(abs(entry[0] - other[0]) > apart for other in chosen):
+            chosen.append(entry)
+        if len(chosen) == _CANDIDATES:
+            break
+    return chosen
+
+
+def _length(pixels: _Pixels) -> float:
+    """Norm of the vector of heights."""
+    return float(np.sqrt(np.dot(pixels.height, pixels.height))) + 1e-30
+
+
+def _penalty(astigmatism: float, tolerance: float, count: int) -> float:
+    """What the restraint takes from a correlation over `count` pixels (Rohou & Grigorieff 2015, eq. 5)."""
+    return astigmatism**2 / (2 * tolerance**2) / count if tolerance > 0 else 0.0
+
+
+def _falling_weight(pixels: _Pixels) -> NDArray[np.float64]:
+    """A Gaussian fall of ring contrast with resolution: the guess before anything is known."""
+    return np.exp(-_FALL * pixels.squared / pixels.squared.max())
+
+
+def _ring_contrast(
+    parameters: NDArray[np.float64], pixels: _Pixels, microscope: Microscope
+) -> NDArray[np.float64]:
+    """Contrast of the rings at each pixel's resolution, from the fit; 0 where there is none."""
+    model = -np.cos(2 * _phase(parameters, pixels, microscope))
+    ring = np.rint(pixels.radius).astype(int)
+    cross = np.bincount(ring, pixels.height * model)
+    power = np.bincount(ring, model * model)
+    width = max(4.0, 0.06 * (ring.max() - ring.min()))
+    cross = ndimage.gaussian_filter1d(cross, width, mode="constant")
+    power = ndimage.gaussian_filter1d(power, width, mode="constant")
+    return np.maximum(cross / np.maximum(power, 1e-9), 0.0)[ring]
+
+
+def _phase(parameters: NDArray[np.float64], pixels: _Pixels, microscope: Microscope) -> NDArray[np.float64]:
+    """chi at every pixel, radians."""
+    defocus, cosine, sine, phase = parameters
+    wavelength = microscope.wavelength
+    here = defocus + cosine * pixels.cosine + sine * pixels.sine
+    return (
+        np.pi * wavelength * pixels.squared * here
+        - np.pi / 2 * microscope.cs * 1e7 * wavelength**3 * pixels.squared**2
+        + phase
+        + np.arcsin(microscope.q0)
+    )
+
+
+# ---------------------------------------------------------------------------------------- refinement
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _score(parameters, height, weight, linear, cosine, sine, fixed):  # type: ignore[no-untyped-def]
+    """Projection of heights on -weight * cos 2 chi of unit length; its gradient for the four parameters."""
+    cross = power = 0.0
+    d_cross, d_power = np.zeros(4), np.zeros(4)
+    d0, d1, d2, d3 = parameters
+    for n in range(height.shape[0]):
+        phase = linear[n] * (d0 + d1 * cosine[n] + d2 * sine[n]) + fixed[n] + 2.0 * d3
+        value, slope = -weight[n] * np.cos(phase), weight[n] * np.sin(phase)
+        cross += height[n] * value
+        power += value * value
+        a, b = height[n] * slope, 2.0 * value * slope
+        d_cross[0] += a * linear[n]
+        d_cross[1] += a * linear[n] * cosine[n]
+        d_cross[2] += a * linear[n] * sine[n]
+        d_cross[3] += a * 2.0
+        d_power[0] += b * linear[n]
+        d_power[1] += b * linear[n] * cosine[n]
+        d_power[2] += b * linear[n] * sine[n]
+        d_power[3] += b * 2.0
+    root = np.sqrt(power)
+    return cross / root, d_cross / root - 0.5 * cross / (root * power) * d_power
+
+
+def _refine(
+    start: NDArray[np.float64],
+    pixels: _Pixels,
+    weight: NDArray[np.float64],
+    microscope: Microscope,
+    search: Search,
+) -> tuple[float, NDArray[np.float64]]:
+    """Restrained correlation, and the parameters where it is best near `start`, by BFGS over all pixels."""
+    linear = 2 * np.pi * microscope.wavelength * pixels.squared
+    fixed = 2 * _phase(np.zeros(4), pixels, microscope)
+    scale = np.array([100.0, 100.0, 100.0, 0.2 if search.find_phase else 0.0])
+    length, count, tolerance = _length(pixels), len(pixels.height), search.astigmatism
+
+    def cost(step: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        here = start + scale * step
+        score, slope = _score(here, pixels.height, weight, linear, pixels.cosine, pixels.sine, fixed)
+        slope /= length
+        if tolerance > 0:
+            slope[1:3] -= 4 * here[1:3] / tolerance**2 / count
+        worth = score / length - _penalty(2 * float(np.hypot(here[1], here[2])), tolerance, count)
+        return -1e3 * worth, -1e3 * slope * scale
+
+    result = optimize.minimize(cost, np.zeros(4), jac=True, method="BFGS", options={"gtol": 1e-3})
+    return -float(result.fun), start + scale * result.x
+
+
+def _as_fit(
+    parameters: NDArray[np.float64], pixels: _Pixels, microscope: Microscope, search: Search
+) -> CtfFit:
+    defocus, cosine, sine, phase = parameters
+    half = float(np.hypot(cosine, sine))
+    angle = float(np.rad2deg(np.arctan2(sine, cosine)) / 2)
+    ctf = np.abs(np.sin(_phase(parameters, pixels, microscope)))
+    score = np.dot(pixels.height, ctf) / (
+        np.sqrt(np.dot(pixels.height, pixels.height) * np.dot(ctf, ctf)) + 1e-30
+    )
+    # CTF^2 does not change with half a turn of the phase
+    shift = (np.rad2deg(phase) - search.phase_min) % 180.0 + search.phase_min if search.find_phase else 0.0
+    return CtfFit(float(defocus + half), float(defocus - half), angle, float(shift), float(score))
