@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from relion_py import __version__
 from relion_py.gui.display.errors import DisplayError
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lowpass", type=float, default=0.0, help="low-pass filter in A")
     add("--highpass", type=float, default=0.0, help="high-pass filter in A")
     add("--minimum_pick_fom", type=float, default=-9999.0, help="hide picks of lower figure of merit")
+    parser.add_argument("--version", action="version", version=f"relion_py version {__version__}")
     parser.add_argument("--pipeline_control", default="", help="job directory that gets the exit file")
     return parser
 

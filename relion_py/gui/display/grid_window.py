@@ -82,9 +82,9 @@ class GridPanel(QWidget):
         self._set_up_widgets()
         rows: list[list[tuple[str, QWidget]]] = [
             [("show", self.column), ("sort by", self.sort), ("", self.reverse)],
-            [("label", self.caption), ("colours", self.colours), ("low-pass", self.lowpass)],
+            [("label", self.caption), ("size", self.edge), ("low-pass", self.lowpass)],
             [
-                ("size", self.edge),
+                ("colours", self.colours),
                 ("contrast", self.contrast),
                 ("", self.amount),
                 ("", self.black),
@@ -123,6 +123,9 @@ class GridPanel(QWidget):
         self.lowpass.setKeyboardTracking(False)
         self.lowpass.valueChanged.connect(self.refresh_look)
         self.colours.addItems(list(render.COLOUR_MAPS))
+        self.colours.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.colours.setMinimumContentsLength(5)
+        self.lowpass.setMaximumWidth(84)
         self.colours.currentIndexChanged.connect(self.refresh_look)
         self.edge.setRange(32, 512)
         self.edge.setMinimumWidth(70)

@@ -165,6 +165,15 @@ def test_each_job_of_a_finished_project_has_its_view(
     assert widget.message.isHidden()
 
 
+@pytest.mark.parametrize("job", ["Refine3D/job025/", "Class2D/job008/", "AutoPick/job011/", "Select/job009/"])
+def test_a_narrow_dock_cuts_nothing_off(qtbot, panel, tutorial: Path, job: str) -> None:
+    widget = panel(Project.open(tutorial, read_only=True), job)
+    widget.resize(420, 640)
+    qtbot.waitUntil(lambda: widget.width() == 420, timeout=2000)
+    qtbot.waitUntil(lambda: widget._area.horizontalScrollBar().maximum() == 0, timeout=2000)
+    assert widget.view.minimumSizeHint().width() <= 420
+
+
 def test_classes_carry_share_and_resolution_and_are_sorted_by_size(
     panel, shared: Path, tmp_path: Path
 ) -> None:
