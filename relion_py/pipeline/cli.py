@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from relion_py import __version__
 from relion_py.jobs.quoting import display
 from relion_py.jobs.spec import BuiltJob, JobSpec, Problem
 from relion_py.pipeline import jobstar
@@ -80,6 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("--help", "-h"):
         print(_usage())
         return 0 if arguments else 1
+    if arguments[0] == "--version":
+        print(f"relion_py version {__version__}")
+        return 0
     try:
         given = _parse(arguments)
         return _run(given)
