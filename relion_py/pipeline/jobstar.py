@@ -6,6 +6,7 @@ further tables, survive reading and writing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ JOB_STAR = "job.star"
 RUN_JOB = "run.job"
 
 _HEAD, _VALUES = "job", "joboptions_values"
+_NEEDED = (f"data_{_HEAD}", f"data_{_VALUES}")
 _TYPE_LABEL, _TYPE_NUMBER = "rlnJobTypeLabel", "rlnJobType"
 _CONTINUE, _TOMO = "rlnJobIsContinue", "rlnJobIsTomo"
 _KEY, _VALUE = "rlnJobOptionVariable", "rlnJobOptionValue"
@@ -53,9 +55,24 @@ def read(path: Path) -> JobStar:
     if path.name == RUN_JOB:
         return _read_run_job(path)
     try:
-        return _from_star(star.read(path), path)
+        return _from_star(_read_star(path), path)
     except UserError as error:
         raise PipelineError(str(error)) from error
+
+
+def _read_star(path: Path) -> star.StarFile:
+    """The file's tables. RELION 3.1 put line breaks into a table of help texts, which no reader understands:
+    if the whole cannot be read, the two tables that count are."""
+    try:
+        return star.read(path)
+    except UserError:
+        blocks = re.split(
+            r"^(?=data_)", path.read_text(encoding="utf-8", errors="surrogateescape"), flags=re.M
+        )
+        wanted = [block for block in blocks if block.split("\n", 1)[0].strip() in _NEEDED]
+        if not wanted:
+            raise
+        return star.parse("".join(wanted), str(path))
 
 
 def _from_star(file: star.StarFile, path: Path) -> JobStar:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 
-from relion_py.pipeline import DamagedPipeline, PipelineError, Project, Status
+from relion_py.pipeline import DamagedPipeline, PipelineError, Project, Status, jobstar
 from relion_py.pipeline.project import PIPELINE_FILE
 
 from .conftest import external
@@ -153,3 +154,43 @@ def test_places_that_are_no_project(tmp_path: Path) -> None:
     read_only = Project.open(tmp_path, read_only=True)
     with pytest.raises(PipelineError, match="read only"):
         read_only.empty_trash()
+
+
+@pytest.fixture
+def tutorial(shared: Path, tmp_path: Path) -> Path:
+    """A finished project of RELION 3.1: 31 jobs, their STAR and log files."""
+    archive = shared / "data/real/bgal-10204-relion31-tutorial-metadata/relion_tutorial_files.tar.xz"
+    if not archive.exists():
+        pytest.skip("the RELION 3.1 project is not here")
+    with tarfile.open(archive) as files:
+        files.extractall(tmp_path, filter="data")
+    return next(
+        path.parent for path in sorted(tmp_path.rglob(PIPELINE_FILE)) if "job" not in path.parent.name
+    )
+
+
+@pytest.mark.req("E1", "G8", "G5")
+def test_a_whole_project_of_release_3(tutorial: Path) -> None:
+    """It opens, every job's values can be read (of job.star and of run.job alike), and it can be restored."""
+    file = tutorial / PIPELINE_FILE
+    text = file.read_bytes()
+    project = Project.open(tutorial)
+    project.refresh()
+    assert len(project.graph.processes) == 31 and file.read_bytes() == text
+    assert project.job_values("Refine3D/first3dref")["fn_img"] == "Extract/job018/particles.star"
+    for name in project.graph.processes:
+        directory = tutorial / name
+        modern, old = jobstar.read(directory), jobstar.read(directory / "run.job")
+        assert old.type_label == modern.type_label
+        both = old.values.keys() & modern.values.keys()
+        alike = sum(old.values[key] == modern.values[key] for key in both)
+        assert len(both) > 10 and alike >= 0.85 * len(both), name
+    file.write_text("")
+    with pytest.raises(DamagedPipeline):
+        Project.open(tutorial)
+    restored = Project.restore(tutorial).graph
+    assert restored.processes == project.graph.processes
+    assert set(restored.outputs) == set(project.graph.outputs)
+    # The backup still has the input of one job from a job that was deleted for good since; nothing is missing.
+    assert restored.nodes.items() >= project.graph.nodes.items()
+    assert set(restored.inputs) >= set(project.graph.inputs)
