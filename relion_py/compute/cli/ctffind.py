@@ -32,7 +32,7 @@ from relion_py.compute.ctf.run import Settings, do_ctf
 from relion_py.compute.errors import Aborted, UserError
 
 RESULT, FAILURES, REPORT = "micrographs_ctf.star", "failed_micrographs.star", "logfile.pdf"
-_ASTIGMATISM = {"fast": 2000.0, "exhaustive": 10000.0}
+_ASTIGMATISM = {"fast": 2000.0, "exhaustive": 5000.0}
 
 
 def main() -> NoReturn:

@@ -154,88 +154,101 @@ def _sector_search(pixels: _Pixels, microscope: Microscope, search: Search) -> l
     For sector s and defocus d the table holds the sums over radius of height * cos and height * sin of the
     phase, so that any astigmatism and any phase shift is a sum of one entry per sector.
     """
-    wavelength = microscope.wavelength
-    sector = np.floor(pixels.azimuth / np.pi * _SECTORS).astype(int) % _SECTORS
-    ring = np.rint(pixels.radius).astype(int)
-    ring -= ring.min()
-    count = ring.max() + 1
-    bins = sector * count + ring
-    weight = _falling_weight(pixels)
-    hits = np.bincount(bins, weight * weight, _SECTORS * count).reshape(_SECTORS, count)
-    sums = np.bincount(bins, weight * pixels.height, _SECTORS * count).reshape(_SECTORS, count)
-    squared = np.bincount(ring, pixels.squared, count) / np.maximum(np.bincount(ring, minlength=count), 1)
-
+    sums, powers, squared = _sector_sums(pixels)
     # neighbours in the table differ by at most half a radian at the finest resolution
-    finest_step = 0.5 / (2 * np.pi * wavelength * squared.max())
+    finest_step = 0.5 / (2 * np.pi * microscope.wavelength * squared.max())
     step = min(search.defocus_step, finest_step)
     reach = int(np.ceil(search.largest_astigmatism / 2 / step))
     inner = np.arange(search.defocus_min, search.defocus_max + step, step)
     defocus = search.defocus_min + step * np.arange(-reach, len(inner) + reach)
     double_phase = 2 * (
-        np.pi * wavelength * squared[:, None] * defocus
-        - np.pi / 2 * microscope.cs * 1e7 * wavelength**3 * (squared**2)[:, None]
+        np.pi * microscope.wavelength * squared[:, None] * defocus
+        - np.pi / 2 * microscope.cs * 1e7 * microscope.wavelength**3 * (squared**2)[:, None]
         + np.arcsin(microscope.q0)
     )
     cosine, sine = np.cos(double_phase), np.sin(double_phase)
-    tables = [sums @ cosine, sums @ sine]
-    powers = [hits @ (cosine * cosine), hits @ (cosine * sine), hits @ (sine * sine)]
+    products = np.stack([cosine * cosine, cosine * sine, sine * sine])
+    tables = np.concatenate([np.stack([sums @ cosine, sums @ sine]), powers @ products])
 
-    middles = (np.arange(_SECTORS) + 0.5) * np.pi / _SECTORS
+    halves = _astigmatism_grid(search.largest_astigmatism / 2, 2 * step)
+    twice = 2 * (np.arange(_SECTORS) + 0.5) * np.pi / _SECTORS
+    shifts = np.rint((halves[:, :1] * np.cos(twice) + halves[:, 1:] * np.sin(twice)) / step).astype(int)
+    penalties = np.array(
+        [_penalty(2 * float(np.hypot(*half)), search.astigmatism, len(pixels.height)) for half in halves]
+    )
     phases = np.array([0.0])
     if search.find_phase:
         phases = np.deg2rad(np.arange(search.phase_min, search.phase_max + 1e-6, search.phase_step))
-    found: list[tuple[float, float, float, float, float]] = []
-    columns = np.arange(reach, reach + len(inner))
-    nothing = np.zeros(len(inner))
-    needed = (True, search.find_phase, True, search.find_phase, search.find_phase)
-    length = _length(pixels)
-    astigmatisms = np.arange(0.0, search.largest_astigmatism + 1e-6, max(2 * step, 50.0))
-    for astigmatism in astigmatisms:
-        for angle in np.arange(0, np.pi, np.pi / 12) if astigmatism else (0.0,):
-            shift = np.rint(astigmatism / 2 * np.cos(2 * (middles - angle)) / step).astype(int)
-            c, s, cc, cs, ss = (
-                _gather(table, shift, columns) if used else nothing
-                for table, used in zip((*tables, *powers), needed, strict=True)
-            )
-            penalty = _penalty(astigmatism, search.astigmatism, len(pixels.height))
-            for phase in phases:
-                a, b = np.cos(2 * phase), np.sin(2 * phase)
-                norm = np.sqrt(np.maximum(a * a * cc - 2 * a * b * cs + b * b * ss, 1e-9))
-                scores = -(a * c - b * s) / norm
-                scores = scores / length - penalty
-                for index in _peaks(scores):
-                    found.append((scores[index], inner[index], astigmatism, angle, phase))
-    found.sort(reverse=True)
-    return _distinct(found, 1500.0)
+    best, point, phase = _best_by_defocus(
+        tables, np.clip(shifts, -reach, reach), penalties * _length(pixels), phases, reach, len(inner)
+    )
+    found = [np.array([inner[n], *halves[point[n]], phases[phase[n]]]) for n in range(len(inner))]
+    return _distinct(found, best, 1500.0)
 
 
-def _gather(
-    table: NDArray[np.float64], shift: NDArray[np.int64], columns: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    start, stop = int(columns[0]), int(columns[-1]) + 1
-    total = np.zeros(stop - start)
-    for row, offset in zip(table, shift, strict=True):
-        total += row[start + offset : stop + offset]
-    return total
+def _sector_sums(
+    pixels: _Pixels,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of weighted heights (sectors, radii), of squared weights (the same), and mean k^2 (radii)."""
+    sector = np.floor(pixels.azimuth / np.pi * _SECTORS).astype(int) % _SECTORS
+    ring = np.rint(pixels.radius).astype(int)
+    ring -= ring.min()
+    count = int(ring.max()) + 1
+    bins = sector * count + ring
+    weight = _falling_weight(pixels)
+    powers = np.bincount(bins, weight * weight, _SECTORS * count).reshape(_SECTORS, count)
+    sums = np.bincount(bins, weight * pixels.height, _SECTORS * count).reshape(_SECTORS, count)
+    squared = np.bincount(ring, pixels.squared, count) / np.maximum(np.bincount(ring, minlength=count), 1)
+    return sums, powers, squared
 
 
-def _peaks(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Indices of the best two entries that are well apart."""
-    first = int(np.argmax(scores))
-    rest = scores.copy()
-    rest[max(0, first - 15) : first + 16] = -np.inf
-    return np.array([first, int(np.argmax(rest))])
+def _astigmatism_grid(largest: float, spacing: float) -> NDArray[np.float64]:
+    """(N, 2): half of U - V times cosine and sine of twice the angle, on a square grid in a disc."""
+    count = int(max(0.0, largest) / spacing)
+    line = spacing * np.arange(-count, count + 1)
+    x, y = np.meshgrid(line, line)
+    inside = np.hypot(x, y) <= max(largest, 0.0)
+    return np.stack([x[inside], y[inside]], axis=1)
+
+
+@njit(cache=True, nogil=True)
+def _best_by_defocus(tables, shifts, penalties, phases, reach, count):  # type: ignore[no-untyped-def]
+    """For each of `count` defocus values the best score, and its astigmatism and phase by index.
+
+    tables (5, sectors, count + 2 reach): cos, sin, cos^2, cos sin, sin^2. shifts (points, sectors).
+    """
+    best = np.full(count, -np.inf)
+    best_point, best_phase = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    with_phase = phases.shape[0] > 1 or phases[0] != 0.0
+    total = np.zeros((5, count))
+    for point in range(shifts.shape[0]):
+        total[:] = 0.0
+        for table in range(5):
+            if with_phase or table == 0 or table == 2:
+                for sector in range(shifts.shape[1]):
+                    start = reach + shifts[point, sector]
+                    for n in range(count):
+                        total[table, n] += tables[table, sector, start + n]
+        for phase in range(phases.shape[0]):
+            a, b = np.cos(2.0 * phases[phase]), np.sin(2.0 * phases[phase])
+            for n in range(count):
+                power = a * a * total[2, n] - 2.0 * a * b * total[3, n] + b * b * total[4, n]
+                score = -(a * total[0, n] - b * total[1, n]) / np.sqrt(max(power, 1e-9)) - penalties[point]
+                if score > best[n]:
+                    best[n] = score
+                    best_point[n] = point
+                    best_phase[n] = phase
+    return best, best_point, best_phase
 
 
 def _distinct(
-    found: list[tuple[float, float, float, float, float]], apart: float
+    found: list[NDArray[np.float64]], scores: NDArray[np.float64], apart: float
 ) -> list[NDArray[np.float64]]:
+    """The best few whose defocus lies at least `apart` A from that of better ones."""
     chosen: list[NDArray[np.float64]] = []
-    for _, defocus, astigmatism, angle, phase in found:
-        half = astigmatism / 2
-        entry = np.array([defocus, half * np.cos(2 * angle), half * np.sin(2 * angle), phase])
-        if all(abs(entry[0] - other[0]) > apart for other in chosen):
-            chosen.append(entry)
+    for index in np.argsort(-scores):
+        if all(abs(found[index][0] - other[0]) > apart for other in chosen):
+            chosen.append(found[index])
         if len(chosen) == _CANDIDATES:
             break
     return chosen

@@ -52,7 +52,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--dFMax", "value", "50000", "largest defocus (A)", _SEARCH),
     Flag("--FStep", "value", "250", "step of defocus (A)", _SEARCH),
     Flag("--dAst", "value", "0", "tolerated astigmatism (A); 0: any", _SEARCH),
-    Flag("--fast_search", "flag", "", "search less astigmatism (2000 instead of 10000 A)", _SEARCH),
+    Flag("--fast_search", "flag", "", "search less astigmatism (2000 instead of 5000 A)", _SEARCH),
     Flag("--do_phaseshift", "flag", "", "estimate the phase shift as well", _PHASE),
     Flag("--phase_min", "value", "0", "smallest phase shift (degrees)", _PHASE),
     Flag("--phase_max", "value", "180", "largest phase shift (degrees)", _PHASE),
