@@ -95,7 +95,7 @@ class Plot(pg.PlotWidget):
         self._labels = {"bottom": bottom, "left": left}
         self._heading = title
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.setMinimumSize(150, 120)
+        self.setMinimumSize(150, 150)
         self.getPlotItem().hideButtons()
         self._legend: pg.LegendItem | None = None
         self._apply_palette()
@@ -157,11 +157,9 @@ class Plot(pg.PlotWidget):
         text = self.palette().color(QPalette.ColorRole.Text)
         text.setAlpha(140)
         pen = pg.mkPen(text, width=1, style=pg.QtCore.Qt.PenStyle.DashLine)
-        options = {"position": 0.08, "color": text, "movable": False} if label else None
+        options = {"position": 0.14, "color": text, "movable": False} if label else None
         self.addItem(
-            pg.InfiniteLine(
-                value, angle=90 if vertical else 0, pen=pen, label=label or None, labelOpts=options
-            )
+            pg.InfiniteLine(value, angle=90 if vertical else 0, pen=pen, label=label or None, labelOpts=options)
         )
 
 
@@ -229,9 +227,7 @@ class ResolutionPlot(Plot):
             values.append(best)
         self.curve(np.asarray(numbers), np.asarray(values), "", 0, dots=True)
         last = [v for v in values if math.isfinite(v)]
-        self.set_heading(
-            f"Resolution at {numbers[-1]}: {values[-1]:.2f} Å" if last else "Resolution per iteration"
-        )
+        self.set_heading(f"Resolution at {numbers[-1]}: {values[-1]:.2f} Å" if last else "Resolution per iteration")
         if chosen is not None:
             self.line(chosen, vertical=True)
         if last:
@@ -248,9 +244,7 @@ class ChangesPlot(Plot):
     def show_iterations(self, summaries: Sequence[IterationSummary], chosen: int | None = None) -> None:
         """Draw changes in angles, offsets and classes and the estimated accuracies."""
         self.start()
-        progress = [
-            s.progress for s in summaries if s.progress is not None and s.iteration.number is not None
-        ]
+        progress = [s.progress for s in summaries if s.progress is not None and s.iteration.number is not None]
         numbers = np.asarray([p.iteration for p in progress])
         curves = {
             "angles change (°)": [p.change_angles for p in progress],
@@ -325,7 +319,7 @@ class AngularDistributionPlot(pg.PlotWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent=parent, axisItems={"left": _TiltAxis("left")})
-        self.setMinimumSize(150, 120)
+        self.setMinimumSize(150, 150)
         self.getPlotItem().hideButtons()
         self._image = pg.ImageItem(axisOrder="row-major")
         self._image.setColorMap(pg.colormap.get("viridis"))
@@ -381,9 +375,7 @@ class HistogramPlot(Plot):
             return
         counts, edges = np.histogram(finite, bins=int(np.clip(math.sqrt(finite.size) * 1.5, 8, 100)))
         width = edges[1] - edges[0]
-        self.addItem(
-            pg.BarGraphItem(x=edges[:-1] + width / 2, height=counts, width=width, brush=COLOURS[0], pen=None)
-        )
+        self.addItem(pg.BarGraphItem(x=edges[:-1] + width / 2, height=counts, width=width, brush=COLOURS[0], pen=None))
         self.set_heading(heading or f"{name}: mean {finite.mean():.4g}, median {np.median(finite):.4g}")
         self.getPlotItem().autoRange()
 
@@ -413,8 +405,6 @@ class ColumnPlot(Plot):
                 self.curve(x, values, name if len(series) > 1 else "", index, dots=len(x) < 200)
                 continue
             colour = COLOURS[index % len(COLOURS)]
-            self.plot(
-                x, values, name=name, pen=None, symbol="o", symbolSize=5, symbolBrush=colour, symbolPen=None
-            )
+            self.plot(x, values, name=name, pen=None, symbol="o", symbolSize=5, symbolBrush=colour, symbolPen=None)
         self.set_heading(heading)
         self.getPlotItem().autoRange()

@@ -44,7 +44,8 @@ class ResultsPanel(QWidget):
         self._collector: Collector | None = None
         self._worker = Background(self)
         self.title = QLabel("Select a job to see its results")
-        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.title.setWordWrap(True)
+        self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setPageStep(1)
         self.slider.setToolTip("iteration")

@@ -17,7 +17,7 @@ from PySide6.QtWidgets import QWidget
 
 from relion_py.gui.display.errors import DisplayError
 
-LONGEST_WAIT = 5.0
+LONGEST_WAIT = 1.0
 """Seconds that a closing window waits for a read that cannot be interrupted; it ends on its own
 afterwards."""
 

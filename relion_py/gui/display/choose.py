@@ -61,9 +61,7 @@ def prepare(path: Path, root: Path | None = None, node_type: str = "") -> Builde
         return _prepare_mrc(path)
     if suffix in MOVIE_SUFFIXES:
         image = read_movie_sum(path)
-        return lambda parent: _module("image_window").ImageWindow(
-            image, 0.0, f"{path.name} – sum of frames", parent
-        )
+        return lambda parent: _module("image_window").ImageWindow(image, 0.0, f"{path.name} – sum of frames", parent)
     if suffix in PICTURE_SUFFIXES:
         return lambda parent: _module("image_window").PictureWindow(path, parent)
     if suffix in (".pdf", ".eps", ".ps"):

@@ -186,9 +186,7 @@ def export(window: QWidget, path: Path) -> None:
     window.finish()  # type: ignore[attr-defined]
     QApplication.processEvents()
     if not window.grab().save(str(path)):
-        raise DisplayError(
-            f"{path} cannot be written (pictures end in .png or .jpg, in a directory that is there)"
-        )
+        raise DisplayError(f"{path} cannot be written (pictures end in .png or .jpg, in a directory that is there)")
 
 
 def make_window(options: argparse.Namespace, on_saved: Any = None) -> QWidget:

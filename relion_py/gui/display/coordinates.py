@@ -102,9 +102,7 @@ def read_pick_set(path: Path, root: Path) -> PickSet:
     blocks = read_star(path)
     if "coordinate_files" in blocks:
         table = blocks["coordinate_files"]
-        pairs = zip(
-            table.strings("rlnMicrographName"), table.strings("rlnMicrographCoordinates"), strict=True
-        )
+        pairs = zip(table.strings("rlnMicrographName"), table.strings("rlnMicrographCoordinates"), strict=True)
         found = tuple(PickedMicrograph(mic, coords) for mic, coords in pairs)
         return PickSet(found, {}, _pixel_size_of_job(root, found))
     return _from_table(path, blocks)
@@ -157,9 +155,7 @@ def _from_suffix_file(path: Path, root: Path) -> PickSet:
         # RELION keeps the micrograph's path without the job directory that made it
         parts = Path(mic.name).parts
         inside = Path(*parts[2:]) if len(parts) > 2 and parts[1].startswith("job") else Path(mic.name)
-        found.append(
-            PickedMicrograph(mic.name, str(folder / inside.with_name(f"{inside.stem}_{suffix}.star")))
-        )
+        found.append(PickedMicrograph(mic.name, str(folder / inside.with_name(f"{inside.stem}_{suffix}.star"))))
     return PickSet(tuple(found), {}, micrographs.pixel_size)
 
 

@@ -365,9 +365,7 @@ class GridWindow(QWidget):
 
     def _ask_where(self) -> Saving:
         if self.images.kind == "classes":
-            folder = QFileDialog.getExistingDirectory(
-                self, "Directory for particles.star and class_averages.star"
-            )
+            folder = QFileDialog.getExistingDirectory(self, "Directory for particles.star and class_averages.star")
             if not folder:
                 return Saving()
             particles = str(Path(folder) / "particles.star") if self.images.data_star else ""
@@ -469,9 +467,7 @@ class GridWindow(QWidget):
         from relion_py.gui.display.images import images_of_star
 
         if self.images.data_star is None:
-            raise DisplayError(
-                "The particles of these classes are not there (no _data.star beside the model)"
-            )
+            raise DisplayError("The particles of these classes are not there (no _data.star beside the model)")
         images = images_of_star(self.images.data_star, self.images.root)
         rows = selection.particles_of_classes(images.table.ints("rlnClassNumber"), self.selected_classes())
         if not rows:

@@ -142,9 +142,7 @@ class ImagePanel(QWidget):
             pixels = fourier_view(self.image, phases=what == 2)
             limits = (-180.0, 180.0) if what == 2 else render.contrast_limits(pixels, percentile=0.5)
         else:
-            pixels = render.band_pass(
-                self.image, self.pixel_size or 1.0, self.lowpass.value(), self.highpass.value()
-            )
+            pixels = render.band_pass(self.image, self.pixel_size or 1.0, self.lowpass.value(), self.highpass.value())
             limits = render.contrast_limits(
                 pixels,
                 sigma=amount if kind == "sigma" else 0.0,
@@ -171,9 +169,7 @@ class ImagePanel(QWidget):
 class ImageWindow(QWidget):
     """A window for one image."""
 
-    def __init__(
-        self, image: NDArray[Any], pixel_size: float, title: str, parent: QWidget | None = None
-    ) -> None:
+    def __init__(self, image: NDArray[Any], pixel_size: float, title: str, parent: QWidget | None = None) -> None:
         super().__init__(parent, Qt.WindowType.Window)
         self.setWindowTitle(title)
         self.panel = ImagePanel()
@@ -217,15 +213,11 @@ class PictureWindow(QWidget):
 
     def _fit(self) -> None:
         room = self.size()
-        fitted = self._pixmap.size().scaled(
-            room.width() - 30, room.height() - 30, Qt.AspectRatioMode.KeepAspectRatio
-        )
+        fitted = self._pixmap.size().scaled(room.width() - 30, room.height() - 30, Qt.AspectRatioMode.KeepAspectRatio)
         if fitted.width() > self._pixmap.width():
             fitted = self._pixmap.size()
         self.label.setPixmap(
-            self._pixmap.scaled(
-                fitted, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
-            )
+            self._pixmap.scaled(fitted, Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation)
         )
 
     def resizeEvent(self, event: Any) -> None:

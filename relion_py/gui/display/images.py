@@ -103,15 +103,9 @@ class ImageSet:
         if label and self.table is not None and label in self.table:
             return [_short_number(self._text(label, index))]
         if self.kind == "classes":
-            share = (
-                self.numbers("rlnClassDistribution")[index]
-                if "rlnClassDistribution" in self.table
-                else math.nan
-            )
+            share = self.numbers("rlnClassDistribution")[index] if "rlnClassDistribution" in self.table else math.nan
             resolution = (
-                self.numbers("rlnEstimatedResolution")[index]
-                if "rlnEstimatedResolution" in self.table
-                else math.nan
+                self.numbers("rlnEstimatedResolution")[index] if "rlnEstimatedResolution" in self.table else math.nan
             )
             return class_caption(self.class_number(index), share, resolution)
         return []
@@ -152,9 +146,7 @@ def images_of_mrc(path: Path, as_stack: bool = True) -> ImageSet:
     return ImageSet(path, path.parent, "images", StackImages(opened), opened.pixel_size)
 
 
-def images_of_star(
-    path: Path, root: Path, label: str = "", table_name: str = "", blocks: Any = None
-) -> ImageSet:
+def images_of_star(path: Path, root: Path, label: str = "", table_name: str = "", blocks: Any = None) -> ImageSet:
     """The images that a STAR file names: particles, class averages (model, optimiser), micrographs, movies.
 
     ``label`` and ``table_name`` choose the column and table; without them the first of IMAGE_COLUMNS that
@@ -180,9 +172,7 @@ def images_of_star(
             kind = "classes"
         else:
             kind = "particles" if "rlnImageName" in table else "micrographs"
-        images = ImageSet(
-            path, root, kind, NamedImages([], root), optics_pixel_size(blocks), table, name, blocks
-        )
+        images = ImageSet(path, root, kind, NamedImages([], root), optics_pixel_size(blocks), table, name, blocks)
         images.use_column(column)
         return images
     what = f"no column {label}" if label else "no column of images"
@@ -197,9 +187,7 @@ def _classes_of_optimiser(path: Path, root: Path, blocks: Any) -> ImageSet:
     if not model.is_file():
         model = path.with_name(model.name)  # a job directory that was copied out of its project
     if not model.is_file():
-        raise DisplayError(
-            f"{path} names the model {general.strings('rlnModelStarFile')[0]}, which is not there"
-        )
+        raise DisplayError(f"{path} names the model {general.strings('rlnModelStarFile')[0]}, which is not there")
     images = _classes_of_model(model, root, read_star(model))
     images.path = path
     return images

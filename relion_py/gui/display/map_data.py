@@ -37,10 +37,7 @@ class MapData:
         nz, ny, nx = self.volume.shape
         pixel = f"{self.pixel_size:.4g} Å/px" if self.pixel_size else "pixel size not in the header"
         low, high = float(self.volume.min()), float(self.volume.max())
-        return (
-            f"{nx} × {ny} × {nz}, {pixel}, min {low:.4g}, max {high:.4g}, "
-            f"mean {self.mean:.3g}, σ {self.sigma:.4g}"
-        )
+        return f"{nx} × {ny} × {nz}, {pixel}, min {low:.4g}, max {high:.4g}, mean {self.mean:.3g}, σ {self.sigma:.4g}"
 
 
 def load_map(path: Path) -> MapData:

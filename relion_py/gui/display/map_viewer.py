@@ -61,9 +61,7 @@ class SliceView(QWidget):
     def sizeHint(self) -> QSize:
         return QSize(300, 300)
 
-    def show_slice(
-        self, levels: NDArray[np.uint8], cross: tuple[int, int], caption: str, pixel_size: float
-    ) -> None:
+    def show_slice(self, levels: NDArray[np.uint8], cross: tuple[int, int], caption: str, pixel_size: float) -> None:
         """Show grey levels (rows, columns), with the cross-hair at (row, column)."""
         self._image = render.to_qimage(levels)
         self._shape = (levels.shape[0], levels.shape[1])
@@ -88,11 +86,7 @@ class SliceView(QWidget):
             return
         frame, scale = self._frame()
         if self._scaled is None:
-            mode = (
-                Qt.TransformationMode.SmoothTransformation
-                if scale < 4
-                else Qt.TransformationMode.FastTransformation
-            )
+            mode = Qt.TransformationMode.SmoothTransformation if scale < 4 else Qt.TransformationMode.FastTransformation
             self._scaled = QPixmap.fromImage(self._image).scaled(
                 frame.size(), Qt.AspectRatioMode.IgnoreAspectRatio, mode
             )
@@ -196,9 +190,7 @@ class SurfaceView(QWidget):
             return
         volume, size = self._volume, min(420, max(160, min(self.width(), self.height())))
         arguments = (self._threshold, self.rot, self.tilt, size, 0, self.zoom, self._lighting())
-        self._worker.start(
-            lambda: surface.render_surface(volume, *arguments), self._show, lambda sentence: None
-        )
+        self._worker.start(lambda: surface.render_surface(volume, *arguments), self._show, lambda sentence: None)
 
     def _lighting(self) -> surface.Lighting:
         base = self.palette().base().color()
@@ -494,9 +486,7 @@ class MapPanel(QWidget):
         for axis, view in enumerate(self.views):
             levels = render.to_bytes(self.plane(axis), *self._limits)
             n = self.data.volume.shape[axis]
-            view.show_slice(
-                levels, crosses[axis], f"{AXES[axis]} {self._at[axis]} / {n}", self.data.pixel_size
-            )
+            view.show_slice(levels, crosses[axis], f"{AXES[axis]} {self._at[axis]} / {n}", self.data.pixel_size)
             self.numbers[axis].setText(str(self._at[axis]))
 
     def _on_click(self, axis: int, row: int, column: int) -> None:

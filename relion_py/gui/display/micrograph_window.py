@@ -277,8 +277,7 @@ class MicrographPanel(QWidget):
         if np.isfinite(low) and high > low:
             share = (picks.score[rows] - low) / (high - low)
             levels = [
-                self._pg.mkPen((int(255 * (1 - v)), int(90 + 165 * v), 80), width=1.5)
-                for v in np.linspace(0, 1, 16)
+                self._pg.mkPen((int(255 * (1 - v)), int(90 + 165 * v), 80), width=1.5) for v in np.linspace(0, 1, 16)
             ]
             pens = [levels[int(min(15, max(0.0, v) * 15))] for v in np.nan_to_num(share)]
         self.circles.setData(

@@ -200,9 +200,7 @@ class Collector:
     def _picks(self, stamp: Stamp) -> Results:
         path = self.job.first_output("MicrographCoordsGroup", "MicrographGroupMetadata")
         if path is None:
-            found = sorted(self.job.directory.glob("*pick*.star")) or sorted(
-                self.job.directory.glob("coords_suffix_*")
-            )
+            found = sorted(self.job.directory.glob("*pick*.star")) or sorted(self.job.directory.glob("coords_suffix_*"))
             if not found:
                 return Results("picks", stamp, problem="No picks have been written yet")
             path = found[0]

@@ -231,9 +231,7 @@ class ClassesView(ResultView):
             return
         images, model = self._results.images, self._results.summaries[self._results.chosen].model
         try:
-            path = (
-                reference_path(model.classes[index].reference, self.job.root, model.path) if model else None
-            )
+            path = reference_path(model.classes[index].reference, self.job.root, model.path) if model else None
             if model is not None and model.dimensionality == 3 and path is not None:
                 window: QWidget = make_window(path, self.job.root)
             else:
@@ -429,9 +427,7 @@ class CtfView(TableView):
         self.info.setWordWrap(True)
         self.grid: GridPanel | None = None
         self.tabs = QTabWidget()
-        self.tabs.addTab(
-            two_by_two(self.defocus, self.resolution, self.histogram, self.merit), "over micrographs"
-        )
+        self.tabs.addTab(two_by_two(self.defocus, self.resolution, self.histogram, self.merit), "over micrographs")
         right = QWidget()
         filling(right, self.info, self.tabs)
         filling(self, Flow(self.list, right, sizes=(200, 900)))
@@ -457,9 +453,7 @@ class CtfView(TableView):
                 f"Maximum resolution, median {np.nanmedian(limit):.1f} Å",
             )
         merit = floats(table, "rlnCtfFigureOfMerit")
-        self.merit.show_points(
-            mean, {"": merit}, "defocus (µm)", "figure of merit", "Figure of merit against defocus"
-        )
+        self.merit.show_points(mean, {"": merit}, "defocus (µm)", "figure of merit", "Figure of merit against defocus")
         if results.images is not None:
             if self.grid is None:
                 self.grid = GridPanel(results.images, compact=True)

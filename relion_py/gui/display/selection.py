@@ -143,26 +143,18 @@ def _regroup(table: Any, data_star: Path, groups: int) -> None:
     RELION 5, displayer.cpp, regroupSelectedParticles; groups never span optics groups.
     """
     stem = str(data_star).removesuffix("_data.star")
-    model = next(
-        (p for end in ("_model", "_half1_model") if (p := Path(f"{stem}{end}.star")).is_file()), None
-    )
+    model = next((p for end in ("_model", "_half1_model") if (p := Path(f"{stem}{end}.star")).is_file()), None)
     if model is None:
         raise DisplayError(f"Regrouping needs the model file beside {data_star}, which is not there")
     average = len(table) // groups
     if average < 10:
-        raise DisplayError(
-            f"{len(table)} particles in {groups} groups are fewer than ten each: choose fewer groups"
-        )
+        raise DisplayError(f"{len(table)} particles in {groups} groups are fewer than ten each: choose fewer groups")
     if "rlnGroupNumber" not in table:
         raise DisplayError(f"{data_star} has no column rlnGroupNumber, so its particles cannot be regrouped")
     scales = read_star(model)["model_groups"]
-    order = [
-        int(n) for n in scales.ints("rlnGroupNumber")[np.argsort(scales.floats("rlnGroupScaleCorrection"))]
-    ]
+    order = [int(n) for n in scales.ints("rlnGroupNumber")[np.argsort(scales.floats("rlnGroupScaleCorrection"))]]
     group_of = table.ints("rlnGroupNumber")
-    optics_of = (
-        table.ints("rlnOpticsGroup") if "rlnOpticsGroup" in table else np.ones(len(table), dtype=np.int64)
-    )
+    optics_of = table.ints("rlnOpticsGroup") if "rlnOpticsGroup" in table else np.ones(len(table), dtype=np.int64)
     names: dict[int, str] = {}
     width, new = len(str(groups)), 0
     for optics in sorted({int(o) for o in optics_of}):
@@ -200,6 +192,4 @@ def data_star_of(path: Path) -> Path:
     for ending in ("_half1_model.star", "_half2_model.star", "_model.star", "_optimiser.star"):
         if name.endswith(ending):
             return path.with_name(name.removesuffix(ending) + "_data.star")
-    raise DisplayError(
-        f"{path} is neither a model nor an optimiser file, so no particles belong to its classes"
-    )
+    raise DisplayError(f"{path} is neither a model nor an optimiser file, so no particles belong to its classes")

@@ -207,9 +207,7 @@ def read_model(path: Path) -> Model:
     general = blocks.get("model_general")
     table = blocks.get("model_classes")
     if general is None or table is None:
-        raise DisplayError(
-            f"{path} holds no model_general and model_classes tables, so it is no RELION model"
-        )
+        raise DisplayError(f"{path} holds no model_general and model_classes tables, so it is no RELION model")
     pixel = number(general, "rlnPixelSize", 1.0)
     translations = floats(table, "rlnAccuracyTranslationsAngst")
     if "rlnAccuracyTranslationsAngst" not in table:
@@ -296,9 +294,7 @@ class FileCache:
     size: int = 400
     _kept: OrderedDict[tuple[Any, ...], Any] = field(default_factory=OrderedDict)
 
-    def get(
-        self, read: Callable[..., Value], *paths: Path, key: Any = None, arguments: tuple[Any, ...]
-    ) -> Value:
+    def get(self, read: Callable[..., Value], *paths: Path, key: Any = None, arguments: tuple[Any, ...]) -> Value:
         """``read(*arguments)``, or what it gave before if none of ``paths`` changed since (time and size)."""
         stamps = []
         for path in paths:
@@ -351,9 +347,7 @@ def read_orientations(path: Path) -> Orientations:
     blocks = read_star(path)
     table = particle_table(blocks)
     if table is None or "rlnAngleRot" not in table or "rlnAngleTilt" not in table:
-        raise DisplayError(
-            f"{path} has no columns rlnAngleRot and rlnAngleTilt, so it has no angular distribution"
-        )
+        raise DisplayError(f"{path} has no columns rlnAngleRot and rlnAngleTilt, so it has no angular distribution")
     classes = floats(table, "rlnClassNumber", 0.0)
     return Orientations(
         rot=floats(table, "rlnAngleRot"),
@@ -400,9 +394,7 @@ class PostProcess:
     resolution: float  # A
     b_factor: float  # A^2
     curves: dict[str, Spectrum]
-    guinier: dict[
-        str, tuple[NDArray[np.float64], NDArray[np.float64]]
-    ]  # name -> (1/d^2 in 1/A^2, ln amplitude)
+    guinier: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]  # name -> (1/d^2 in 1/A^2, ln amplitude)
     slope: float
     intercept: float
 
@@ -431,11 +423,7 @@ def read_postprocess(path: Path) -> PostProcess:
     if table is None or "rlnResolution" not in table:
         raise DisplayError(f"{path} holds no fsc table, so it is no post-processing result")
     frequency = floats(table, "rlnResolution")
-    curves = {
-        name: Spectrum(frequency, floats(table, label))
-        for name, label in FSC_COLUMNS.items()
-        if label in table
-    }
+    curves = {name: Spectrum(frequency, floats(table, label)) for name, label in FSC_COLUMNS.items() if label in table}
     guinier: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
     if guinier_table is not None and "rlnResolutionSquared" in guinier_table:
         squared = floats(guinier_table, "rlnResolutionSquared")

@@ -58,9 +58,7 @@ class StarTableModel(QAbstractTableModel):
             return label if index.column() == 0 else self._columns[index.row()][0]
         return self._columns[index.column()][int(self.order[index.row()])]
 
-    def headerData(
-        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         if role != Qt.ItemDataRole.DisplayRole:
             return None
         if orientation == Qt.Orientation.Vertical:

@@ -2,8 +2,7 @@
 connection.
 
 The volume is turned (trilinear), each ray finds the first crossing of the threshold along the line of
-sight, and the surface there is lit from its density gradient. :func:`isosurface` gives a mesh for OpenGL
-views where scikit-image is installed.
+sight, and the surface there is lit from its density gradient.
 """
 
 from __future__ import annotations
@@ -158,9 +157,7 @@ def _refined_depth(seen: Volume, first: NDArray[np.int64], threshold: float) -> 
     return (first - 1 + np.clip(part, 0.0, 1.0)).astype(np.float32)
 
 
-def _normals(
-    seen: Volume, first: NDArray[np.int64], voxel: tuple[float, float, float]
-) -> NDArray[np.float32]:
+def _normals(seen: Volume, first: NDArray[np.int64], voxel: tuple[float, float, float]) -> NDArray[np.float32]:
     """Outward unit normals (3 = z, y, x; ny, nx) where each ray enters: minus the density's gradient
     there."""
     steps, ny, nx = seen.shape
@@ -180,18 +177,3 @@ def _normals(
     )
     length = np.sqrt((gradient**2).sum(axis=0))
     return (-gradient / np.maximum(length, 1e-12)).astype(np.float32)
-
-
-def isosurface(volume: Volume, threshold: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Vertices (n, 3) in voxels (x, y, z) from the centre of the box and triangles (m, 3), by marching cubes.
-
-    Needs scikit-image (extra ``viewer3d``): ImportError without it. Empty arrays where nothing exceeds the
-    threshold.
-    """
-    from skimage.measure import marching_cubes
-
-    if not volume.min() < threshold < volume.max():
-        return np.empty((0, 3), np.float32), np.empty((0, 3), np.int64)
-    vertices, faces, _, _ = marching_cubes(volume, threshold)
-    centred = vertices - (np.asarray(volume.shape) - 1) / 2.0
-    return centred[:, ::-1].astype(np.float32), faces.astype(np.int64)

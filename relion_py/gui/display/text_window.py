@@ -111,9 +111,7 @@ class PdfNote(QWidget):
         if QDesktopServices.openUrl(QUrl.fromLocalFile(str(self.path.resolve()))):
             self.message.setText(f"{self.path} was handed to the desktop's PDF viewer.")
             return True
-        self.message.setText(
-            f"No PDF viewer answered. The file is {self.path.resolve()}: open it with any PDF viewer."
-        )
+        self.message.setText(f"No PDF viewer answered. The file is {self.path.resolve()}: open it with any PDF viewer.")
         return False
 
     def finish(self) -> None:

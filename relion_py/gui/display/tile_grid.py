@@ -330,9 +330,7 @@ class TileGrid(QAbstractScrollArea):
                 top = frame.bottom() + 2
                 for text in list(self._captions(index))[: self._caption_lines]:
                     box = QRect(cell.x(), top, cell.width(), line)
-                    short = QFontMetrics(self.font()).elidedText(
-                        text, Qt.TextElideMode.ElideMiddle, box.width() - 2
-                    )
+                    short = QFontMetrics(self.font()).elidedText(text, Qt.TextElideMode.ElideMiddle, box.width() - 2)
                     painter.drawText(box, Qt.AlignmentFlag.AlignCenter, short)
                     top += line
 

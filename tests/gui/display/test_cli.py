@@ -20,9 +20,7 @@ from relion_py.gui.display.map_viewer import MapWindow
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")
-    }
+    environment = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM")}
     command = [sys.executable, "-m", "relion_py.gui.display.cli", *words]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
@@ -89,9 +87,7 @@ def test_every_flag_of_the_reference_is_offered_or_refused(shared: Path) -> None
 
 def test_flags_set_up_the_grid(stack: Path, qtbot) -> None:
     words = "--sort rlnClassNumber --reverse --text_label rlnClassNumber --scale 3 --col 2 --sigma_contrast 2"
-    options = cli.parse(
-        ["--i", str(stack / "particles.star"), *words.split(), "--angpix", "2", "--lowpass", "9"]
-    )
+    options = cli.parse(["--i", str(stack / "particles.star"), *words.split(), "--angpix", "2", "--lowpass", "9"])
     window = cli.make_window(options)
     qtbot.addWidget(window)
     assert isinstance(window, GridWindow)
@@ -102,9 +98,7 @@ def test_flags_set_up_the_grid(stack: Path, qtbot) -> None:
     assert window.grid.look.pixel_size == 2
     assert window.grid.columns() == 2
     assert window.grid._captions(1) == ["2"]
-    options = cli.parse(
-        ["--i", str(stack / "particles.star"), "--max_nr_images", "3", "--black", "-1", "--white", "2"]
-    )
+    options = cli.parse(["--i", str(stack / "particles.star"), "--max_nr_images", "3", "--black", "-1", "--white", "2"])
     window = cli.make_window(options)
     qtbot.addWidget(window)
     assert len(window.grid.order) == 3

@@ -19,9 +19,7 @@ def counts_by_name(root: Path, path: Path) -> dict[str, int]:
 
 def summary(path: Path) -> dict[str, int]:
     table = star.read(path)[""]
-    return dict(
-        zip(table.strings("rlnMicrographName"), table.ints("rlnGroupNrParticles").tolist(), strict=True)
-    )
+    return dict(zip(table.strings("rlnMicrographName"), table.ints("rlnGroupNrParticles").tolist(), strict=True))
 
 
 def test_picks_of_release_5_number_what_its_summary_says(shared: Path) -> None:
@@ -75,8 +73,7 @@ def test_what_holds_no_picks_says_so(tmp_path: Path) -> None:
 
 def test_a_damaged_coordinate_file_counts_as_damaged(tmp_path: Path) -> None:
     (tmp_path / "p.star").write_text(
-        "data_coordinate_files\nloop_\n_rlnMicrographName\n_rlnMicrographCoordinates\n"
-        "a.mrc a.star\nb.mrc b.star\n"
+        "data_coordinate_files\nloop_\n_rlnMicrographName\n_rlnMicrographCoordinates\na.mrc a.star\nb.mrc b.star\n"
     )
     (tmp_path / "a.star").write_text("data_\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n1 2 3\n")
     assert counts_by_name(tmp_path, tmp_path / "p.star") == {"a.mrc": -1, "b.mrc": 0}

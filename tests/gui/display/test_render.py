@@ -15,9 +15,7 @@ from relion_py.gui.display import render
 def test_limits_follow_the_references_order_of_rules() -> None:
     image = np.array([[0.0, 2.0], [4.0, 10.0]])
     mean, deviation = 4.0, math.sqrt((16 + 4 + 0 + 36) / 4)
-    assert render.contrast_limits(image, sigma=2) == pytest.approx(
-        (mean - 2 * deviation, mean + 2 * deviation)
-    )
+    assert render.contrast_limits(image, sigma=2) == pytest.approx((mean - 2 * deviation, mean + 2 * deviation))
     assert render.contrast_limits(image, sigma=2, black=1, white=3)[0] == pytest.approx(mean - 2 * deviation)
     assert render.contrast_limits(image, black=1, white=3) == (1, 3)
     assert render.contrast_limits(image) == (0, 10)
@@ -68,9 +66,7 @@ def grey_to_rgb(name: str, grey: int) -> tuple[float, float, float]:
 def test_colour_tables_are_the_references(name: str) -> None:
     table = render.colour_table(name).astype(float)
     expected = np.array([grey_to_rgb(name, grey) for grey in range(256)])
-    assert (
-        np.abs(table - expected).max() <= 6
-    )  # anchors are evenly spaced; the reference rounds down in steps
+    assert np.abs(table - expected).max() <= 6  # anchors are evenly spaced; the reference rounds down in steps
 
 
 def test_low_pass_keeps_what_is_coarser_and_removes_what_is_finer() -> None:

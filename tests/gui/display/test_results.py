@@ -49,9 +49,7 @@ def write_iteration(root: Path, number: int, resolution: float, write_mrc, spher
     stem = f"{job}/run_it{number:03d}"
     write_mrc(f"{stem}_half1_class001.mrc", sphere * number, 2.0, volume=True)
     random = np.random.default_rng(number)
-    data = star.Table(
-        {"rlnAngleRot": random.uniform(-180, 180, 50), "rlnAngleTilt": random.uniform(0, 180, 50)}
-    )
+    data = star.Table({"rlnAngleRot": random.uniform(-180, 180, 50), "rlnAngleTilt": random.uniform(0, 180, 50)})
     star.write(root / f"{stem}_data.star", {"particles": data})
     general = star.Table({"rlnReferenceDimensionality": ["3"], "rlnPixelSize": ["2.0"]}, loop=False)
     general.set("rlnCurrentResolution", resolution)
@@ -119,9 +117,7 @@ def test_iterations_appear_by_themselves_while_a_job_runs(
     qtbot.waitUntil(lambda: widget.results.chosen == 2, timeout=5000)
 
 
-def test_a_file_that_is_being_written_does_no_harm(
-    qtbot, panel, tmp_path: Path, write_mrc, sphere: np.ndarray
-) -> None:
+def test_a_file_that_is_being_written_does_no_harm(qtbot, panel, tmp_path: Path, write_mrc, sphere: np.ndarray) -> None:
     write_mrc("Refine3D/job001/x.mrc", sphere)
     write_iteration(tmp_path, 1, 20.0, write_mrc, sphere)
     (tmp_path / "Refine3D/job001/run_it002_half1_model.star").write_text("data_model_general\n_rlnPix")
@@ -156,9 +152,7 @@ def test_a_job_that_is_deleted_while_it_is_shown(qtbot, panel, tmp_path: Path, w
         ("Select/job009/", NodesView, ""),
     ],
 )
-def test_each_job_of_a_finished_project_has_its_view(
-    panel, tutorial: Path, job: str, view: type, text: str
-) -> None:
+def test_each_job_of_a_finished_project_has_its_view(panel, tutorial: Path, job: str, view: type, text: str) -> None:
     widget = panel(Project.open(tutorial, read_only=True), job)
     assert type(widget.view) is view
     assert text in widget.title.text()
@@ -174,9 +168,7 @@ def test_a_narrow_dock_cuts_nothing_off(qtbot, panel, tutorial: Path, job: str) 
     assert widget.view.minimumSizeHint().width() <= 420
 
 
-def test_classes_carry_share_and_resolution_and_are_sorted_by_size(
-    panel, shared: Path, tmp_path: Path
-) -> None:
+def test_classes_carry_share_and_resolution_and_are_sorted_by_size(panel, shared: Path, tmp_path: Path) -> None:
     source = shared / "data/real/bgal-10017-relion2-project/relion_dataset/Class2D/job006"
     if not source.is_dir():
         pytest.skip("the RELION 2 project is not here")
@@ -194,9 +186,7 @@ def test_classes_carry_share_and_resolution_and_are_sorted_by_size(
 
 
 @pytest.mark.req("X4")
-def test_external_job_shows_whatever_its_nodes_are(
-    qtbot, panel, tmp_path: Path, write_mrc, sphere: np.ndarray
-) -> None:
+def test_external_job_shows_whatever_its_nodes_are(qtbot, panel, tmp_path: Path, write_mrc, sphere: np.ndarray) -> None:
     write_mrc("External/job001/out.mrc", sphere, 2.0, volume=True)
     (tmp_path / "External/job001/notes.txt").write_text("hello")
     project = SmallProject(

@@ -42,9 +42,7 @@ def test_the_tutorials_selection_comes_out_as_relion_wrote_it(tutorial: Path, tm
             assert classes[""].strings(label) == reference[""].strings(label)
 
     selection.save_backup(tmp_path / "backup_selection.star", rows, _classes(tutorial))
-    assert (
-        star.read(tmp_path / "backup_selection.star")[""] == star.read(written / "backup_selection.star")[""]
-    )
+    assert star.read(tmp_path / "backup_selection.star")[""] == star.read(written / "backup_selection.star")[""]
 
 
 def _classes(tutorial: Path) -> int:
@@ -52,9 +50,7 @@ def _classes(tutorial: Path) -> int:
 
 
 def particle_file(path: Path, n: int = 40) -> Path:
-    optics = star.Table(
-        {"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["opticsGroup1"], "rlnImagePixelSize": [2.0]}
-    )
+    optics = star.Table({"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["opticsGroup1"], "rlnImagePixelSize": [2.0]})
     optics.set("rlnImageSize", [8])
     optics.set("rlnImageDimensionality", [2])
     for label, value in (

@@ -88,9 +88,7 @@ def test_model_of_release_2_gives_accuracies_in_angstrom(shared: Path) -> None:
     if not path.is_file():
         pytest.skip("the RELION 2 project is not here")
     text = path.read_text()
-    pixels = next(
-        line for line in text.splitlines() if line.startswith("Refine3D/job027/run_class001.mrc")
-    ).split()
+    pixels = next(line for line in text.splitlines() if line.startswith("Refine3D/job027/run_class001.mrc")).split()
     model = series.read_model(path)
     assert model.pixel_size == pytest.approx(3.54)
     assert model.classes[0].accuracy_translations == pytest.approx(float(pixels[3]) * 3.54)

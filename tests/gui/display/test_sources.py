@@ -90,9 +90,7 @@ def test_classes_of_a_model_with_their_particles(tmp_path: Path, write_mrc) -> N
         "000001@Class2D/job001/run_it002_classes.mrcs 0.25 12.5\n"
         "000002@Class2D/job001/run_it002_classes.mrcs 0.75 inf\n"
     )
-    (tmp_path / "Class2D/job001/run_it002_data.star").write_text(
-        "data_particles\nloop_\n_rlnClassNumber\n1\n"
-    )
+    (tmp_path / "Class2D/job001/run_it002_data.star").write_text("data_particles\nloop_\n_rlnClassNumber\n1\n")
     model = tmp_path / "Class2D/job001/run_it002_model.star"
     images = images_of_star(model, tmp_path)
     assert images.kind == "classes"
@@ -103,8 +101,7 @@ def test_classes_of_a_model_with_their_particles(tmp_path: Path, write_mrc) -> N
     assert images.order("rlnClassDistribution", reverse=True).tolist() == [1, 0]
     optimiser = tmp_path / "Class2D/job001/run_it002_optimiser.star"
     optimiser.write_text(
-        "data_optimiser_general\n_rlnModelStarFile Class2D/job001/run_it002_model.star\n"
-        "_rlnCurrentIteration 2\n"
+        "data_optimiser_general\n_rlnModelStarFile Class2D/job001/run_it002_model.star\n_rlnCurrentIteration 2\n"
     )
     assert len(images_of_star(optimiser, tmp_path)) == 2
 
@@ -112,9 +109,7 @@ def test_classes_of_a_model_with_their_particles(tmp_path: Path, write_mrc) -> N
 def test_sorting_puts_what_is_no_number_last(tmp_path: Path, write_mrc) -> None:
     write_mrc("a.mrcs", np.zeros((4, 8, 8), np.float32))
     rows = "".join(f"00000{i + 1}@a.mrcs {value}\n" for i, value in enumerate(["3", "nan", "-1", "3"]))
-    (tmp_path / "p.star").write_text(
-        f"data_particles\nloop_\n_rlnImageName\n_rlnAutopickFigureOfMerit\n{rows}"
-    )
+    (tmp_path / "p.star").write_text(f"data_particles\nloop_\n_rlnImageName\n_rlnAutopickFigureOfMerit\n{rows}")
     images = images_of_star(tmp_path / "p.star", tmp_path)
     assert images.order("rlnAutopickFigureOfMerit").tolist() == [2, 0, 3, 1]
     assert images.order("rlnAutopickFigureOfMerit", reverse=True).tolist() == [0, 3, 2, 1]

@@ -17,9 +17,7 @@ def covered(picture: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("rot", "tilt"), [(0.0, 0.0), (35.0, -50.0)])
-def test_a_ball_covers_the_area_of_its_radius_from_every_side(
-    sphere: np.ndarray, rot: float, tilt: float
-) -> None:
+def test_a_ball_covers_the_area_of_its_radius_from_every_side(sphere: np.ndarray, rot: float, tilt: float) -> None:
     picture = surface.render_surface(sphere, 0.5, rot, tilt, size=160)
     area = covered(picture).sum() * (40 / 160) ** 2
     assert area == pytest.approx(math.pi * 10**2, rel=0.02)
@@ -47,14 +45,6 @@ def test_rotation_is_a_proper_rotation() -> None:
     turn = surface.rotation(33.0, 71.0)
     assert np.allclose(turn @ turn.T, np.eye(3))
     assert np.linalg.det(turn) == pytest.approx(1.0)
-
-
-def test_mesh_lies_on_the_ball(sphere: np.ndarray) -> None:
-    pytest.importorskip("skimage")
-    vertices, faces = surface.isosurface(sphere, 0.5)
-    assert np.abs(np.linalg.norm(vertices, axis=1) - 10.0).max() < 0.1
-    assert faces.max() < len(vertices)
-    assert len(surface.isosurface(sphere, 5.0)[0]) == 0
 
 
 def test_reduction_averages_cubes_and_mends_what_is_no_number() -> None:

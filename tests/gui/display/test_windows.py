@@ -30,9 +30,7 @@ def project(tmp_path: Path, write_mrc) -> Path:
     """A small project: a stack of 12 images in 3 classes, a model, particles, a micrograph with picks."""
     random = np.random.default_rng(0)
     write_mrc("Extract/job001/a.mrcs", random.normal(size=(12, 16, 16)).astype(np.float16), 2.0)
-    write_mrc(
-        "Class2D/job002/run_it001_classes.mrcs", random.normal(size=(3, 16, 16)).astype(np.float32), 2.0
-    )
+    write_mrc("Class2D/job002/run_it001_classes.mrcs", random.normal(size=(3, 16, 16)).astype(np.float32), 2.0)
     write_mrc("MotionCorr/job003/m.mrc", random.normal(size=(120, 100)).astype(np.float32), 2.0)
     particles = star.Table({"rlnImageName": [f"{i + 1:06d}@Extract/job001/a.mrcs" for i in range(12)]})
     particles.set("rlnAutopickFigureOfMerit", [float(12 - i) for i in range(12)])
@@ -49,9 +47,7 @@ def project(tmp_path: Path, write_mrc) -> Path:
     classes.set("rlnClassDistribution", [0.2, 0.5, 0.3])
     classes.set("rlnEstimatedResolution", [20.0, 10.0, 15.0])
     general = star.Table({"rlnReferenceDimensionality": ["2"], "rlnPixelSize": ["2.0"]}, loop=False)
-    star.write(
-        tmp_path / "Class2D/job002/run_it001_model.star", {"model_general": general, "model_classes": classes}
-    )
+    star.write(tmp_path / "Class2D/job002/run_it001_model.star", {"model_general": general, "model_classes": classes})
     coordinates = star.Table({"rlnCoordinateX": [20.0, 50.0, 80.0], "rlnCoordinateY": [30.0, 60.0, 90.0]})
     coordinates.set("rlnAutopickFigureOfMerit", [0.1, 0.5, 0.9])
     star.write(tmp_path / "AutoPick/job004/m_autopick.star", {"": coordinates})
@@ -105,9 +101,7 @@ def test_first_page_of_100000_particles_in_a_second_and_no_more_is_read(qtbot, t
 def test_star_of_100000_particles_opens(qtbot, tmp_path: Path, write_mrc) -> None:
     write_mrc("a.mrcs", np.zeros((10, 8, 8), np.float32))
     rows = "".join(f"{i % 10 + 1:06d}@a.mrcs {i % 7} {i * 0.5:.3f}\n" for i in range(100_000))
-    (tmp_path / "p.star").write_text(
-        f"data_particles\nloop_\n_rlnImageName\n_rlnClassNumber\n_rlnDefocusU\n{rows}"
-    )
+    (tmp_path / "p.star").write_text(f"data_particles\nloop_\n_rlnImageName\n_rlnClassNumber\n_rlnDefocusU\n{rows}")
     started = time.perf_counter()
     window = open_file(tmp_path / "p.star")
     qtbot.addWidget(window)
@@ -173,9 +167,7 @@ def test_selected_classes_are_saved_with_particles_and_backup(qtbot, project: Pa
     out = project / "Select/job005"
     images = images_of_star(project / "Class2D/job002/run_it001_model.star", project)
     saved = []
-    saving = Saving(
-        str(out / "class_averages.star"), str(out / "particles.star"), on_saved=lambda: saved.append(True)
-    )
+    saving = Saving(str(out / "class_averages.star"), str(out / "particles.star"), on_saved=lambda: saved.append(True))
     window = show(qtbot, GridWindow(images, saving))
     assert window.grid.order.tolist() == [1, 2, 0]  # classes begin sorted by size
     click(qtbot, window, 0)
@@ -265,9 +257,7 @@ def test_grey_scale_in_standard_deviations_or_values(ramp) -> None:
     panel = window.panel
     panel.contrast.setCurrentText("sigma")
     panel.amount.setValue(2)
-    assert panel.limits() == pytest.approx(
-        (data.mean() - 2 * data.std(), data.mean() + 2 * data.std()), rel=1e-4
-    )
+    assert panel.limits() == pytest.approx((data.mean() - 2 * data.std(), data.mean() + 2 * data.std()), rel=1e-4)
     panel.contrast.setCurrentText("values")
     panel.black.setValue(-1)
     panel.white.setValue(3)
@@ -345,9 +335,7 @@ def test_text_is_found_around_the_end_and_long_files_show_their_end(qtbot, tmp_p
     assert window.find_next()
     window.search.setText("gamma")
     assert not window.find_next()
-    (tmp_path / "long.txt").write_text(
-        "first\n" + "x" * 99 + "\n" * 1 + ("y" * 99 + "\n") * 60_000 + "last\n"
-    )
+    (tmp_path / "long.txt").write_text("first\n" + "x" * 99 + "\n" * 1 + ("y" * 99 + "\n") * 60_000 + "last\n")
     text = show(qtbot, open_file(tmp_path / "long.txt")).text.toPlainText()
     assert text.endswith("last\n")
     assert "first" not in text
@@ -367,9 +355,7 @@ def test_pdf_goes_to_the_desktop(qtbot, tmp_path: Path, monkeypatch) -> None:
 
 @pytest.mark.req("X6")
 def test_picks_lie_over_their_micrograph(qtbot, project: Path) -> None:
-    node = SimpleNamespace(
-        path="AutoPick/job004/autopick.star", type="MicrographCoordsGroup.star.relion.autopick"
-    )
+    node = SimpleNamespace(path="AutoPick/job004/autopick.star", type="MicrographCoordsGroup.star.relion.autopick")
     window = open_node(SimpleNamespace(root=project), node)
     show(qtbot, window)
     assert isinstance(window, MicrographWindow)
@@ -419,9 +405,7 @@ def test_picture_files(qtbot, tmp_path: Path, project: Path) -> None:
         ("coords_suffix_x.star", b"nothing.star"),
     ],
 )
-def test_what_cannot_be_shown_is_one_sentence(
-    tmp_path: Path, qtbot, name: str, content: bytes | None
-) -> None:
+def test_what_cannot_be_shown_is_one_sentence(tmp_path: Path, qtbot, name: str, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DisplayError) as caught:
