@@ -59,9 +59,7 @@ def _matches(root: Path, graph: Graph, name: str, rule: CleanRule) -> list[str]:
 def _subdirectories(job: Path) -> list[str]:
     found = []
     for directory, names, _ in os.walk(job):
-        names[:] = sorted(
-            n for n in names if not n.startswith(".") and not os.path.islink(f"{directory}/{n}")
-        )
+        names[:] = sorted(n for n in names if not n.startswith(".") and not os.path.islink(f"{directory}/{n}"))
         found += [os.path.relpath(os.path.join(directory, n), job) for n in names]
     return found
 

@@ -37,9 +37,7 @@ _GROUPS: dict[str, tuple[_Option, ...]] = {
         _Option("--check_command", "", "Print what the job of this job.star would run; nothing is changed"),
         _Option("--json", None, "With --check_command: one JSON object on stdout"),
     ),
-    "Check job completion": (
-        _Option("--check_job_completion", None, "Only check whether running jobs have ended"),
-    ),
+    "Check job completion": (_Option("--check_job_completion", None, "Only check whether running jobs have ended"),),
     "Add scheduled jobs": (
         _Option("--addJobFromStar", "", "Schedule a job with the type and values of this job.star"),
         _Option("--addJob", "", "Schedule a job of this type, with the values of the last one"),
@@ -64,9 +62,7 @@ _GROUPS: dict[str, tuple[_Option, ...]] = {
         _Option("--pipeline", "default", "Name of the pipeline"),
         _Option("--gentle_clean", "-1", "Gently clean the job of this number"),
         _Option("--harsh_clean", "-1", "Harshly clean the job of this number"),
-        _Option(
-            "--restore", None, "Restore a damaged default_pipeline.star from backups and job directories"
-        ),
+        _Option("--restore", None, "Restore a damaged default_pipeline.star from backups and job directories"),
     ),
 }
 _OPTIONS = {option.name: option for group in _GROUPS.values() for option in group}
@@ -111,9 +107,7 @@ def _parse(arguments: list[str]) -> dict[str, str]:
     for word in rest:
         option = _OPTIONS.get(word)
         if option is None:
-            print(
-                f"WARNING: {word} is not an option of relion_pipeliner; it is passed over.", file=sys.stderr
-            )
+            print(f"WARNING: {word} is not an option of relion_pipeliner; it is passed over.", file=sys.stderr)
         elif option.is_flag:
             values[word] = "yes"
         else:
@@ -126,9 +120,7 @@ def _parse(arguments: list[str]) -> dict[str, str]:
 
 def _run(given: dict[str, str]) -> int:
     if given["--pipeline"] != "default":
-        raise PipelineError(
-            f"Only the pipeline called default is worked on here, not {given['--pipeline']!r}."
-        )
+        raise PipelineError(f"Only the pipeline called default is worked on here, not {given['--pipeline']!r}.")
     if given["--check_command"]:
         return _check_command(Path(given["--check_command"]), bool(given["--json"]))
     if given["--editJob"]:

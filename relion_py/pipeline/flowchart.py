@@ -173,9 +173,7 @@ def _svg_arrow(arrow: Arrow) -> str:
 
 
 def _svg_box(box: Box) -> str:
-    fill, line = (
-        _COLOURS.get(Status(box.status), _OTHER_COLOUR) if box.status in set(Status) else _OTHER_COLOUR
-    )
+    fill, line = _COLOURS.get(Status(box.status), _OTHER_COLOUR) if box.status in set(Status) else _OTHER_COLOUR
     left, top = box.x - BOX_WIDTH / 2, box.y - BOX_HEIGHT / 2
     strike = ' text-decoration="line-through"' if box.status == Status.ABORTED else ""
     dashes = ' stroke-dasharray="4 3"' if box.status == Status.SCHEDULED else ""
@@ -194,9 +192,7 @@ def _svg_box(box: Box) -> str:
 
 def _printable(text: str, allowed: str = "") -> str:
     """Text that XML and TeX can hold: control characters and lone surrogates are replaced."""
-    return "".join(
-        c if (c.isprintable() or c in allowed) and not 0xD800 <= ord(c) < 0xE000 else "�" for c in text
-    )
+    return "".join(c if (c.isprintable() or c in allowed) and not 0xD800 <= ord(c) < 0xE000 else "�" for c in text)
 
 
 # ---- PDF -------------------------------------------------------------------------------------------------

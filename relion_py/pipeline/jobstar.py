@@ -48,9 +48,7 @@ def read(path: Path) -> JobStar:
         inside = [path / JOB_STAR, path / RUN_JOB]
         found = next((file for file in inside if file.is_file()), None)
         if found is None:
-            raise PipelineError(
-                f"{path} holds neither {JOB_STAR} nor {RUN_JOB}, so its parameters are not known."
-            )
+            raise PipelineError(f"{path} holds neither {JOB_STAR} nor {RUN_JOB}, so its parameters are not known.")
         path = found
     if path.name == RUN_JOB:
         return _read_run_job(path)
@@ -66,9 +64,9 @@ def _read_star(path: Path) -> star.StarFile:
     try:
         return star.read(path)
     except UserError:
-        blocks = re.split(
-            r"^(?=data_)", path.read_text(encoding="utf-8", errors="surrogateescape"), flags=re.M
-        )
+        if not path.is_file():
+            raise
+        blocks = re.split(r"^(?=data_)", path.read_text(encoding="utf-8", errors="surrogateescape"), flags=re.M)
         wanted = [block for block in blocks if block.split("\n", 1)[0].strip() in _NEEDED]
         if not wanted:
             raise
@@ -90,9 +88,7 @@ def _from_star(file: star.StarFile, path: Path) -> JobStar:
         table = file[_VALUES]
         values = dict(zip(table.strings(_KEY), table.strings(_VALUE), strict=True))
     extra = {name: table for name, table in file.items() if name not in (_HEAD, _VALUES)}
-    return JobStar(
-        label, values, _is_true(head.value(_CONTINUE, "0")), _is_true(head.value(_TOMO, "0")), extra
-    )
+    return JobStar(label, values, _is_true(head.value(_CONTINUE, "0")), _is_true(head.value(_TOMO, "0")), extra)
 
 
 def _is_true(text: str) -> bool:
@@ -134,9 +130,7 @@ def dumps(job: JobStar) -> str:
     keys = sorted(job.values)
     for key in keys:
         if any(character in job.values[key] for character in "\n\r\0\a"):
-            raise PipelineError(
-                f"The value of {key} contains a line break or control character; take it out."
-            )
+            raise PipelineError(f"The value of {key} contains a line break or control character; take it out.")
     table = star.Table({_KEY: keys, _VALUE: [job.values[key] for key in keys]})
     return star.dumps(star.StarFile({_HEAD: head, _VALUES: table, **job.extra_tables}))
 

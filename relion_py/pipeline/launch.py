@@ -102,8 +102,7 @@ def require_rest(root: Path, graph: Graph, name: str, what: str) -> Process:
         raise PipelineError(f"{process.display_name} is running, so it cannot be {what}; abort it first.")
     if status.still_ending(job_directory(root, name)):
         raise PipelineError(
-            f"The processes of {process.display_name} are still ending, so it cannot be {what} yet; "
-            "try again soon."
+            f"The processes of {process.display_name} are still ending, so it cannot be {what} yet; try again soon."
         )
     return process
 
@@ -116,9 +115,7 @@ def require_free_alias(root: Path, graph: Graph, full: str, name: str) -> None:
         raise PipelineError(f"Another job has the alias {full.rstrip('/')} already; choose another.")
     link = root / full.rstrip("/")
     if os.path.lexists(link) and not link.is_symlink():
-        raise PipelineError(
-            f"There is a file or directory called {full.rstrip('/')} already; choose another alias."
-        )
+        raise PipelineError(f"There is a file or directory called {full.rstrip('/')} already; choose another alias.")
 
 
 def write_files(

@@ -63,9 +63,7 @@ def listed_outputs(root: Path, name: str) -> tuple[list[Node], list[str]]:
             complaints.append(f"An output node was not taken from {OUTPUT_NODES}: {problem}")
             continue
         depth = row.get(_DEPTH, "1")
-        found.append(
-            Node(node_path, node_type_of(row.get(type_column, "")), int(depth) if depth.isdigit() else 1)
-        )
+        found.append(Node(node_path, node_type_of(row.get(type_column, "")), int(depth) if depth.isdigit() else 1))
     return found, complaints
 
 

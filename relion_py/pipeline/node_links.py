@@ -66,6 +66,4 @@ def _entries(root: Path, graph: Graph, node: Node) -> list[Path]:
         shown = maker.alias + node.path[len(maker.name) :]
     if node_path_problem(shown):
         return []
-    return [
-        root / NODES_DIRECTORY / kind / shown for kind in kinds if kind and "/" not in kind and kind != ".."
-    ]
+    return [root / NODES_DIRECTORY / kind / shown for kind in kinds if kind and "/" not in kind and kind != ".."]

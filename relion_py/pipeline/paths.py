@@ -80,9 +80,7 @@ def clean_alias(alias: str) -> str:
     wrong = sorted({c for c in alias if c in _FORBIDDEN_IN_ALIAS})
     if wrong or has_control_characters(alias):
         listed = " ".join(wrong) or "line breaks or control characters"
-        raise PipelineError(
-            f"The alias {alias!r} contains {listed}; use letters, digits, '_', '-', '+' and '.'."
-        )
+        raise PipelineError(f"The alias {alias!r} contains {listed}; use letters, digits, '_', '-', '+' and '.'.")
     if alias.startswith((".", "-")) or alias in ("None", ".."):
         raise PipelineError(f"The alias {alias!r} cannot be used; begin it with a letter or a digit.")
     if len(alias.encode()) > 200:

@@ -353,9 +353,7 @@ def _edge_table(edges: list[tuple[str, str]], labels: tuple[str, str], kind: str
     columns = {labels[0]: [edge[0] for edge in edges], labels[1]: [edge[1] for edge in edges]}
     if not graph.edge_extra:
         return star.Table(columns)
-    return star.Table(
-        columns | _extra_columns([graph.edge_extra.get((kind, *edge), _NOTHING) for edge in edges])
-    )
+    return star.Table(columns | _extra_columns([graph.edge_extra.get((kind, *edge), _NOTHING) for edge in edges]))
 
 
 def _extra_columns(extras: list) -> dict[str, list[str]]:  # type: ignore[type-arg]

@@ -75,9 +75,7 @@ class Project:
         return (Path(root) / PIPELINE_FILE).is_file()
 
     @classmethod
-    def open(
-        cls, root: str | os.PathLike[str] = ".", read_only: bool = False, _patience: int = 10
-    ) -> Project:
+    def open(cls, root: str | os.PathLike[str] = ".", read_only: bool = False, _patience: int = 10) -> Project:
         """Open the project in a directory; nothing is written.
 
         Raises PipelineError if there is none, and DamagedPipeline, with a plan for `restore`, if its
@@ -244,9 +242,7 @@ class Project:
         continuing = bool(job_name) if is_continue is None else is_continue
         return spec.build(values, name, continuing, self._env, DiskFiles(self.root))
 
-    def problems(
-        self, type_label: str, values: Mapping[str, str], is_continue: bool = False
-    ) -> tuple[Problem, ...]:
+    def problems(self, type_label: str, values: Mapping[str, str], is_continue: bool = False) -> tuple[Problem, ...]:
         """Everything that is wrong with the values, each at its option, files on disc included."""
         return self.spec(type_label).validate(values, self.root, is_continue)
 
@@ -259,9 +255,7 @@ class Project:
         """
         return self._launch_new(type_label, values, Status.RUNNING, alias)
 
-    def schedule(
-        self, type_label: str, values: Mapping[str, str], alias: str = "", is_continue: bool = False
-    ) -> str:
+    def schedule(self, type_label: str, values: Mapping[str, str], alias: str = "", is_continue: bool = False) -> str:
         """Keep a new job for later; returns its name. `is_continue`: it shall only do what is not done."""
         return self._launch_new(type_label, values, Status.SCHEDULED, alias, is_continue)
 
@@ -468,9 +462,7 @@ class Project:
         """Move what cleaning a job may take to the trash; returns those paths. `dry_run`: moves nothing."""
         process = self.process(job_name)
         if process.status != Status.SUCCEEDED:
-            raise PipelineError(
-                f"{process.display_name} has not succeeded; only finished jobs can be cleaned."
-            )
+            raise PipelineError(f"{process.display_name} has not succeeded; only finished jobs can be cleaned.")
         directory = job_directory(self.root, process.name)
         if harsh and (directory / cleaning.NO_HARSH_CLEAN).exists():
             raise PipelineError(f"{process.display_name} is protected by its file {cleaning.NO_HARSH_CLEAN}.")
@@ -551,9 +543,7 @@ class Project:
                 yield graph, after
                 if graph.revision != before:
                     if not lock.is_mine():
-                        raise PipelineError(
-                            "Another program took the project's lock over; nothing was changed."
-                        )
+                        raise PipelineError("Another program took the project's lock over; nothing was changed.")
                     self._save(graph)
             except BaseException:
                 if graph.revision != before:

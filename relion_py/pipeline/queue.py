@@ -52,9 +52,7 @@ def script(template: str, built: BuiltJob, values: Mapping[str, str]) -> str:
         else:
             lines.append(line)
     if not used:
-        raise PipelineError(
-            "The submission template has no line with XXXcommandXXX, so it would run nothing; add one."
-        )
+        raise PipelineError("The submission template has no line with XXXcommandXXX, so it would run nothing; add one.")
     return "\n".join(lines) + "\n\n"
 
 
@@ -107,9 +105,7 @@ def _whole(text: str, key: str) -> int:
 
 def _quoted(name: str, value: str) -> str:
     if has_control_characters(value):
-        raise PipelineError(
-            f"The value for XXX{name}XXX contains a line break or control character; take it out."
-        )
+        raise PipelineError(f"The value for XXX{name}XXX contains a line break or control character; take it out.")
     return shlex.quote(value) if value else ""
 
 
@@ -134,13 +130,10 @@ def submit(root: Path, command: str, script_path: str) -> str:
         answer = _run(vector, root, _SUBMIT_TIMEOUT)
     except FileNotFoundError:
         raise PipelineError(
-            f"The queue submission command {vector[0]} was not found: put it on the PATH, or run without "
-            "the queue."
+            f"The queue submission command {vector[0]} was not found: put it on the PATH, or run without the queue."
         ) from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise PipelineError(
-            f"The queue submission command {display(vector)} did not work: {error}."
-        ) from error
+        raise PipelineError(f"The queue submission command {display(vector)} did not work: {error}.") from error
     if answer.returncode != 0:
         said = " ".join((answer.stderr or answer.stdout).split())
         raise PipelineError(f"The queue refused the job ({display(vector)}): {said or 'it gave no reason'}.")

@@ -71,11 +71,16 @@ def start(root: Path, built: BuiltJob, values: Mapping[str, str]) -> None:
         close_fds=True,
         env=_environment(),
     )
-    _children.append(process)
+    adopt(process)
 
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PATH": program_path()}
+
+
+def adopt(child: subprocess.Popen[bytes]) -> None:
+    """Remember a child process until it has ended, so that it does not stay a zombie."""
+    _children.append(child)
 
 
 def reap() -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relion_py.pipeline import control, jobstar, node_links
+from relion_py.pipeline import control, jobstar, node_links, runner
 from relion_py.pipeline.errors import PipelineError
 from relion_py.pipeline.graph import Status
 from relion_py.pipeline.lock import Owner, this_process
@@ -56,9 +56,7 @@ class Plan:
     def check(self) -> None:
         """Raises PipelineError if it cannot be run."""
         if not _NAME.fullmatch(self.name):
-            raise PipelineError(
-                f"{self.name!r} cannot name a schedule; use letters, digits, '_', '-' and '.'."
-            )
+            raise PipelineError(f"{self.name!r} cannot name a schedule; use letters, digits, '_', '-' and '.'.")
         if not self.jobs:
             raise PipelineError("No jobs are given for the schedule; name at least one.")
         if self.repeat < 1:
@@ -195,7 +193,7 @@ def start_in_background(root: Path, plan: Plan) -> None:
         *("--RunJobs", " ".join(plan.jobs)),
     ]
     with open(root / f"pipeline_{plan.name}.log", "ab") as log:
-        subprocess.Popen(
+        child = subprocess.Popen(
             command,
             cwd=root,
             stdin=subprocess.DEVNULL,
@@ -203,6 +201,7 @@ def start_in_background(root: Path, plan: Plan) -> None:
             stderr=log,
             start_new_session=True,
         )
+    runner.adopt(child)
 
 
 def _check(mark: Path) -> None:

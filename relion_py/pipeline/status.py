@@ -62,9 +62,7 @@ def verdict(job: Path, ask_queue: bool = True) -> Verdict | None:
     if record.state in ("starting", "submitting"):
         if age < STARTING_GRACE or (alive and (record.state == "submitting" or age < 3 * STARTING_GRACE)):
             return None
-        return Verdict(
-            Status.FAILED, "the job was never started: the program that was to do it ended, or failed."
-        )
+        return Verdict(Status.FAILED, "the job was never started: the program that was to do it ended, or failed.")
     if alive:
         _end_orphan(job, record)
         return None

@@ -94,9 +94,7 @@ def _how_it_died(command: tuple[str, ...], code: int) -> str:
     return f"{command[0]} ended with exit status {code}."
 
 
-def _run(
-    job: Path, command: tuple[str, ...], record: ProcessRecord, last: bool, plan: RunPlan
-) -> tuple[int, str]:
+def _run(job: Path, command: tuple[str, ...], record: ProcessRecord, last: bool, plan: RunPlan) -> tuple[int, str]:
     """Run one command to its end; returns its exit status and, if it could not be started, a sentence."""
     with open(job / control.RUN_OUT, "ab") as out, open(job / control.RUN_ERR, "ab") as err:
         try:

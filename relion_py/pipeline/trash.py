@@ -50,9 +50,7 @@ def _record_of(graph: Graph, name: str) -> Graph:
     for node in graph.outputs_of(name):
         record.add_node(node)
         record.add_output(name, node.path)
-        record.dangling_inputs += [
-            (node.path, user) for user in graph.consumers_of(node.path) if user != name
-        ]
+        record.dangling_inputs += [(node.path, user) for user in graph.consumers_of(node.path) if user != name]
     record.dangling_inputs += [(node.path, name) for node in graph.inputs_of(name)]
     for kind, first, second in graph.edge_extra:
         if name in (first, second) or graph.producer_of(first) == name:
@@ -132,9 +130,7 @@ def read_record(root: Path, name: str) -> Graph:
             record = pipeline_file.read(path)
             if name in record.processes:
                 return record
-    raise PipelineError(
-        f"Nothing in the Trash tells the inputs and outputs of {name}, so it cannot be undeleted."
-    )
+    raise PipelineError(f"Nothing in the Trash tells the inputs and outputs of {name}, so it cannot be undeleted.")
 
 
 def restore(root: Path, graph: Graph, name: str, record: Graph) -> None:

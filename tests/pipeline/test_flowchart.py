@@ -49,9 +49,7 @@ def check_drawing(chart: Flowchart) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 14).flatmap(
-        lambda n: st.tuples(
-            st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=25)
-        )
+        lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=25))
     )
 )
 def test_any_graph_is_drawn_without_overlaps(case: tuple[int, list[tuple[int, int]]]) -> None:

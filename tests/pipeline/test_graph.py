@@ -15,9 +15,7 @@ def graph() -> Graph:
     made = Graph(job_counter=5)
     for number, kind in enumerate(("Import", "Extract", "Select", "Refine3D"), 1):
         name = f"{kind}/job{number:03d}/"
-        made.add_process(
-            Process(name, "Import/raw/" if number == 1 else "", "relion.external", Status.SUCCEEDED)
-        )
+        made.add_process(Process(name, "Import/raw/" if number == 1 else "", "relion.external", Status.SUCCEEDED))
         made.add_node(Node(f"{name}out.star", PARTS))
         made.add_output(name, f"{name}out.star")
     for maker, user in ((1, 2), (1, 3), (2, 4), (3, 4)):

@@ -102,9 +102,7 @@ def count_up(root: Path, times: int) -> None:
 
 
 @pytest.mark.parametrize("flock", [True, False])
-def test_many_processes_and_threads_take_turns(
-    tmp_path: Path, flock: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_processes_and_threads_take_turns(tmp_path: Path, flock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the file system has no flock, and the directory does all the work."""
     if not flock:
 

@@ -138,9 +138,7 @@ def test_a_job_that_relion_deleted_comes_back(project: Project) -> None:
         project.undelete(f"External/job00{number}")
     project.refresh()
     assert set(project.graph.inputs) == set(before.inputs)
-    assert [p.status for p in project.graph.processes.values()] == [
-        p.status for p in before.processes.values()
-    ]
+    assert [p.status for p in project.graph.processes.values()] == [p.status for p in before.processes.values()]
 
 
 def test_places_that_are_no_project(tmp_path: Path) -> None:
@@ -164,9 +162,7 @@ def tutorial(shared: Path, tmp_path: Path) -> Path:
         pytest.skip("the RELION 3.1 project is not here")
     with tarfile.open(archive) as files:
         files.extractall(tmp_path, filter="data")
-    return next(
-        path.parent for path in sorted(tmp_path.rglob(PIPELINE_FILE)) if "job" not in path.parent.name
-    )
+    return next(path.parent for path in sorted(tmp_path.rglob(PIPELINE_FILE)) if "job" not in path.parent.name)
 
 
 @pytest.mark.req("E1", "G8", "G5")
@@ -191,6 +187,6 @@ def test_a_whole_project_of_release_3(tutorial: Path) -> None:
     restored = Project.restore(tutorial).graph
     assert restored.processes == project.graph.processes
     assert set(restored.outputs) == set(project.graph.outputs)
-    # The backup still has the input of one job from a job that was deleted for good since; nothing is missing.
+    # The backup still has an input from a job that was deleted for good since; nothing is missing.
     assert restored.nodes.items() >= project.graph.nodes.items()
     assert set(restored.inputs) >= set(project.graph.inputs)

@@ -89,9 +89,7 @@ open(out + "RELION_JOB_EXIT_SUCCESS", "w")
         ("os.abort()", "was killed by SIGABRT"),
     ],
 )
-def test_a_script_that_dies_without_a_word_has_failed(
-    run_external, project: Project, script: str, reason: str
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_script_that_dies_without_a_word_has_failed(run_external, project: Project, script: str, reason: str) -> None:  # type: ignore[no-untyped-def]
     job = run_external(PYTHON + script)
     assert project.wait(job, 20) == Status.FAILED
     assert reason in err(project, job)
@@ -188,9 +186,7 @@ def test_killed_processes_are_noticed(run_external, project: Project) -> None:  
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_window_killed_while_it_starts_a_job(
-    project: Project, moment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_window_killed_while_it_starts_a_job(project: Project, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed just before the supervisor begins, the job has failed; just after, it runs to its end."""
     monkeypatch.setattr("relion_py.pipeline.status.STARTING_GRACE", 3.0)
     from relion_py.pipeline import runner
@@ -237,9 +233,7 @@ def test_a_job_whose_process_id_is_somebody_elses_now(run_external, project: Pro
 
 
 def test_closing_the_window_ends_no_job(project: Project) -> None:
-    write_script(
-        project.root / "slow.py", PYTHON + "time.sleep(1.0)\nopen(out + 'RELION_JOB_EXIT_SUCCESS', 'w')"
-    )
+    write_script(project.root / "slow.py", PYTHON + "time.sleep(1.0)\nopen(out + 'RELION_JOB_EXIT_SUCCESS', 'w')")
     window = subprocess.Popen(
         [
             *(sys.executable, "-c"),
@@ -267,9 +261,7 @@ def supervised(project: Project, commands: list[list[str]]) -> str:
     job = project.schedule("relion.external", external(project))
     directory = project.directory(job)
     control.write_plan(directory, control.RunPlan(tuple(map(tuple, commands))))
-    subprocess.run(
-        [sys.executable, "-P", "-m", "relion_py.pipeline.supervise", job], cwd=project.root, check=False
-    )
+    subprocess.run([sys.executable, "-P", "-m", "relion_py.pipeline.supervise", job], cwd=project.root, check=False)
     return job
 
 
@@ -315,9 +307,7 @@ def test_overwrite_keeps_number_alias_and_later_jobs(project: Project) -> None:
     later = project.run("relion.external", external(project, in_coords=first + "picked.star"))
     project.wait(later, 20)
     (project.directory(first) / "precious").write_text("old")
-    write_script(
-        project.root / "other.py", GOOD_SCRIPT.replace('print("arguments:", arguments)', 'print("anew")')
-    )
+    write_script(project.root / "other.py", GOOD_SCRIPT.replace('print("arguments:", arguments)', 'print("anew")'))
     assert project.overwrite(first, {**project.job_values(first), "fn_exe": "./other.py"}) == first
     assert project.wait(first, 20) == Status.SUCCEEDED
     assert project.log_paths("External/picker")[0].read_text() == "anew\n"
@@ -368,9 +358,7 @@ def test_refused_jobs_leave_no_trace(project: Project) -> None:
         project.run("relion.unheardof", {})
 
 
-def test_own_programs_are_found_when_they_are_not_on_the_path(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_own_programs_are_found_when_they_are_not_on_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert program_path().split(os.pathsep) == [str(tmp_path), own]

@@ -34,18 +34,12 @@ def test_scheduled_jobs_run_in_order(project: Project) -> None:
     second = project.schedule("relion.external", external(project, in_coords=first + "picked.star"))
     assert project.process(first).status == Status.SCHEDULED and project.note(first) == ""
     assert project.graph.downstream(first) == [second]
-    done = pipeliner(
-        project.root, "--schedule", "night", "--sec_wait_after", "0", "--RunJobs", f"{first} {second}"
-    )
+    done = pipeliner(project.root, "--schedule", "night", "--sec_wait_after", "0", "--RunJobs", f"{first} {second}")
     assert done.returncode == 0, done.stderr
     project.refresh()
     assert [p.status for p in project.graph.processes.values()] == [Status.SUCCEEDED] * 2
     log = (project.root / "pipeline_night.log").read_text()
-    assert (
-        log.index(f"Executing {first}")
-        < log.index(f"Executing {second}")
-        < log.index("All jobs have finished")
-    )
+    assert log.index(f"Executing {first}") < log.index(f"Executing {second}") < log.index("All jobs have finished")
     assert not list(project.root.glob("RUNNING_PIPELINER_*"))
 
 
@@ -103,23 +97,17 @@ def test_a_schedule_waits_for_inputs(project: Project, monkeypatch: pytest.Monke
 
 def test_adding_jobs_from_the_command_line(project: Project) -> None:
     options = "fn_exe == ./good.py;in_mic == mics.star;Number of threads: == 2"
-    done = pipeliner(
-        project.root, "--addJob", "relion.external", "--addJobOptions", options, "--setJobAlias", "picks"
-    )
+    done = pipeliner(project.root, "--addJob", "relion.external", "--addJobOptions", options, "--setJobAlias", "picks")
     assert done.returncode == 0, done.stderr
     job = done.stdout.strip()
     project.refresh()
     assert project.process(job).alias == "External/picks/" and project.process(job).status == Status.SCHEDULED
     assert project.job_values(job)["nr_threads"] == "2"
-    done = pipeliner(
-        project.root, "--addJobFromStar", f"{job}job.star", "--addJobOptions", "param1_label == x"
-    )
+    done = pipeliner(project.root, "--addJobFromStar", f"{job}job.star", "--addJobOptions", "param1_label == x")
     second = done.stdout.strip()
     project.refresh()
     assert second == "External/job002/" and project.job_values(second)["param1_label"] == "x"
-    assert project.draft("relion.external")["param1_label"] == "x", (
-        "the next draft begins where this one ended"
-    )
+    assert project.draft("relion.external")["param1_label"] == "x", "the next draft begins where this one ended"
     wrong = pipeliner(project.root, "--addJob", "relion.external", "--addJobOptions", "colour == blue")
     assert wrong.returncode == 1 and "no option 'colour'" in wrong.stderr
 
@@ -144,12 +132,7 @@ def test_editing_job_files(project: Project) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert path.read_text() == before and jobstar.read(other).values["nr_threads"] == "-4"
-    assert (
-        pipeliner(
-            project.root, "--editJob", job, "--editOption", "do_queue", "--editValue", "true"
-        ).returncode
-        == 0
-    )
+    assert pipeliner(project.root, "--editJob", job, "--editOption", "do_queue", "--editValue", "true").returncode == 0
     assert jobstar.read(path).values["do_queue"] == "Yes"
     assert pipeliner(project.root, "--editJob", job, "--editOption", "nonsense").returncode == 1
 
@@ -241,9 +224,7 @@ def fake_queue(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
         'out=$(sed -n "s/#SBATCH --output=//p" "$1")\nsetsid bash "$1" >> "$out" 2>&1 < /dev/null &\n'
         f'echo $! > {directory}/pid\necho "Submitted batch job $!"\n',
     )
-    write_script(
-        directory / "squeue", '#!/bin/bash\nkill -0 "${@: -1}" 2>/dev/null && echo "${@: -1}"\nexit 0\n'
-    )
+    write_script(directory / "squeue", '#!/bin/bash\nkill -0 "${@: -1}" 2>/dev/null && echo "${@: -1}"\nexit 0\n')
     write_script(directory / "scancel", '#!/bin/bash\nkill -KILL -- "-$1"\n')
     (project.root / "template.sh").write_text(QUEUE_TEMPLATE)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
@@ -271,12 +252,8 @@ def test_submission_fills_the_template(project: Project, fake_queue: Path) -> No
     job = project.run("relion.external", queued(project, queuename="$(touch hacked) 'q'", qsub_extra1="a b"))
     assert project.wait(job, 30) == Status.SUCCEEDED
     script = (project.directory(job) / "run_submit.script").read_text()
-    assert (
-        f"#SBATCH --job-name={job}\n#SBATCH --error={job}run.err\n#SBATCH --output={job}run.out\n" in script
-    )
-    assert (
-        "--ntasks=1 --cpus-per-task=3" in script and "# cores 3 dedicated 2 nodes 2 extra 'a b'\n" in script
-    )
+    assert f"#SBATCH --job-name={job}\n#SBATCH --error={job}run.err\n#SBATCH --output={job}run.out\n" in script
+    assert "--ntasks=1 --cpus-per-task=3" in script and "# cores 3 dedicated 2 nodes 2 extra 'a b'\n" in script
     assert "'$(touch hacked) '\"'\"'q'\"'\"''" in script
     assert f"./good.py --o {job} --in_mics mics.star --j 3\n" in script
     assert "arguments:" in project.log_paths(job)[0].read_text()
@@ -295,9 +272,7 @@ def test_a_queued_job_that_vanishes_has_failed(project: Project, fake_queue: Pat
 
 
 @pytest.mark.req("J2")
-def test_abort_cancels_in_the_queue(
-    project: Project, fake_queue: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_abort_cancels_in_the_queue(project: Project, fake_queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relion_py.pipeline.status.ORPHAN_GRACE", 0.5)
     write_script(project.root / "slow.py", "#!/bin/sh\nexec sleep 600\n")
     job = project.run("relion.external", queued(project, "./slow.py"))
