@@ -21,12 +21,16 @@ from relion_py.compute.backend.kernels_numba import project
 
 
 class CpuBackend:
-    """Runs kernels over ranges in `threads` threads; use as a context manager."""
+    """Runs kernels over ranges in `threads` threads; use as a context manager.
+
+    check() is called between pieces of work, by the thread that waits for them, and may raise to stop.
+    """
 
     name = "cpu"
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, check: Callable[[], None] | None = None) -> None:
         self.threads = max(1, threads)
+        self._check = check or (lambda: None)
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -43,13 +47,21 @@ class CpuBackend:
         self._pool = None
 
     def map(self, function: Callable[..., object], tasks: Sequence[tuple]) -> None:
-        """function(*task) for each task, in the threads; the first exception is raised here."""
+        """function(*task) for each task, in the threads; the first exception is raised here, and drops what waits."""
         if self._pool is None or len(tasks) < 2:
             for task in tasks:
+                self._check()
                 function(*task)
-        else:
-            for future in [self._pool.submit(function, *task) for task in tasks]:
+            return
+        futures = [self._pool.submit(function, *task) for task in tasks]
+        try:
+            for future in futures:
+                self._check()
                 future.result()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
 
     def ranges(self, n: int, pieces: int | None = None) -> list[tuple[int, int]]:
         """Disjoint ranges that cover 0 ... n, of nearly equal length; none is empty."""

@@ -143,7 +143,7 @@ class AutoRefinement(Engine):
         mine = sum(len(source.share(self.particles.members(h), comm)) for h in (1, 2))
         self.weighted: list[WeightedSums] = []
         done = 0
-        with CpuBackend(options.threads) as backend, self.job.progress(mine) as bar:
+        with CpuBackend(options.threads, self.job.check_abort) as backend, self.job.progress(mine) as bar:
 
             def advance(n: int) -> None:
                 nonlocal done

@@ -24,6 +24,8 @@ from relion_py.compute.refine.images import DiscPixels, PreparedImages
 from relion_py.compute.refine.sampling import Groups, LocalSearch, OwnPoses, SamplingTables
 
 MIB = 1 << 20
+SUM_ROUNDS = 8
+"""Rounds in which a batch is summed; between them a request to stop is seen."""
 
 
 @dataclass(frozen=True)
@@ -527,8 +529,10 @@ class Expectation:
                 self._grids[thread], signal[thread], power[thread], a, b,
             )  # fmt: skip
 
-        ranges = self.backend.block_ranges(g.block, g.work(), threads)
-        self.backend.map(work, [(i, a, b) for i, (a, b) in enumerate(ranges)])
+        # in rounds, each thread keeping its accumulator, so that a request to stop is seen between them
+        ranges = self.backend.block_ranges(g.block, g.work(), SUM_ROUNDS * threads)
+        for first in range(0, len(ranges), threads):
+            self.backend.map(work, [(i, a, b) for i, (a, b) in enumerate(ranges[first : first + threads])])
         return signal.sum(axis=0), power.sum(axis=0)
 
     def _keep(
