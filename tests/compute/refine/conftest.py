@@ -14,9 +14,7 @@ from relion_py.compute.simulate import simulate_particles
 def d2_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hundred particles of a D2 object, its truth.mrc, reference.mrc (low-passed) and mask.mrc."""
     root = tmp_path_factory.mktemp("d2")
-    simulate_particles(
-        root, 100, box=BOX, angpix=PIXEL, symmetry="D2", seed=3, snr=0.3, reference_resolution=INI_HIGH
-    )
+    simulate_particles(root, 100, box=BOX, angpix=PIXEL, symmetry="D2", seed=3, snr=0.3, reference_resolution=INI_HIGH)
     return root
 
 

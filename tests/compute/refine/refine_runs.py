@@ -25,8 +25,8 @@ BOX, PIXEL, DIAMETER, INI_HIGH = 32, 5.0, 110.0, 40.0
 USUAL = (
     "--i particles.star --ref reference.mrc --auto_refine --split_random_halves --ctf --particle_diameter "
     f"{DIAMETER:g} --ini_high {INI_HIGH:g} --sym D2 --norm --scale --flatten_solvent --zero_mask "
-    f"--oversampling 1 --healpix_order 2 --offset_range 5 --offset_step 2 --low_resol_join_halves {INI_HIGH:g} "
-    "--auto_local_healpix_order 4 --random_seed 1 --pool 30 --dont_combine_weights_via_disc"
+    f"--oversampling 1 --healpix_order 2 --offset_range 5 --offset_step 2 "
+    f"--low_resol_join_halves {INI_HIGH:g} --auto_local_healpix_order 4 --random_seed 1 --pool 30 --dont_combine_weights_via_disc"
 ).split()
 """The command of a 3D auto-refinement, but for the output and for what is added to it."""
 
@@ -102,9 +102,7 @@ def usual_without(*flags: str) -> list[str]:
     return words
 
 
-def start(
-    project: Path, name: str, *more: str, ranks: int = 0, usual: tuple[str, ...] | list[str] = USUAL
-) -> Run:
+def start(project: Path, name: str, *more: str, ranks: int = 0, usual: tuple[str, ...] | list[str] = USUAL) -> Run:
     """Starts the program in `project`, under pipeline control in the directory `name`, output `name/run`."""
     out = project / name
     out.mkdir(parents=True, exist_ok=True)
@@ -120,18 +118,14 @@ def start(
     return Run(project, out, process=process)
 
 
-def refine(
-    project: Path, name: str, *more: str, ranks: int = 0, seconds: float = 200.0, **how: list[str]
-) -> Run:
+def refine(project: Path, name: str, *more: str, ranks: int = 0, seconds: float = 200.0, **how: list[str]) -> Run:
     """Runs the program to its end, whatever that is."""
     run = start(project, name, *more, ranks=ranks, **how)
     run.wait(seconds)
     return run
 
 
-def refined(
-    project: Path, name: str, *more: str, ranks: int = 0, seconds: float = 200.0, **how: list[str]
-) -> Run:
+def refined(project: Path, name: str, *more: str, ranks: int = 0, seconds: float = 200.0, **how: list[str]) -> Run:
     """Runs the program to its good end."""
     run = refine(project, name, *more, ranks=ranks, seconds=seconds, **how)
     assert run.status == 0, run.stderr + run.stdout
@@ -153,11 +147,7 @@ def shell_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     n = first.shape[0]
     a, b = np.fft.fftn(first.astype(float)), np.fft.fftn(second.astype(float))
     k = np.fft.fftfreq(n, 1 / n)
-    shell = (
-        np.rint(np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None] ** 2))
-        .astype(int)
-        .ravel()
-    )
+    shell = np.rint(np.sqrt(k[:, None, None] ** 2 + k[None, :, None] ** 2 + k[None, None] ** 2)).astype(int).ravel()
 
     def total(values: np.ndarray) -> np.ndarray:
         return np.bincount(shell, values.real.ravel())[: n // 2 + 1]

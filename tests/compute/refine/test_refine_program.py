@@ -1,4 +1,4 @@
-"""The refinement program on simulated particles: it finds the truth, repeats itself, does what options say."""
+"""The refinement program on simulated particles: finds the truth, repeats itself, obeys its options."""
 
 from __future__ import annotations
 
@@ -97,9 +97,7 @@ def test_the_same_seed_gives_the_same_map_and_another_seed_another(serial_run: R
 def test_threads_change_rounding_only(serial_run: Run, d2_project: Path) -> None:
     threads = refined(d2_project, "threads", "--iter", "2", "--j", "2")
     for name in ("run_it001_half1_class001.mrc", "run_it002_half2_class001.mrc"):
-        np.testing.assert_allclose(
-            threads.map(name), serial_run.map(name), atol=1e-4 * serial_run.map(name).max()
-        )
+        np.testing.assert_allclose(threads.map(name), serial_run.map(name), atol=1e-4 * serial_run.map(name).max())
 
 
 @pytest.mark.parametrize("how", ["--preread_images", "--scratch_dir scratch", "--j 2 --pool 1"])
@@ -108,9 +106,7 @@ def test_where_images_come_from_changes_nothing(how: str, serial_run: Run, d2_pr
     run = refined(d2_project, "source" + how.split()[0].strip("-"), "--iter", "1", *how.split())
     name = "run_it001_half1_class001.mrc"
     if "--j" in how:
-        np.testing.assert_allclose(
-            run.map(name), serial_run.map(name), atol=1e-4 * serial_run.map(name).max()
-        )
+        np.testing.assert_allclose(run.map(name), serial_run.map(name), atol=1e-4 * serial_run.map(name).max())
     else:
         np.testing.assert_array_equal(run.map(name), serial_run.map(name))
     assert list((d2_project / "scratch").iterdir()) == []
@@ -132,9 +128,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("what", OPTIONS)
-def test_an_option_changes_the_run_and_the_map_is_still_right(
-    what: str, serial_run: Run, d2_project: Path
-) -> None:
+def test_an_option_changes_the_run_and_the_map_is_still_right(what: str, serial_run: Run, d2_project: Path) -> None:
     words, without = (text.split() for text in OPTIONS[what])
     run = refined(d2_project, what.replace(" ", "_"), "--iter", "2", *words, usual=usual_without(*without))
     real, name = truth(d2_project), "run_it002_half1_class001.mrc"
@@ -147,7 +141,7 @@ def test_an_option_changes_the_run_and_the_map_is_still_right(
         assert max(data.ints("rlnNrOfSignificantSamples")) <= 3 * 8 * 4
         assert min(data.ints("rlnNrOfSignificantSamples")) >= 1
     if "--sigma_ang" in words:
-        # three standard deviations of direction and three in the plane are searched; random poses are 60 degrees apart
+        # three standard deviations of direction and of psi are searched; random poses are 60 degrees apart
         assert numbers(run.stdout, "Changes in angles=")[-1] < 30.0
         assert "local searches= true" in run.stdout
     if "--firstiter_cc" in words:
@@ -159,13 +153,9 @@ def test_an_option_changes_the_run_and_the_map_is_still_right(
 
 def test_the_corrected_fsc_lacks_what_the_mask_adds(d2_project: Path, serial_run: Run) -> None:
     """With a mask the curve is that of the masked halves, higher than without it where there is signal."""
-    run = refined(
-        d2_project, "solvent_fsc", "--iter", "2", "--solvent_mask", "mask.mrc", "--solvent_correct_fsc"
-    )
+    run = refined(d2_project, "solvent_fsc", "--iter", "2", "--solvent_mask", "mask.mrc", "--solvent_correct_fsc")
     curves = [
-        np.array(
-            star.read(r.out / "run_it002_half1_model.star")["model_class_1"].floats("rlnGoldStandardFsc")
-        )
+        np.array(star.read(r.out / "run_it002_half1_model.star")["model_class_1"].floats("rlnGoldStandardFsc"))
         for r in (run, serial_run)
     ]
     assert curves[0][:5].min() > 0.9
@@ -206,19 +196,13 @@ def test_each_optics_group_has_its_own_noise(tmp_path: Path) -> None:
             noise[iteration, group] = float(np.median(spectrum[11:16]) * 2.0 * BOX**2)
     assert noise[0, 1] == pytest.approx(1.0, rel=0.06) and noise[0, 2] == pytest.approx(4.0, rel=0.06)
     # the soft edge between image and filled-in noise lowers both in the same proportion
-    assert noise[2, 1] == pytest.approx(0.85, rel=0.15) and noise[2, 2] / noise[2, 1] == pytest.approx(
-        4.0, rel=0.1
-    )
+    assert noise[2, 1] == pytest.approx(0.85, rel=0.15) and noise[2, 2] / noise[2, 1] == pytest.approx(4.0, rel=0.1)
 
 
 @pytest.mark.req("I6")
-def test_a_continued_run_goes_on_under_its_own_name_and_ends_like_the_first(
-    serial_run: Run, d2_project: Path
-) -> None:
+def test_a_continued_run_goes_on_under_its_own_name_and_ends_like_the_first(serial_run: Run, d2_project: Path) -> None:
     before = {p.name: p.stat().st_mtime_ns for p in serial_run.out.iterdir()}
-    run = refine(
-        d2_project, "serial", usual=["--continue", "serial/run_it003_optimiser.star", "--o", "serial/run"]
-    )
+    run = refine(d2_project, "serial", usual=["--continue", "serial/run_it003_optimiser.star", "--o", "serial/run"])
     assert run.status == 0, run.stderr
     assert run.has("run_ct3_it004_optimiser.star") and run.has("run_ct3_class001.mrc")
     assert not run.has("run_ct3_it003_optimiser.star")
