@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from movie_files import counts, moved, scene
 from scipy import fft, ndimage
 
 from relion_py.compute.errors import UserError
@@ -33,7 +34,6 @@ from relion_py.compute.motion.model import (
     write_motion,
 )
 from relion_py.compute.motion.spectrum import amplitude_sum, power_spectrum
-from tests.compute.motion.movie_files import counts, moved, scene
 
 RNG = np.random.default_rng(3)
 

@@ -9,11 +9,11 @@ import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from movie_files import eer_page, write_eer
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io.movies import open_movie, read_defects, read_gain, turn_gain, unpack_nibbles
 from relion_py.compute.io.mrc import write_map
-from tests.compute.motion.movie_files import eer_page, write_eer
 
 RNG = np.random.default_rng(7)
 
