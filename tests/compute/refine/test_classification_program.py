@@ -1,0 +1,122 @@
+"""Classification as a user runs it: simulated particles of two structures are told apart, in 2D and in 3D."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relion_py.compute.image.fsc import fsc
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import read_map, read_stack
+from relion_py.compute.simulate import simulate_particles
+
+COMMON = (
+    "--ctf --particle_diameter 140 --flatten_solvent --zero_mask --oversampling 1 --norm --scale --j 2 "
+    "--offset_range 3 --offset_step 2 --random_seed 1 --dont_combine_weights_via_disc"
+).split()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("classes")
+    simulate_particles(
+        root / "Particles", 240, 32, 5.5, "C2", 5, 1.0, project_root=root, classes=2, reference_resolution=25.0
+    )
+    return root
+
+
+def refine(project: Path, name: str, *words: str, ranks: int = 1) -> Path:
+    out = project / name
+    out.mkdir()
+    program = [sys.executable, "-m", "relion_py.compute.cli.refine"]
+    launcher = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        [*launcher, *program, "--o", f"{name}/run", *words],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+def agreement(project: Path, data: Path) -> float:
+    """Share of particles whose class is right, whichever way the two classes are numbered."""
+    truth = star.read(project / "Particles/truth.star")["particles"]
+    wanted = dict(zip(truth.strings("rlnImageName"), truth.ints("rlnClassNumber"), strict=True))
+    found = star.read(data)["particles"]
+    right = np.array([wanted[n] for n in found.strings("rlnImageName")]) == found.ints("rlnClassNumber")
+    return max(right.mean(), 1.0 - right.mean())
+
+
+def test_two_structures_are_told_apart(project):
+    out = refine(
+        project, "align", "--i", "Particles/particles.star", "--ref", "Particles/reference.mrc", "--K", "2", "--iter",
+        "12", "--tau2_fudge", "4", "--ini_high", "25", "--healpix_order", "2", "--sym", "C2", *COMMON,
+    )  # fmt: skip
+    assert agreement(project, out / "run_it012_data.star") > 0.85
+    maps = [read_map(out / f"run_it012_class00{k}.mrc")[0] for k in (1, 2)]
+    truth, _ = read_map(project / "Particles/truth.mrc")
+    assert max(fsc(m, truth)[1:7].min() for m in maps) > 0.9
+    model = star.read(out / "run_it012_model.star")
+    assert sum(model["model_classes"].floats("rlnClassDistribution")) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_known_poses_are_kept_when_alignment_is_skipped(project):
+    out = refine(
+        project, "still", "--i", "Particles/truth.star", "--ref", "Particles/reference.mrc", "--K", "2", "--iter", "12",
+        "--tau2_fudge", "4", "--ini_high", "25", "--skip_align", "--sym", "C2", *COMMON,
+    )  # fmt: skip
+    before = star.read(project / "Particles/truth.star")["particles"]
+    after = star.read(out / "run_it012_data.star")["particles"]
+    order = {name: i for i, name in enumerate(before.strings("rlnImageName"))}
+    index = [order[name] for name in after.strings("rlnImageName")]
+    for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst"):
+        np.testing.assert_allclose(after.floats(label), before.floats(label)[index], atol=2e-5)
+    assert agreement(project, out / "run_it012_data.star") > 0.9
+
+
+def test_class_averages_continue_and_ranks_agree(project):
+    words = ("--i", "Particles/particles.star", "--K", "4", "--tau2_fudge", "2", "--psi_step", "12", "--center_classes")
+    whole = refine(project, "flat", *words, "--iter", "5", *COMMON)
+    refine(
+        project, "flat_continued", "--continue", "flat/run_it003_optimiser.star", "--iter", "5", "--j", "2",
+        "--dont_combine_weights_via_disc",
+    )  # fmt: skip
+    ranks = refine(project, "flat_ranks", *words, "--iter", "5", *COMMON, ranks=2)
+    averages, angpix = read_stack(whole / "run_it005_classes.mrcs")
+    assert averages.shape == (4, 32, 32) and angpix == pytest.approx(5.5)
+    assert averages.std(axis=(1, 2)).max() > 0
+    again, _ = read_stack(project / "flat_continued/run_it005_classes.mrcs")
+    shared, _ = read_stack(ranks / "run_it005_classes.mrcs")
+    scale = np.abs(averages).max()
+    # a continuation reads rounded numbers; ranks add in another order
+    np.testing.assert_allclose(again, averages, atol=0.02 * scale)
+    np.testing.assert_allclose(shared, averages, atol=0.02 * scale)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--K", "3", "--auto_refine", "--split_random_halves"], "Auto-refinement has one class"),
+        (["--fast_subsets", "--iter", "5"], "--fast_subsets needs at least 20 iterations"),
+        (["--split_random_halves"], "goes with --auto_refine"),
+    ],
+)
+def test_options_that_contradict_each_other(project, words, sentence):
+    result = subprocess.run(
+        [
+            sys.executable, "-m", "relion_py.compute.cli.refine", "--o", "x/run", "--i", "Particles/particles.star",
+            "--ref", "Particles/reference.mrc", *words,
+        ],
+        cwd=project, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert sentence in result.stderr and "Traceback" not in result.stderr
