@@ -26,7 +26,8 @@ USUAL = (
     "--i particles.star --ref reference.mrc --auto_refine --split_random_halves --ctf --particle_diameter "
     f"{DIAMETER:g} --ini_high {INI_HIGH:g} --sym D2 --norm --scale --flatten_solvent --zero_mask "
     f"--oversampling 1 --healpix_order 2 --offset_range 5 --offset_step 2 "
-    f"--low_resol_join_halves {INI_HIGH:g} --auto_local_healpix_order 4 --random_seed 1 --pool 30 --dont_combine_weights_via_disc"
+    f"--low_resol_join_halves {INI_HIGH:g} --auto_local_healpix_order 4 --random_seed 1 "
+    "--pool 30 --dont_combine_weights_via_disc"
 ).split()
 """The command of a 3D auto-refinement, but for the output and for what is added to it."""
 

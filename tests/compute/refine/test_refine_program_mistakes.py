@@ -83,7 +83,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "no CTF columns": (lambda p: without_column(p, "rlnDefocusU"), [], r"particles\.star.*rlnDefocusU"),
     "no image names": (lambda p: without_column(p, "rlnImageName"), [], r"particles\.star.*rlnImageName"),
     "non-square images": (lambda p: with_stack(p, lambda a: a[:, :, :-2].copy()), [], r"mic0002\.mrcs.*square"),
-    "pixels that are no numbers": (lambda p: with_stack(p, set_nan), [], r"000007@Particles/mic0002\.mrcs.*not numbers"),
+    "pixels that are no numbers": (lambda p: with_stack(p, set_nan), [], r"000007@Particles/mic0002.*not numbers"),
     "a truncated stack": (lambda p: cut(p / "Particles/mic0002.mrcs"), [], r"mic0002\.mrcs"),
     "a truncated reference": (lambda p: cut(p / "reference.mrc"), [], r"reference\.mrc"),
     "no symmetry of that name": (lambda p: None, ["--sym", "D0"], r"D0"),
