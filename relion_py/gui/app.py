@@ -51,8 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     window = open_window(root)
     if window is None:
         return 1
+    from relion_py.gui.collector import Collector
+
+    collector = Collector(window)
     window.show()
-    return app.exec()
+    status = app.exec()
+    collector.stop()
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,9 +155,7 @@ def ask_for_project(root: Path, unlikely: bool) -> bool:
     from PySide6.QtCore import Qt
     from PySide6.QtWidgets import QMessageBox
 
-    box = QMessageBox(
-        QMessageBox.Icon.Question, "RELION", f"{root} does not look like a RELION project directory."
-    )
+    box = QMessageBox(QMessageBox.Icon.Question, "RELION", f"{root} does not look like a RELION project directory.")
     box.setTextFormat(Qt.TextFormat.PlainText)
     hint = "Only run relion in your project directory. Do you want to start a new project here?"
     if unlikely:

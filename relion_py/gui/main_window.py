@@ -54,6 +54,7 @@ class MainWindow(QMainWindow):
     def __init__(self, session: ProjectSession) -> None:
         super().__init__()
         self.session = session
+        session.setParent(self)
         self.root = session.root
         self.env = SiteEnvironment.from_environ()
         self.specs = [spec.for_site(self.env) for spec in registry.all_specs()]
@@ -293,6 +294,7 @@ class MainWindow(QMainWindow):
         self.session.call(
             lambda project: dict(project.draft(spec.type_label)),
             lambda values: self._fill(ticket, form, values, False),
+            lambda sentence: self._fill_defaults(ticket, form, sentence),
         )
 
     def show_values(self, type_label: str, values: Mapping[str, str]) -> None:
@@ -333,6 +335,12 @@ class MainWindow(QMainWindow):
         self._draft_timer.stop()
         self.control.update()
         self.job_shown.emit(self.current_job)
+
+    def _fill_defaults(self, ticket: int, form: JobForm, sentence: str) -> None:
+        """What was typed last cannot be read: say so and begin with the defaults."""
+        if ticket == self.ticket:
+            self._fill(ticket, form, form.spec.defaults(self.env), False)
+            self.control.say_problem(sentence)
 
     def _lock_unfilled(self, ticket: int) -> None:
         """Values that take long to come must not overwrite what is typed meanwhile."""

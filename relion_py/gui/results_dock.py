@@ -34,6 +34,7 @@ class ResultsDock(QWidget):
         self._session = session
         self._job = ""
         self._started = False
+        self._thread: threading.Thread | None = None
         self._box = QVBoxLayout(self)
         self._box.setContentsMargins(0, 0, 0, 0)
         self.setMinimumWidth(300)
@@ -46,7 +47,8 @@ class ResultsDock(QWidget):
             QTimer.singleShot(START_AFTER_MS, self, self._load)
 
     def _load(self) -> None:
-        threading.Thread(target=self._load_libraries, name="libraries", daemon=True).start()
+        self._thread = threading.Thread(target=self._load_libraries, name="libraries", daemon=True)
+        self._thread.start()
 
     def _load_libraries(self) -> None:
         for name in LIBRARIES:
@@ -72,5 +74,8 @@ class ResultsDock(QWidget):
     def stop(self) -> None:
         """Stop looking at files; the window is closing."""
         self._job = ""
+        self._started = True
+        if self._thread is not None:
+            self._thread.join(timeout=10.0)
         if self.panel is not None:
             self.panel.clear()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import shiboken6
 from PySide6.QtCore import QFileSystemWatcher, QObject, Qt, QTimer, Signal
 
 from relion_py.gui.progress import job_progress
@@ -88,7 +89,9 @@ class ProjectSession(QObject):
         self.root = project.root
         self._latest = copy_of(project.graph)  # the worker's; the newest copy that was made
         self.snapshot = Snapshot(self._latest)
-        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # numbers in _waiting
+        self._waiting: dict[int, Callable[[], None]] = {}
+        self._count = 0
         self._refresh_waiting = False
         self._last_trouble = ""
         self._closed = False
@@ -139,7 +142,7 @@ class ProjectSession(QObject):
                 if done is not None:
                     self._answered.emit(done, result)
 
-        self._tasks.put(task)
+        self._ask(task)
 
     def refresh(self) -> None:
         """Look whether files changed or jobs ended; asks are never piled up."""
@@ -162,7 +165,7 @@ class ProjectSession(QObject):
             finally:
                 self._answered.emit(self._refreshed, snapshot)
 
-        self._tasks.put(task)
+        self._ask(task)
 
     def _tell_once(self, trouble: str, tell: Callable[[str], None]) -> None:
         """What goes wrong at every look is told when it is new, not every two seconds."""
@@ -170,10 +173,20 @@ class ProjectSession(QObject):
             self._last_trouble = trouble
             self._answered.emit(tell, trouble)
 
+    def _ask(self, task: Callable[[], None]) -> None:
+        """Queue a task. The window's thread keeps it and lets it go, for a task may hold the last reference to
+        a widget, and a widget that is destroyed in another thread takes the process along."""
+        self._count += 1
+        self._waiting[self._count] = task
+        self._tasks.put(self._count)
+
+    def _forget(self, number: int) -> None:
+        self._waiting.pop(number, None)
+
     def wait_idle(self, timeout: float = 10.0) -> bool:
         """Wait until everything asked for so far has been done; False if it takes longer than `timeout` s."""
         done = threading.Event()
-        self._tasks.put(done.set)
+        self._ask(done.set)
         return done.wait(timeout)
 
     def close(self) -> None:
@@ -185,12 +198,15 @@ class ProjectSession(QObject):
         self._settle.stop()
         self._tasks.put(None)
         self._thread.join(timeout=10.0)
+        self._watcher.removePaths(self._watcher.directories())
+        shiboken6.delete(self._watcher)  # here and now, in the thread that it was made in
 
     # ---- in the worker thread --------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            task()
+        while (number := self._tasks.get()) is not None:
+            self._waiting[number]()
+            self._answered.emit(self._forget, number)
             time.sleep(0)  # let the window's thread have its turn
 
     def _look(self, full: bool = True) -> Snapshot:
@@ -207,7 +223,7 @@ class ProjectSession(QObject):
     # ---- in the window's thread ------------------------------------------------------------------------
 
     def _deliver(self, callback: Callable[[Any], None], result: Any) -> None:
-        if not self._closed:
+        if not self._closed or callback == self._forget:
             callback(result)
 
     def _accept(self, snapshot: Snapshot) -> None:
@@ -233,9 +249,7 @@ class ProjectSession(QObject):
     def _watch_running_jobs(self, snapshot: Snapshot) -> None:
         """Watch the directories of running jobs, where control files tell that they ended."""
         wanted = {
-            str(self.root / p.name.rstrip("/"))
-            for p in snapshot.graph.processes.values()
-            if p.status == Status.RUNNING
+            str(self.root / p.name.rstrip("/")) for p in snapshot.graph.processes.values() if p.status == Status.RUNNING
         }
         wanted |= {str(self.root)}
         watched = set(self._watcher.directories())

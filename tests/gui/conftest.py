@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import time
@@ -59,6 +60,15 @@ Micrographs/mic001.mrc 1
 def own_preferences(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the preferences of the person who runs it."""
     monkeypatch.setenv("RELION_PY_CONFIG_DIR", str(tmp_path_factory.mktemp("preferences")))
+
+
+@pytest.fixture(autouse=True)
+def garbage_is_collected_here() -> Iterator[None]:
+    """No other thread destroys widgets of a test that is over (see relion_py/gui/collector.py)."""
+    gc.disable()
+    yield
+    gc.collect()
+    gc.enable()
 
 
 @pytest.fixture

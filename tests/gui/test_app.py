@@ -127,3 +127,32 @@ def test_without_a_display_one_sentence_tells_so(tmp_path: Path) -> None:
 def test_a_directory_that_is_not_there(capsys, qapp) -> None:
     assert application.main(["/no/such/directory"]) == 1
     assert "is not a directory" in capsys.readouterr().err
+
+
+def test_garbage_is_collected_in_the_thread_of_the_window(qtbot) -> None:
+    import gc
+    import threading
+    import weakref
+
+    from relion_py.gui.collector import Collector
+
+    class Ring:
+        def __init__(self) -> None:
+            self.me = self
+            self.more = [[] for _ in range(2000)]
+
+    freed_in: list[str] = []
+    collector = Collector()
+    assert not gc.isenabled()
+    ring = Ring()
+    weakref.finalize(ring, lambda: freed_in.append(threading.current_thread().name))
+    del ring
+    allocating = threading.Thread(target=lambda: [[[]] for _ in range(100_000)], name="other")
+    allocating.start()
+    allocating.join()
+    assert freed_in == [], "another thread does not collect"
+    kept = [Ring() for _ in range(5)]
+    qtbot.waitUntil(lambda: freed_in == ["MainThread"], timeout=5000)
+    assert kept
+    collector.stop()
+    assert gc.isenabled()
