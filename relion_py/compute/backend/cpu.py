@@ -116,7 +116,5 @@ class CpuBackend:
             kernels.add_dense_terms(target, norms, prior, shift_prior[k], correlate, best)
 
         step = max(64, min(1024, -(-per_class // self.threads)))
-        tasks = [
-            (k, a, min(a + step, per_class)) for k in range(len(volumes)) for a in range(0, per_class, step)
-        ]
+        tasks = [(k, a, min(a + step, per_class)) for k in range(len(volumes)) for a in range(0, per_class, step)]
         self.map(score, tasks)

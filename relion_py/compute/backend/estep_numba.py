@@ -16,6 +16,8 @@ translations, V child translations (C = S = V = 1 without oversampling), P pixel
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -29,7 +31,7 @@ _SMALL_PRODUCT = 24
 """Sums of fewer weights than this are added one by one; a call of BLAS would cost more."""
 _MINUS_INFINITY = np.float32(-np.inf)
 
-_OPTIONS = {
+_OPTIONS: dict[str, Any] = {
     "nogil": True,
     "fastmath": {"contract", "reassoc", "arcp", "nsz"},
     "cache": True,
@@ -401,12 +403,7 @@ def mark_significant(
                 for t in range(n_trans):
                     if scores[at + t] >= threshold[n]:
                         used = True
-                        mask[
-                            mask_start[group]
-                            + row * slot_count[group]
-                            + slot_of_trans[n, t]
-                            - slot_first[group]
-                        ] = 1
+                        mask[mask_start[group] + row * slot_count[group] + slot_of_trans[n, t] - slot_first[group]] = 1
                 if used:
                     row += 1
             group += 1
@@ -445,9 +442,7 @@ def weigh_samples(
         if not np.isfinite(best):
             bad[n] = True
             for g in range(group_ptr[n], group_ptr[n + 1]):
-                scores[
-                    out_start[g] : out_start[g] + psi_count[g] * n_rot_children * slot_count[g] * n_shifts
-                ] = 0.0
+                scores[out_start[g] : out_start[g] + psi_count[g] * n_rot_children * slot_count[g] * n_shifts] = 0.0
             continue
         weight_in_bin[:] = 0.0
         count_in_bin[:] = 0
@@ -468,11 +463,7 @@ def weigh_samples(
         for g in range(group_ptr[n], group_ptr[n + 1]):
             size = psi_count[g] * n_rot_children * slot_count[g] * n_shifts
             for at in range(out_start[g], out_start[g] + size):
-                scores[at] = (
-                    np.float32(np.exp(scores[at] - best) * norm)
-                    if scores[at] >= smallest
-                    else np.float32(0.0)
-                )
+                scores[at] = np.float32(np.exp(scores[at] - best) * norm) if scores[at] >= smallest else np.float32(0.0)
 
 
 @njit(**_OPTIONS)

@@ -200,9 +200,7 @@ def _radius_limit(shape_z, shape_y, shape_x, r_max, rotation):  # type: ignore[n
     return r_max * r_max * _ROUNDING
 
 
-@_jit(
-    "void(complex64[:,:,::1], float32[:,:,::1], int32[::1], int32[::1], float32, float32, complex64[:,::1])"
-)
+@_jit("void(complex64[:,:,::1], float32[:,:,::1], int32[::1], int32[::1], float32, float32, complex64[:,::1])")
 def project(volume, rotations, kx, ky, pad, r_max_padded, out):  # type: ignore[no-untyped-def]
     """Read central slices out of a transform by trilinear interpolation.
 
@@ -275,6 +273,4 @@ def insert(grid, images, weights, rotations, kx, ky, pad, r_max_padded):  # type
                     continue
                 value = images[r, p]
                 corner = base + np.int64(row[i]) * step_y + np.int64(column[i]) * 12
-                _scatter(
-                    corner, step_y, step_z, fx[i], fy[i], fz[i], value.real, value.imag * sign[i], weight
-                )
+                _scatter(corner, step_y, step_z, fx[i], fy[i], fz[i], value.real, value.imag * sign[i], weight)

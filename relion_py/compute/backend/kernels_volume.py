@@ -241,12 +241,8 @@ def add_rotated(grid, operators, radius, first, last, out):  # type: ignore[no-u
                     for c in range(3):
                         near = (1 - fy) * ((1 - fx) * grid[z0, y0, x0, c] + fx * grid[z0, y0, x0 + 1, c])
                         near += fy * ((1 - fx) * grid[z0, y0 + 1, x0, c] + fx * grid[z0, y0 + 1, x0 + 1, c])
-                        far = (1 - fy) * (
-                            (1 - fx) * grid[z0 + 1, y0, x0, c] + fx * grid[z0 + 1, y0, x0 + 1, c]
-                        )
-                        far += fy * (
-                            (1 - fx) * grid[z0 + 1, y0 + 1, x0, c] + fx * grid[z0 + 1, y0 + 1, x0 + 1, c]
-                        )
+                        far = (1 - fy) * ((1 - fx) * grid[z0 + 1, y0, x0, c] + fx * grid[z0 + 1, y0, x0 + 1, c])
+                        far += fy * ((1 - fx) * grid[z0 + 1, y0 + 1, x0, c] + fx * grid[z0 + 1, y0 + 1, x0 + 1, c])
                         value = (1 - fz) * near + fz * far
                         out[k, i, j, c] += value * side if c == 1 else value
 

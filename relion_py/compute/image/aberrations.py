@@ -7,7 +7,7 @@ Facts: RELION 5 src/jaz/math/Zernike.cpp, src/jaz/single_particle/obs_model.cpp 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import factorial, isqrt
 
@@ -103,15 +103,23 @@ class Aberrations:
             return np.eye(2, dtype=np.float32)
         return np.linalg.inv(self.magnification).astype(np.float32)
 
-    def _sum(self, coefficients: Sequence[float], indices, kx, ky, length: float) -> NDArray[np.float64]:  # type: ignore[no-untyped-def]
+    def _sum(
+        self,
+        coefficients: Sequence[float],
+        indices: Callable[[int], tuple[int, int]],
+        kx: NDArray[np.int32],
+        ky: NDArray[np.int32],
+        length: float,
+    ) -> NDArray[np.float64]:
         x, y = np.asarray(kx) / length, np.asarray(ky) / length
         if self.magnification is not None:
-            m = self.magnification
-            x, y = m[0, 0] * x + m[0, 1] * y, m[1, 0] * x + m[1, 1] * y
+            matrix = self.magnification
+            x, y = matrix[0, 0] * x + matrix[0, 1] * y, matrix[1, 0] * x + matrix[1, 1] * y
         total = np.zeros(x.shape)
         for i, coefficient in enumerate(coefficients):
             if coefficient:
-                total += coefficient * zernike(*indices(i), x, y)
+                m, n = indices(i)
+                total += coefficient * zernike(m, n, x, y)
         return total
 
 

@@ -79,22 +79,15 @@ class AutoRefinement(Engine):
     def _report_iteration(self) -> None:
         say, state, model = self.job.say, self.state, self.models[0]
         say(f" Auto-refine: Iteration= {state.iteration}")
-        say(
-            f" Auto-refine: Resolution= {model.current_resolution:g} "
-            f"(no gain for {state.nr_iter_wo_resol_gain} iter) "
-        )
+        say(f" Auto-refine: Resolution= {model.current_resolution:g} (no gain for {state.nr_iter_wo_resol_gain} iter) ")
         say(
             f" Auto-refine: Changes in angles= {state.current_changes_optimal_orientations:g} degrees; and in "
             f"offsets= {state.current_changes_optimal_offsets:g} Angstroms "
             f"(no gain for {state.nr_iter_wo_large_hidden_variable_changes} iter) "
         )
         if state.has_converged:
-            say(
-                " Auto-refine: Refinement has converged, entering last iteration where two halves will be combined..."
-            )
-            say(
-                " Auto-refine: The last iteration will use data to Nyquist frequency, which may take more CPU and RAM."
-            )
+            say(" Auto-refine: Refinement has converged, entering last iteration where two halves will be combined...")
+            say(" Auto-refine: The last iteration will use data to Nyquist frequency, which may take more CPU and RAM.")
 
     def _report_end(self) -> None:
         say, root = self.job.say, self.options.output_root
@@ -178,9 +171,7 @@ class AutoRefinement(Engine):
         self.job.say(" Calculating gold-standard FSC ...")
         if options.solvent_correct_fsc and self.mask is not None:
             maps = [halves.unregularised(h) for h in (0, 1)]
-            fsc = halves.solvent_corrected_fsc(
-                self.mask, maps, self.models[0].current_size, state.random_seed
-            )
+            fsc = halves.solvent_corrected_fsc(self.mask, maps, self.models[0].current_size, state.random_seed)
         else:
             fsc = halves.fsc()
         convergence.watch_fsc(self.models[0], state, fsc)
@@ -228,11 +219,10 @@ class AutoRefinement(Engine):
 
     def _filter_references(self) -> None:
         for model in self.models:
-            model.references[0] = lowpass(
-                model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE
-            )
+            model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
 
     def _flatten(self) -> None:
+        assert self.mask is not None
         for model in self.models:
             model.references[0] = (model.references[0] * self.mask).astype(np.float32)
 

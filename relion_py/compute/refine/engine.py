@@ -60,7 +60,10 @@ class Host(Protocol):
     """What a refinement runs in: its ranks, where it talks to, and who may stop it (`cli.program.Job`)."""
 
     comm: Communicator
-    check_abort: Callable[[], None]
+
+    @property
+    def check_abort(self) -> Callable[[], None]:
+        """To be called between small pieces of work; raises when the run is to stop."""
 
     def say(self, text: str) -> None:
         """A line for the user."""
@@ -97,9 +100,7 @@ class Engine:
     mask: NDArray[np.float32] | None
 
     def __post_init__(self) -> None:
-        self.aberrations = [
-            Aberrations.of_group(g.values, g.voltage, g.cs) for g in self.particles.table.optics_groups
-        ]
+        self.aberrations = [Aberrations.of_group(g.values, g.voltage, g.cs) for g in self.particles.table.optics_groups]
         self.operators = operators(self.sampling.symmetry)
         self.grid = self._new_grid()
         self.box, self.pixel_size = self.models[0].ori_size, self.models[0].pixel_size
@@ -239,9 +240,7 @@ class Engine:
         groups = self.particles.optics_group[members]
         return [members[groups == g] for g in np.unique(groups)]
 
-    def _empty_sums(
-        self, model: ModelState, size: int, directions: int
-    ) -> tuple[list[BackProjector], WeightedSums]:
+    def _empty_sums(self, model: ModelState, size: int, directions: int) -> tuple[list[BackProjector], WeightedSums]:
         """Back-projectors of all classes, whose grids are one array, and zero sums around it."""
         weighted = WeightedSums.zeros(
             (0, 0, 0), model.nr_classes, directions, model.nr_shells, model.nr_optics_groups, model.nr_groups
@@ -350,9 +349,7 @@ class Engine:
         rest = origin - shift if options.skip_align else None
         noise = None
         if not options.zero_mask:
-            noise = noise_images(
-                model.sigma2_noise[p.optics_group[index]], self.box, self.state.random_seed + index
-            )
+            noise = noise_images(model.sigma2_noise[p.optics_group[index]], self.box, self.state.random_seed + index)
         unmasked, masked, spectrum = transform_images(
             images,
             shift,
@@ -385,7 +382,7 @@ class Engine:
             optics=p.optics_group[index],
             group=p.group[index],
             scale=scale,
-            old_offset=(shift if rest is None else origin) * self.pixel_size,
+            old_offset=np.asarray(shift if rest is None else origin, np.float64) * self.pixel_size,
             spectrum=spectrum,
             applied_norm=norm,
             fine=fine,

@@ -294,7 +294,7 @@ class Expectation:
         row_best = np.empty((classes * d * q, n), np.float32)
         log_pdf = np.repeat(self.log_pdf.reshape(-1), q)
         self.backend.dense_scores(
-            self.volumes, self.pad, self.r_max, images.coarse.kx, images.coarse.ky, self._coarse_rotations, d * q,
+            self.volumes, float(self.pad), float(self.r_max), images.coarse.kx, images.coarse.ky, self._coarse_rotations, d * q,
             log_pdf, shifted, prior, ctf2, self.settings.correlate, scores, row_best,
         )  # fmt: skip
         blocks = classes * d
@@ -312,9 +312,7 @@ class Expectation:
     def _coarse_rotations(self, first: int, last: int) -> NDArray[np.float32]:
         return self.sampling.coarse_rotations(first, last, self.distortion)
 
-    def _score_coarse_local(
-        self, images: PreparedImages, shifted: NDArray, prior: NDArray, ctf2: NDArray
-    ) -> _Coarse:
+    def _score_coarse_local(self, images: PreparedImages, shifted: NDArray, prior: NDArray, ctf2: NDArray) -> _Coarse:
         assert self.local is not None
         n, t = len(images), len(self.sampling.shifts)
         groups, group_ptr = self.local.groups(images.index, len(self.volumes), self.log_pdf)
@@ -473,16 +471,12 @@ class Expectation:
         if self.settings.correlate:  # the noise-weighted images after all, for the back-projection
             weighted, ctf2 = self._times_ctf(batch.masked, batch.ctf, batch.optics, batch.fine)
             shifted = self._shift_table(weighted, rows, shift, batch.fine)
-        signal, power = self._sum(
-            batch, by_block, scores, table_start, shifted, ctf2, rows, shift, row_weight
-        )
+        signal, power = self._sum(batch, by_block, scores, table_start, shifted, ctf2, rows, shift, row_weight)
         by_direction = block_weight.reshape(len(self.volumes), -1)
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
             by_direction = by_direction.sum(axis=1, keepdims=True)
         self.sums.pdf_direction += by_direction
-        self._keep(
-            batch, members, groups, chosen, scores, table_start, rows, shift, row_weight, signal, power, best
-        )
+        self._keep(batch, members, groups, chosen, scores, table_start, rows, shift, row_weight, signal, power, best)
         self.clock.lap("sums")
 
     def _weigh(
@@ -552,11 +546,7 @@ class Expectation:
         psi = groups.psi_idx[groups.psi_start[chosen.group] + angle]
         best.matrix[members] = tables.fine_rotation(block % tables.directions, psi, child)
         best.class_index[members] = block // tables.directions
-        at = (
-            table_start[:-1]
-            + groups.slot_first[chosen.group].astype(np.int64) * tables.shift_children
-            + column
-        )
+        at = table_start[:-1] + groups.slot_first[chosen.group].astype(np.int64) * tables.shift_children + column
         best.offset[members] = batch.old_offset + shift[np.minimum(at, len(shift) - 1)]
         best.pmax[members] = np.where(good, weights[groups.out_start[chosen.group] + chosen.sample], 0.0)
         # weight within the table of shifts: total per particle, and the spread of offsets
@@ -576,9 +566,7 @@ class Expectation:
         noise[chosen.bad] = 0.0
         np.add.at(sums.sigma2_noise, batch.optics, noise)
         np.add.at(sums.sumw_group, batch.optics, sum_weight)
-        best.norm_correction[members] = np.where(
-            good, np.sqrt(np.maximum(2.0 * noise[:, 1:].sum(axis=1), 0.0)), 1.0
-        )
+        best.norm_correction[members] = np.where(good, np.sqrt(np.maximum(2.0 * noise[:, 1:].sum(axis=1), 0.0)), 1.0)
         use = batch.scale_shells
         np.add.at(sums.signal_product, batch.group, np.where(use, xa, 0.0).sum(axis=1) / batch.scale)
         np.add.at(sums.reference_power, batch.group, np.where(use, aa, 0.0).sum(axis=1) / batch.scale**2)

@@ -6,7 +6,7 @@ of in-plane angles hold every orientation, coarse and oversampled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class SamplingTables:
         return out[first - first_dir * q : last - first_dir * q]
 
     def fine_rotation(
-        self, direction: NDArray[np.int64], psi: NDArray[np.int64], child: NDArray[np.int64]
+        self, direction: NDArray[np.integer], psi: NDArray[np.integer], child: NDArray[np.integer]
     ) -> NDArray[np.float64]:
         """Euler matrices (N, 3, 3) of oversampled orientations; child counts as in `estep_numba.block_rotations`."""
         across, around = np.divmod(child, self.fine_psi.shape[1])
@@ -131,9 +131,10 @@ class Groups:
     def selected(self, which: NDArray) -> Groups:
         """The groups at these indices, or under this mask, in that order."""
         per_group = ("block", "particle", "prior", "psi_start", "psi_count", "slot_first", "slot_count", "out_start")
-        values = [getattr(self, name) for name in per_group]
-        chosen = [np.ascontiguousarray(v[which]) if len(v) == len(self.block) else v for v in values]
-        return Groups(*chosen, self.psi_idx, self.psi_prior)
+        values = {name: getattr(self, name) for name in per_group}
+        # out_start may not be known yet
+        chosen = {k: np.ascontiguousarray(v[which]) if len(v) == len(self.block) else v for k, v in values.items()}
+        return replace(self, **chosen)
 
     def sorted_by_block(self) -> Groups:
         """The same groups ordered by block, so that one projection serves all its particles."""
@@ -164,9 +165,7 @@ class LocalSearch:
         position = np.full(total, -1, np.int64)
         position[index] = np.arange(len(index))
         rot, tilt, psi = angles
-        return cls(
-            grid.local_directions(rot, tilt, sigmas[0], sigmas[1]), grid.local_psis(psi, sigmas[2]), position
-        )
+        return cls(grid.local_directions(rot, tilt, sigmas[0], sigmas[1]), grid.local_psis(psi, sigmas[2]), position)
 
     def groups(
         self, index: NDArray[np.int64], classes: int, log_pdf: NDArray[np.float32]
