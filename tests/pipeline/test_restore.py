@@ -161,7 +161,7 @@ def tutorial(shared: Path, tmp_path: Path) -> Path:
     if not archive.exists():
         pytest.skip("the RELION 3.1 project is not here")
     with tarfile.open(archive) as files:
-        files.extractall(tmp_path, filter="data")
+        files.extractall(tmp_path, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return next(path.parent for path in sorted(tmp_path.rglob(PIPELINE_FILE)) if "job" not in path.parent.name)
 
 

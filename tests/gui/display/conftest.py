@@ -44,6 +44,10 @@ def write_mrc(tmp_path: Path) -> WriteMrc:
     return write
 
 
+# Debian 12's Python 3.11.2 is older than the argument.
+SAFELY = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+
+
 @pytest.fixture(scope="session")
 def tutorial(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A part of the finished RELION 3.1 tutorial project (STAR files only)."""
@@ -55,7 +59,7 @@ def tutorial(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for member in tar:
             name = member.name.removeprefix("./")
             if member.isfile() and name.startswith(TUTORIAL_MEMBERS):
-                tar.extract(member, root, filter="data")
+                tar.extract(member, root, **SAFELY)
     return root
 
 
