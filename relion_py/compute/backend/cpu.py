@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import pairwise
 from types import TracebackType
 
 import numpy as np
@@ -66,7 +67,7 @@ class CpuBackend:
     def ranges(self, n: int, pieces: int | None = None) -> list[tuple[int, int]]:
         """Disjoint ranges that cover 0 ... n, of nearly equal length; none is empty."""
         edges = np.linspace(0, n, min(pieces or self.threads, max(n, 1)) + 1).astype(np.int64)
-        return [(int(a), int(b)) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+        return [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
 
     def block_ranges(self, block: NDArray[np.int32], cost: NDArray, pieces: int) -> list[tuple[int, int]]:
         """Ranges of groups (sorted by block) of nearly equal cost that do not cut through a block."""
@@ -77,7 +78,7 @@ class CpuBackend:
         at_start = total[starts]
         wanted = np.linspace(0, total[-1], pieces + 1)
         cuts = np.unique(np.concatenate([[0], starts[np.searchsorted(at_start, wanted[1:-1])], [len(block)]]))
-        return [(int(a), int(b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        return [(int(a), int(b)) for a, b in pairwise(cuts)]
 
     def dense_scores(
         self,

@@ -137,7 +137,8 @@ def _end_of_block(group_block, g, last):
 
 @njit(**_OPTIONS)
 def score_groups(
-    volumes, pad, r_max, kx, ky, distortion, dir_mats, psi_table, block, particle, prior, psi_start, psi_count, psi_idx, psi_prior,
+    volumes, pad, r_max, kx, ky, distortion, dir_mats, psi_table,
+    block, particle, prior, psi_start, psi_count, psi_idx, psi_prior,
     slot_first, slot_count, out_start, slot_prior, table_start, shifted, n_shifts, ctf2, correlate, out, first, last,
 ):  # fmt: skip
     """Log-weights (up to a constant per particle) of the groups first ... last-1, into out.
@@ -281,7 +282,8 @@ def find_significant(
     """Significance threshold of particles first ... last-1 in the coarse pass, and what lies above it.
 
     Group g of particle n (group_ptr[n] <= g < group_ptr[n+1]) has its score of angle i and translation t at
-    scores[base[g] + i * row_stride + t], and row_best[that / T] is the largest of that row. Sets threshold[n] (a log-weight; NaN where no score is finite),
+    scores[base[g] + i * row_stride + t], and row_best[that / T] is the largest of that row.
+    Sets threshold[n] (a log-weight; NaN where no score is finite),
     n_significant[n] samples, n_groups[n], n_angles[n] (group, angle pairs) and trans_used (N, T).
     The samples above it hold `fraction` of the weight (ml_optimiser.cpp, convertAllSquaredDifferencesToWeights);
     max_count > 0 caps their number; best_only keeps the single best one.
@@ -340,7 +342,8 @@ def find_significant(
 
 @njit(**_OPTIONS)
 def list_significant(
-    scores, row_best, group_ptr, base, row_stride, coarse_block, coarse_prior, coarse_psi_start, psi_count, coarse_psi_idx,
+    scores, row_best, group_ptr, base, row_stride,
+    coarse_block, coarse_prior, coarse_psi_start, psi_count, coarse_psi_idx,
     coarse_psi_prior, n_trans, threshold, slot_of_trans, fine_group_start, fine_psi_start,
     block, particle, prior, psi_start, psi_count_out, psi_idx, psi_prior, slot_first, slot_count, first, last,
 ):  # fmt: skip
@@ -383,7 +386,8 @@ def list_significant(
 
 @njit(**_OPTIONS)
 def mark_significant(
-    scores, row_best, group_ptr, base, row_stride, coarse_psi_start, psi_count, coarse_psi_idx, coarse_block, n_trans, threshold,
+    scores, row_best, group_ptr, base, row_stride,
+    coarse_psi_start, psi_count, coarse_psi_idx, coarse_block, n_trans, threshold,
     slot_of_trans, fine_group_start, block, psi_count_out, slot_first, slot_count, mask_start, mask, first, last,
 ):  # fmt: skip
     """Sets mask (uint8): which (angle, translation) samples within each fine group were significant."""
@@ -411,7 +415,8 @@ def mark_significant(
 
 @njit(**_OPTIONS)
 def weigh_samples(
-    scores, group_ptr, psi_count, slot_count, out_start, mask, mask_start, n_rot_children, n_shifts, fraction, best_only,
+    scores, group_ptr, psi_count, slot_count, out_start, mask, mask_start,
+    n_rot_children, n_shifts, fraction, best_only,
     log_sum, best_score, best_group, best_sample, bad, first, last,
 ):  # fmt: skip
     """Turns the fine scores of particles first ... last-1 into posterior weights, in place.

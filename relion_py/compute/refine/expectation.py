@@ -49,7 +49,8 @@ class WeightedSums:
 
     grids (K, Z, Y, X, 3): back-projected numerator (re, im) and weight. The others as in the reference's wsum_model:
     sigma2_noise (O, S) and sumw_group (O,), pdf_direction (K, D), signal_product and reference_power (G,) per scale
-    group, prior_offset (K, 2) A and sigma2_offset A^2 of the offsets, and totals of the log-likelihood, Pmax, norm correction and weights.
+    group, prior_offset (K, 2) A and sigma2_offset A^2 of the offsets, and totals of the
+    log-likelihood, Pmax, norm correction and weights.
     """
 
     grids: NDArray[np.float32]
@@ -256,7 +257,7 @@ class Expectation:
         return transforms * weight, ctf * weight
 
     def _shift_prior(self, images: PreparedImages) -> NDArray[np.float32]:
-        """(K, N, T) log of the Gaussian prior on offsets, its mean over the shifts normalised to 1 as in the reference."""
+        """(K, N, T) log of the Gaussian prior on offsets, mean 1 over the shifts as in the reference."""
         total = images.old_offset[:, None, :] + self.sampling.shifts_unperturbed[None]
         away = total[None] - self.prior_offset[:, None, None, :]
         log_prior = -np.sum(away**2, axis=-1) / (2.0 * max(self.settings.sigma2_offset, 1e-4))
@@ -294,7 +295,8 @@ class Expectation:
         row_best = np.empty((classes * d * q, n), np.float32)
         log_pdf = np.repeat(self.log_pdf.reshape(-1), q)
         self.backend.dense_scores(
-            self.volumes, float(self.pad), float(self.r_max), images.coarse.kx, images.coarse.ky, self._coarse_rotations, d * q,
+            self.volumes, float(self.pad), float(self.r_max), images.coarse.kx, images.coarse.ky,
+            self._coarse_rotations, d * q,
             log_pdf, shifted, prior, ctf2, self.settings.correlate, scores, row_best,
         )  # fmt: skip
         blocks = classes * d
@@ -342,7 +344,8 @@ class Expectation:
 
         def work(a: int, b: int) -> None:
             kernels.score_groups(
-                self.volumes, self.pad, self.r_max, kx, ky, self.distortion, dir_mats, psi_table, g.block, g.particle, g.prior,
+                self.volumes, self.pad, self.r_max, kx, ky, self.distortion, dir_mats, psi_table,
+                g.block, g.particle, g.prior,
                 g.psi_start, g.psi_count, g.psi_idx, g.psi_prior, g.slot_first, g.slot_count, g.out_start, slot_prior,
                 table_start, shifted, n_shifts, ctf2, self.settings.correlate, out, a, b,
             )  # fmt: skip
@@ -363,7 +366,8 @@ class Expectation:
         def find(a: int, b: int) -> None:
             kernels.find_significant(
                 coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_count, t,
-                s.adaptive_fraction, s.maximum_significants, s.correlate, threshold, best.nr_significant, n_groups, n_angles, used, a, b,
+                s.adaptive_fraction, s.maximum_significants, s.correlate,
+                threshold, best.nr_significant, n_groups, n_angles, used, a, b,
             )  # fmt: skip
 
         ranges = self.backend.ranges(n, 4 * self.backend.threads)
@@ -373,7 +377,8 @@ class Expectation:
         psi_start = np.concatenate([[0], np.cumsum(n_angles)])
         total, angles = int(group_start[-1]), int(psi_start[-1])
         fine = Groups(
-            np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.float32), np.empty(total, np.int64),
+            np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.float32),
+            np.empty(total, np.int64),
             np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.int32), np.empty(0, np.int64),
             np.empty(angles, np.int32), np.empty(angles, np.float32),
         )  # fmt: skip
@@ -394,7 +399,8 @@ class Expectation:
         def mark(a: int, b: int) -> None:
             kernels.mark_significant(
                 coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_start,
-                c.psi_count, c.psi_idx, c.block, t, threshold, slot_of_trans, group_start, fine.block, fine.psi_count, fine.slot_first,
+                c.psi_count, c.psi_idx, c.block, t, threshold, slot_of_trans, group_start,
+                fine.block, fine.psi_count, fine.slot_first,
                 fine.slot_count, mask_start, mask, a, b,
             )  # fmt: skip
 
@@ -517,7 +523,8 @@ class Expectation:
 
         def work(thread: int, a: int, b: int) -> None:
             kernels.sum_groups(
-                self.volumes, self.pad, self.r_max, pixels.kx, pixels.ky, pixels.shell, self.distortion, tables.fine_mats, tables.fine_psi,
+                self.volumes, self.pad, self.r_max, pixels.kx, pixels.ky, pixels.shell, self.distortion,
+                tables.fine_mats, tables.fine_psi,
                 g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
                 table_start, shifted, tables.shift_children, recon_row, recon, ctf2, weights, self.settings.residual,
                 self._grids[thread], signal[thread], power[thread], a, b,
