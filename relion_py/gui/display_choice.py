@@ -41,7 +41,7 @@ class DisplayChoice(QComboBox):
         self.setAccessibleName("Display")
         self.setMaximumWidth(420)
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(26)
+        self.setMinimumContentsLength(20)
         self.setMaxVisibleItems(25)
         self.activated.connect(self._choose)
         self.show_job("")

@@ -189,7 +189,7 @@ class MainWindow(QMainWindow):
         self.whole.addWidget(self.halves)
         self.whole.addWidget(self.results)
         self.whole.setStretchFactor(0, 1)
-        self.whole.setStretchFactor(1, 1)
+        self.whole.setStretchFactor(1, 2)
         self.whole.setSizes([860, 420])
         self.whole.setChildrenCollapsible(False)
         box.addWidget(self.whole)
@@ -418,6 +418,7 @@ class MainWindow(QMainWindow):
             process = self.process
             assert process is not None
             self.alias_line.setText(models.label_of(process))
+            self.alias_line.setCursorPosition(0)
             self.stdout_view.poll()
             self.stderr_view.poll()
             self.display_choice.show_job(self.current_job)
