@@ -119,9 +119,7 @@ class NodeDialog(QDialog):
 
     def paths(self) -> list[str]:
         """The paths that are offered now."""
-        return [
-            self.proxy.index(row, 0).data(Qt.ItemDataRole.UserRole) for row in range(self.proxy.rowCount())
-        ]
+        return [self.proxy.index(row, 0).data(Qt.ItemDataRole.UserRole) for row in range(self.proxy.rowCount())]
 
     def _selection_changed(self) -> None:
         self.open_button.setEnabled(self.view.currentIndex().isValid())
@@ -156,9 +154,7 @@ def _row(graph: Graph, node: Node) -> Sequence[QStandardItem]:
 
 def file_dialog(option: Option, root: Path, start: Path, parent: QWidget | None) -> QFileDialog:
     """A dialog for any file; it begins in `start` and filters by the option's pattern."""
-    dialog = QFileDialog(
-        parent, f"Browse: {option.label.strip(' :')}", str(start if start.is_dir() else root)
-    )
+    dialog = QFileDialog(parent, f"Browse: {option.label.strip(' :')}", str(start if start.is_dir() else root))
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.setFileMode(QFileDialog.FileMode.ExistingFile)
     dialog.setNameFilters(name_filters(option.pattern))

@@ -108,9 +108,7 @@ class TextDialog(QDialog):
 class NoteEditor(QDialog):
     """Edits a note; `save` gets the text."""
 
-    def __init__(
-        self, title: str, text: str, save: Callable[[str], None], parent: QWidget | None = None
-    ) -> None:
+    def __init__(self, title: str, text: str, save: Callable[[str], None], parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle(title)

@@ -117,9 +117,7 @@ class FlowchartWindow(QWidget):
 
     job_chosen = Signal(str)
 
-    def __init__(
-        self, graph: Graph, names: Sequence[str], title: str, chosen: str = "", parent: QWidget | None = None
-    ):
+    def __init__(self, graph: Graph, names: Sequence[str], title: str, chosen: str = "", parent: QWidget | None = None):
         super().__init__(parent, Qt.WindowType.Window)
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle(title)

@@ -41,9 +41,7 @@ class JobActions(QObject):
 
     # ---- menus -----------------------------------------------------------------------------------------
 
-    def _add(
-        self, menu: QMenu, text: str, slot: Callable[[], object], key: str = "", name: str = ""
-    ) -> QAction:
+    def _add(self, menu: QMenu, text: str, slot: Callable[[], object], key: str = "", name: str = "") -> QAction:
         action = menu.addAction(text)
         action.setObjectName(name or text)
         action.triggered.connect(lambda _checked=False: slot())
@@ -262,9 +260,7 @@ class JobActions(QObject):
 
         if job.status == Status.RUNNING:
             hint = "It may still be running; marking does not stop it (use Abort running for that)."
-            dialogs.ask(
-                self.window, "Mark", f"Mark {self._label(name)} as {word}?", f"Mark as {word}", do, hint
-            )
+            dialogs.ask(self.window, "Mark", f"Mark {self._label(name)} as {word}?", f"Mark as {word}", do, hint)
         else:
             do()
 
@@ -375,9 +371,7 @@ class JobActions(QObject):
             "Empty trash",
             lambda: self.session.call(
                 lambda project: project.empty_trash(),
-                lambda freed: self.window.statusBar().showMessage(
-                    f"{dialogs.size_text(freed or 0)} freed.", 8000
-                ),
+                lambda freed: self.window.statusBar().showMessage(f"{dialogs.size_text(freed or 0)} freed.", 8000),
             ),
             "Jobs in it cannot be undeleted afterwards.",
         )
@@ -481,9 +475,7 @@ class JobActions(QObject):
         dialog.setNameFilters(["Job files (*job.star)", "All files (*)"])
         dialog.selectFile("job.star")
         dialog.fileSelected.connect(
-            lambda path: self.session.call(
-                lambda _project: jobstar.write(Path(path), jobstar.JobStar(label, values))
-            )
+            lambda path: self.session.call(lambda _project: jobstar.write(Path(path), jobstar.JobStar(label, values)))
         )
         dialog.open()
 

@@ -102,9 +102,7 @@ class LineArea(QAbstractScrollArea):
             text = self._line(number)
             chosen = number in selected
             if chosen:
-                painter.fillRect(
-                    QRect(0, row * height, self.viewport().width(), height), QColor(colours.selection)
-                )
+                painter.fillRect(QRect(0, row * height, self.viewport().width(), height), QColor(colours.selection))
             painter.setPen(QColor(colours.selection_text if chosen else self._colour or colours.text))
             painter.drawText(left, row * height + metrics.ascent(), text)
             self._widest = max(self._widest, metrics.horizontalAdvance(text))

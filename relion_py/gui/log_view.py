@@ -157,9 +157,7 @@ class LogWindow(QWidget):
         column.addLayout(bar)
         column.addWidget(self.view, 1)
         self.search.returnPressed.connect(
-            lambda: self.search_text(
-                bool(QGuiApplication.keyboardModifiers() & Qt.KeyboardModifier.ShiftModifier)
-            )
+            lambda: self.search_text(bool(QGuiApplication.keyboardModifiers() & Qt.KeyboardModifier.ShiftModifier))
         )
         QShortcut(QKeySequence.StandardKey.Find, self, self.search.setFocus)
         QShortcut(QKeySequence("Ctrl+W"), self, self.close)

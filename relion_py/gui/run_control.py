@@ -143,9 +143,7 @@ class RunControl(QObject):
         """Run!, continue now! or overwrite!, whichever the button says."""
         if self.overwriting:
             users = self.session.snapshot.graph.children(self.window.current_job)
-            used = (
-                f"{dialogs.plural(len(users), 'job')} used its results; their history will not fit any more."
-            )
+            used = f"{dialogs.plural(len(users), 'job')} used its results; their history will not fit any more."
             dialogs.ask(
                 self.window,
                 "Overwrite",
@@ -261,9 +259,7 @@ class RunControl(QObject):
         commands = built.commands if queued else built.local_commands or built.commands
         count = dialogs.plural(len(commands), "command")
         place = "put into the submission script of the queue" if queued else "run, one after the other"
-        head = (
-            f"{built.job_name} — {count}, {place if len(commands) > 1 or queued else 'run on this machine'}:"
-        )
+        head = f"{built.job_name} — {count}, {place if len(commands) > 1 or queued else 'run on this machine'}:"
         if built.problems:
             head += f"\n{dialogs.plural(len(built.problems), 'problem')} must be mended before it can run."
         text = "\n\n".join(command_in_lines(command) for command in commands)

@@ -15,9 +15,7 @@ from PySide6.QtCore import QSettings
 
 def settings_file() -> Path:
     """The preferences file; `RELION_PY_CONFIG_DIR` moves it (tests, shared accounts)."""
-    base = os.environ.get("RELION_PY_CONFIG_DIR") or platformdirs.user_config_dir(
-        "relion_py", appauthor=False
-    )
+    base = os.environ.get("RELION_PY_CONFIG_DIR") or platformdirs.user_config_dir("relion_py", appauthor=False)
     return Path(base) / "window.ini"
 
 

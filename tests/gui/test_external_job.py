@@ -158,9 +158,7 @@ def test_schedule_keeps_the_job_and_run_starts_it(qtbot, window) -> None:
     write(qtbot, form, "in_mic", "Import/job001/micrographs.star")
     click(qtbot, window.control.schedule_button)
     wait_until(qtbot, lambda: window.lists.scheduled.names() == ["External/job003/"])
-    wait_until(
-        qtbot, lambda: window.current_job == "External/job003/" and window.control.run_button.isEnabled()
-    )
+    wait_until(qtbot, lambda: window.current_job == "External/job003/" and window.control.run_button.isEnabled())
     assert window.control.run_button.text() == "Run!"
     click(qtbot, window.control.run_button)
     wait_for(qtbot, window, "External/job003/", Status.SUCCEEDED)

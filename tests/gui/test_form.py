@@ -149,9 +149,7 @@ def test_file_patterns_become_name_filters() -> None:
         "Image Files (*.spi *.vol *.mrc)",
         "All files (*)",
     ]
-    assert (
-        name_filters("STAR files (*.star) \t Image stacks (*.{spi,mrcs})")[1] == "Image stacks (*.spi *.mrcs)"
-    )
+    assert name_filters("STAR files (*.star) \t Image stacks (*.{spi,mrcs})")[1] == "Image stacks (*.spi *.mrcs)"
     assert name_filters("undefined") == ["All files (*)"]
     assert name_filters("") == ["All files (*)"]
 
@@ -194,13 +192,10 @@ def test_check_command_shows_the_exact_command_and_runs_nothing(qtbot, window, p
     write(qtbot, form, "param1_value", "0.1")
     write(qtbot, form, "param2_label", "denoise_first")
     click(qtbot, window.control.check_button)
-    wait_until(
-        qtbot, lambda: hasattr(window.control, "command_dialog") and window.control.command_dialog.isVisible()
-    )
+    wait_until(qtbot, lambda: hasattr(window.control, "command_dialog") and window.control.command_dialog.isVisible())
     dialog = window.control.command_dialog
     command = (
-        "./pick.sh --o External/job003/ --in_mics Import/job001/micrographs.star --threshold 0.1 "
-        "--denoise_first --j 1"
+        "./pick.sh --o External/job003/ --in_mics Import/job001/micrographs.star --threshold 0.1 --denoise_first --j 1"
     )
     read = subprocess.run(
         ["sh", "-c", "printf '%s\\n' " + dialog.text.toPlainText()],

@@ -58,9 +58,7 @@ def test_progress_bars_are_shown_as_a_terminal_shows_them(tmp_path: Path) -> Non
 def large_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log of 200 MB with one line that is different in its middle."""
     path = tmp_path_factory.mktemp("log") / "run.out"
-    block = "".join(
-        f" Expectation iteration {i:06d} of a long refinement {'.' * 40}\n" for i in range(10_000)
-    )
+    block = "".join(f" Expectation iteration {i:06d} of a long refinement {'.' * 40}\n" for i in range(10_000))
     with open(path, "w") as file:
         written = 0
         while written < 200_000_000:

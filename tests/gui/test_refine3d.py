@@ -61,15 +61,12 @@ def test_refinement_from_the_window(qtbot, open_window, particles_project: Path)
     wait_until(qtbot, lambda: newest_model(root / name) is not None, timeout=300_000)
     ended = (Status.SUCCEEDED, Status.FAILED, Status.ABORTED)
     wait_until(qtbot, lambda: window.session.snapshot.graph.processes[name].status in ended, timeout=500_000)
-    assert window.session.snapshot.graph.processes[name].status == Status.SUCCEEDED, (
-        window.stderr_view.toPlainText()
-    )
+    assert window.session.snapshot.graph.processes[name].status == Status.SUCCEEDED, window.stderr_view.toPlainText()
     assert name in window.lists.finished.names() and name not in window.lists.running.names()
     assert (root / name / "RELION_JOB_EXIT_SUCCESS").exists()
     wait_until(
         qtbot,
         lambda: (
-            "out: run_class001.mrc"
-            in [window.display_choice.itemText(i) for i in range(window.display_choice.count())]
+            "out: run_class001.mrc" in [window.display_choice.itemText(i) for i in range(window.display_choice.count())]
         ),
     )
