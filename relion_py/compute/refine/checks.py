@@ -28,6 +28,7 @@ _CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
 _FEW_PARTICLES = 10  # per scale group
 _BYTES_PER_PARTICLE_ROW = 600  # of _data.star
 
+
 def check_run(options: RefineOptions, particles: ParticleSet) -> list[str]:
     """Raise UserError for what cannot work; give back what should be told.
 
@@ -81,8 +82,7 @@ def _optics(particles: ParticleSet) -> Iterator[str]:
         )
     if first.box_size % 2:
         yield (
-            f"{path}: the box of {first.box_size} pixels is odd; "
-            "extract the particles with an even number of pixels."
+            f"{path}: the box of {first.box_size} pixels is odd; extract the particles with an even number of pixels."
         )
     elif first.box_size < _MINIMUM_BOX:
         yield f"{path}: the box of {first.box_size} pixels is too small to be refined."
@@ -258,9 +258,9 @@ def _notes(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
             f"{few} of {particles.nr_groups} micrographs have fewer than {_FEW_PARTICLES} particles, so that "
             "their intensity scale is uncertain; give several the same _rlnGroupName."
         )
-    if options.ini_high <= 0 and not options.continue_from:
+    if options.has_reference and options.ini_high <= 0 and not options.continue_from:
         yield "The reference is not filtered at the start (--ini_high): its detail may bias the result."
-    if options.tau2_fudge_factor > 1:
+    if options.auto_refine and options.tau2_fudge_factor > 1:
         yield (
             f"--tau2_fudge of {options.tau2_fudge_factor:g} inflates the resolution that is reported: "
             "trust only what post-processing finds."

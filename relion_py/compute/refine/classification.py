@@ -61,10 +61,7 @@ class Classification(Engine):
         self.perturb()
         references = self.fourier_references(model)
         self.clock.lap("references")
-        if not self.first_by_correlation and not self.options.skip_align:
-            self.estimate_accuracy(model, references)
-        if self.options.allow_coarser_sampling and model.nr_classes > 1:
-            self._coarser_sampling()
+        self._adjust_sampling(references)
         sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
         state.coarse_size = sizes.coarse
         sums, weighted = self._expectation(references, sizes)
@@ -74,6 +71,36 @@ class Classification(Engine):
         convergence.update_resolution(self.models[0], self.state, self.options)
 
     # ---- sampling ----
+
+    def _adjust_sampling(self, references: list[FourierReference]) -> None:
+        """Measures how accurate angles and offsets are, and samples as finely as that is worth."""
+        if not self.first_by_correlation and not self.options.skip_align:
+            self.estimate_accuracy(self.models[0], references)
+        if self.options.auto_sampling:
+            if self.state.iteration > 1:
+                self._finer_sampling()
+        elif self.options.allow_coarser_sampling and self.models[0].nr_classes > 1:
+            self._coarser_sampling()
+
+    def _finer_sampling(self) -> None:
+        """With --auto_sampling: finer angles and offsets once the resolution does not improve any more."""
+        model, options = self.models[0], self.options
+        steps = self.options.gradient
+        if convergence.update_angular_sampling(
+            model, self.sampling, self.state, options, ignore_changes=steps, stay_global=steps
+        ):
+            self._new_directions()
+        step = convergence.angular_step(self.sampling, options.oversampling)
+        self.job.say(
+            f" Angular step {step:g} degrees, offsets within {self.sampling.offset_range:g} A in steps of "
+            f"{convergence.offset_step(self.sampling, options.oversampling):g} A"
+        )
+
+    def _new_directions(self) -> None:
+        """After a change of the sampling: all its directions are equally likely again."""
+        self.grid = self._new_grid()
+        model, n = self.models[0], self.grid.n_directions
+        model.pdf_direction = np.repeat(model.pdf_class[:, None] / n, n, axis=1)
 
     def _coarser_sampling(self) -> None:
         """No finer angles than the accuracy allows, and never finer than what was asked for."""
@@ -97,9 +124,7 @@ class Classification(Engine):
         step = min(COARSER_FACTOR * self.state.accuracy_trans * 2.0**over, 0.95 * s.offset_range)
         s.offset_step = max(step, s.offset_step_ori)
         if changed:
-            self.grid = self._new_grid()
-            n = self.grid.n_directions
-            model.pdf_direction = np.repeat(model.pdf_class[:, None] / n, n, axis=1)
+            self._new_directions()
 
     def _members(self) -> NDArray[np.int64]:
         """The particles of this iteration: all, or a random subset early on with --fast_subsets."""
@@ -122,7 +147,7 @@ class Classification(Engine):
         By cross-correlation the first class alone is made; then each particle gets a random class once.
         """
         model, first = self.models[0], 1 + int(self.options.firstiter_cc)
-        if model.nr_classes == 1 or self.dimensions == 2 or self.state.iteration > first:
+        if model.nr_classes == 1 or not self.options.has_reference or self.state.iteration > first:
             return None
         n = len(self.particles)
         if self.first_by_correlation:
@@ -140,7 +165,7 @@ class Classification(Engine):
         members, old = self._members(), self.poses()
         done = 0
         with (
-            CpuBackend(options.threads) as backend,
+            CpuBackend(options.threads, self.job.check_abort) as backend,
             self.job.progress(len(source.share(members, comm))) as bar,
         ):
 
@@ -177,19 +202,27 @@ class Classification(Engine):
                 continue
             if self.job.comm.rank == self._owner(k):
                 each.symmetrise(workers=options.threads)
-                spectra = update_tau2(each, model.tau2_class[k], tau2_fudge=options.tau2_fudge_factor)
+                spectra = update_tau2(each, model.tau2_class[k], tau2_fudge=model.tau2_fudge)
                 volume = reconstruct(
                     each,
                     spectra.tau2,
-                    options.tau2_fudge_factor,
+                    model.tau2_fudge,
                     first_prior_shell=FIRST_PRIOR_SHELL,
                     workers=options.threads,
                 )
                 result = (spectra, volume)
             spectra, model.references[k] = self.job.comm.bcast(result, self._owner(k))
             keep_spectra(model, k, spectra, model.fsc_halves_class[k])
+        self._update_parameters(weighted)
+        if self.first_by_correlation:
+            self._after_correlation()
+        self._finish_iteration()
+
+    def _update_parameters(self, weighted: WeightedSums) -> None:
+        """Noise, priors, scales and norms."""
+        options = self.options
         update_model(
-            model,
+            self.models[0],
             weighted,
             min_sigma2_offset=options.min_sigma2_offset,
             fix_sigma_offset=options.fix_sigma_offset,
@@ -198,11 +231,12 @@ class Classification(Engine):
             do_scale=self.do_scale,
             first_iteration_cc=self.first_by_correlation,
         )
-        if self.first_by_correlation:
-            self._after_correlation()
-        if options.center_classes:
+
+    def _finish_iteration(self) -> None:
+        """Centres and masks the references, and writes the files."""
+        if self.options.center_classes:
             self._center_classes()
-        if options.flatten_solvent:
+        if self.options.flatten_solvent:
             self._flatten()
         self._update_resolution()
         self.clock.lap("maximization")
@@ -213,9 +247,7 @@ class Classification(Engine):
         """The first class, filtered again, becomes every class."""
         model = self.models[0]
         if self.options.ini_high > 0:
-            model.references[0] = lowpass(
-                model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE
-            )
+            model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
         if self.dimensions == 2:
             return
         model.references = [model.references[0].copy() for _ in range(model.nr_classes)]
@@ -248,9 +280,7 @@ class Classification(Engine):
         comm, error = self.job.comm, None
         if comm.rank == 0:
             try:
-                outputs.write_iteration(
-                    self.options, self.state, self.sampling, self.models, self.particles.to_star()
-                )
+                outputs.write_iteration(self.options, self.state, self.sampling, self.models, self.particles.to_star())
             except UserError as problem:
                 error = problem
         error = comm.bcast(error, 0)

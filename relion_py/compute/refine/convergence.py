@@ -95,7 +95,11 @@ class ImageSizes:
 
 
 def image_sizes(
-    model: ModelState, sampling: SamplingState, state: OptimiserState, options: RefineOptions, use_all_data: bool
+    model: ModelState,
+    sampling: SamplingState,
+    state: OptimiserState,
+    options: RefineOptions,
+    use_all_data: bool,
 ) -> ImageSizes:
     """The sizes for the next expectation step.
 
@@ -172,11 +176,18 @@ def has_converged(state: OptimiserState, options: RefineOptions) -> bool:
 
 
 def update_angular_sampling(
-    model: ModelState, sampling: SamplingState, state: OptimiserState, options: RefineOptions
+    model: ModelState,
+    sampling: SamplingState,
+    state: OptimiserState,
+    options: RefineOptions,
+    *,
+    ignore_changes: bool = False,
+    stay_global: bool = False,
 ) -> bool:
     """Twice as fine orientations, and matching offsets, once the present ones are exhausted; True when changed.
 
     From --auto_local_healpix_order on, the searches become local, with a standard deviation of two fine steps.
+    ignore_changes: orientations need not have settled; stay_global: never so fine that searches become local.
     """
     old_step = angular_step(sampling, options.oversampling)
     diameter = options.mask_diameter(model.ori_size, model.pixel_size)
@@ -188,7 +199,8 @@ def update_angular_sampling(
     )
     resolution_asks |= state.nr_iter_wo_resol_gain >= MAX_ITER_WITHOUT_RESOLUTION_GAIN
     settled = (
-        options.auto_ignore_angles
+        ignore_changes
+        or options.auto_ignore_angles
         or state.nr_iter_wo_large_hidden_variable_changes >= MAX_ITER_WITHOUT_LARGE_CHANGES
     )
     if not (resolution_asks and settled):
@@ -200,8 +212,12 @@ def update_angular_sampling(
         return False
     state.has_fine_enough_angular_sampling = False
     new_step, new_range = _new_offsets(sampling, state, options.oversampling)
-    sampling.healpix_order += 1
-    sampling.psi_step = healpix_angular_step(sampling.healpix_order)
+    finer = not (stay_global and sampling.healpix_order + 1 >= options.auto_local_healpix_order)
+    if not sampling.is_3d:
+        sampling.psi_step /= 2.0
+    elif finer:
+        sampling.healpix_order += 1
+        sampling.psi_step = healpix_angular_step(sampling.healpix_order)
     if new_step <= sampling.offset_step:
         sampling.offset_step, sampling.offset_range = new_step, new_range
     state.nr_iter_wo_resol_gain = 0
@@ -209,7 +225,7 @@ def update_angular_sampling(
     state.smallest_changes_optimal_classes = UNKNOWN_CLASS_CHANGES
     state.smallest_changes_optimal_offsets = UNKNOWN
     state.smallest_changes_optimal_orientations = UNKNOWN
-    if sampling.healpix_order >= options.auto_local_healpix_order:
+    if sampling.is_3d and finer and sampling.healpix_order >= options.auto_local_healpix_order:
         start_local_searches(model, sampling, options.oversampling)
     return True
 

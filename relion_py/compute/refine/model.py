@@ -56,6 +56,33 @@ def resolution_to_shell(resolution: float, box: int, pixel_size: float) -> int:
 
 
 @dataclass
+class Moments:
+    """Running means of one class's gradient, transforms divided by box^2, origin in the centre of z and y.
+
+    first   complex64 (2, Z, Y, X), one per pseudo-half; Z = Y = pad * box (Z == 1 in 2D), X = Y / 2 + 1
+    second  float32 (Z, Y, X)
+    """
+
+    first: NDArray[np.complex64]
+    second: NDArray[np.float32]
+
+    def copy(self) -> Moments:
+        """Independent moments of the same values."""
+        return Moments(self.first.copy(), self.second.copy())
+
+    def shift(self, pixels: FloatArray) -> None:
+        """Moves the gradient with a reference that moves by `pixels` (slowest axis first), in place."""
+        depth, height, width = self.first.shape[1:]
+        axes = [np.arange(height) - height // 2, np.arange(width)]
+        if depth > 1:
+            axes.insert(0, np.arange(depth) - depth // 2)
+        turns = np.zeros(self.first.shape[1:])
+        for axis, distance in zip(np.meshgrid(*axes, indexing="ij", sparse=True), pixels, strict=True):
+            turns = turns + axis * (float(distance) / height)
+        self.first *= np.exp(-2j * np.pi * turns).astype(np.complex64)
+
+
+@dataclass
 class ModelState:
     """One half's (or the joined) model. K classes, S shells, O optics groups, G scale groups, D directions.
 
@@ -82,10 +109,10 @@ class ModelState:
     ave_pmax: float = 0.0
 
     # per class
-    references: list[NDArray[np.float32]] = field(
-        default_factory=list
-    )  # K maps (N, N, N): z, y, x; centre N//2
+    references: list[NDArray[np.float32]] = field(default_factory=list)  # K maps (N, N, N): z, y, x; centre N//2
     reference_names: list[str] = field(default_factory=list)  # file names as read or written
+    moments: list[Moments] = field(default_factory=list)  # K, of gradient refinement; else empty
+    moment_names: list[tuple[str, str]] = field(default_factory=list)  # files of first and second moments
     pdf_class: FloatArray = field(default_factory=lambda: np.ones(1))  # (K,), sums to 1
     accuracy_rot: FloatArray = field(default_factory=lambda: np.full(1, UNKNOWN))  # (K,) degrees
     accuracy_trans: FloatArray = field(default_factory=lambda: np.full(1, UNKNOWN))  # (K,) A
@@ -189,7 +216,7 @@ class ModelState:
         for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
                 values[name] = value.copy()
-            elif name == "references":
+            elif name in ("references", "moments"):
                 values[name] = [reference.copy() for reference in value]
             elif isinstance(value, list):
                 values[name] = list(value)
@@ -261,4 +288,7 @@ class OptimiserState:
     smallest_changes_optimal_offsets: float = UNKNOWN
     smallest_changes_optimal_classes: int = UNKNOWN_CLASS_CHANGES
     refs_are_ctf_corrected: bool = True
+    is_gradient: bool = False  # the iteration takes a step along the gradient
+    gradient_step: float = 0.0  # of the iteration
+    subset_size: int = -1  # particles of the iteration; -1: all
     nr_pool: int = 1  # particles per batch, as written by the reference; told, not needed again

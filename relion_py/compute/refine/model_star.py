@@ -101,6 +101,9 @@ def _model_classes(model: ModelState) -> dict[str, Any]:
         "rlnEstimatedResolution": _texts(model.estimated_resolution),
         "rlnOverallFourierCompleteness": _texts(model.total_fourier_coverage),
     }
+    if model.moment_names:
+        columns["rlnGradMoment1"] = [first for first, _ in model.moment_names]
+        columns["rlnGradMoment2"] = [second for _, second in model.moment_names]
     if model.ref_dim == 2:
         columns["rlnClassPriorOffsetX"] = _texts(model.prior_offset_class[:, 0])
         columns["rlnClassPriorOffsetY"] = _texts(model.prior_offset_class[:, 1])
@@ -178,6 +181,9 @@ def _read_classes(model: ModelState, star: StarFile, nr_classes: int) -> None:
     if len(table) != nr_classes:
         raise UserError(f"{star.path}: model_classes has {len(table)} rows for {nr_classes} classes.")
     model.reference_names = table.strings("rlnReferenceImage")
+    if "rlnGradMoment1" in table and "rlnGradMoment2" in table:
+        names = zip(table.strings("rlnGradMoment1"), table.strings("rlnGradMoment2"), strict=True)
+        model.moment_names = list(names)
     model.pdf_class = table.floats("rlnClassDistribution")
     model.accuracy_rot = table.floats("rlnAccuracyRotations")
     if "rlnAccuracyTranslationsAngst" in table:
@@ -209,10 +215,7 @@ def _read_classes(model: ModelState, star: StarFile, nr_classes: int) -> None:
     if all("rlnSpectralOrientabilityContribution" in table for table in spectra):
         model.orientability_contrib = stacked("rlnSpectralOrientabilityContribution")
     if model.ref_dim == 3:
-        pdfs = [
-            star[f"model_pdf_orient_class_{k + 1}"].floats("rlnOrientationDistribution")
-            for k in range(nr_classes)
-        ]
+        pdfs = [star[f"model_pdf_orient_class_{k + 1}"].floats("rlnOrientationDistribution") for k in range(nr_classes)]
         model.pdf_direction = np.stack(pdfs)
 
 
@@ -220,16 +223,13 @@ def _read_noise(model: ModelState, star: StarFile, written: int, wanted: int) ->
     """sigma2_noise, one row per optics group; `written` is 0 in files before release 4."""
     if written and written != wanted:
         raise UserError(
-            f"{star.path} has {written} optics groups and the particles have {wanted}: "
-            "they do not belong together."
+            f"{star.path} has {written} optics groups and the particles have {wanted}: they do not belong together."
         )
     model.sigma2_noise = np.zeros((wanted, number_of_shells(model.ori_size)))
     for g in range(wanted):
         table = star[f"model_optics_group_{g + 1}" if written else "model_group_1"]
         if len(table):
-            model.sigma2_noise[g, _shells_of(table, model.nr_shells, star.path)] = table.floats(
-                "rlnSigma2Noise"
-            )
+            model.sigma2_noise[g, _shells_of(table, model.nr_shells, star.path)] = table.floats("rlnSigma2Noise")
 
 
 def _shells_of(table: Table, nr_shells: int, path: str) -> np.ndarray:
@@ -368,11 +368,12 @@ def optimiser_to_star(
         "rlnDoMapEstimation": True,
         "rlnDoFastSubsetOptimisation": options.fast_subsets,
         **_SWITCHED_OFF,
-        "rlnTau2FudgeScheme": "",
+        **_gradient(state, options),
+        "rlnTau2FudgeScheme": options.tau2_fudge_scheme,
         "rlnTau2FudgeArg": options.tau2_fudge,
         "rlnMaximumSignificantPoses": options.maximum_significants,
         "rlnDoAutoRefine": options.auto_refine,
-        "rlnDoAutoSampling": options.auto_refine,
+        "rlnDoAutoSampling": options.auto_refine or options.auto_sampling,
         "rlnAutoLocalSearchesHealpixOrder": options.auto_local_healpix_order,
         "rlnNumberOfIterWithoutResolutionGain": state.nr_iter_wo_resol_gain,
         "rlnBestResolutionThusFar": 1.0 / state.best_resolution,
@@ -419,30 +420,37 @@ _SWITCHED_OFF: Mapping[str, Any] = {
     "rlnDoExternalReconstruct": False,
     "rlnDoBlush": False,
     "rlnBlushNoSpectralTrailing": False,
-    "rlnDoGradientRefine": False,
-    "rlnDoStochasticGradientDescent": False,
-    "rlnGradEmIters": 0,
-    "rlnGradHasConverged": False,
-    "rlnGradCurrentStepsize": 0.0,
-    "rlnGradSubsetOrder": 0,
-    "rlnGradSuspendFinerSamplingIter": -1,
-    "rlnGradSuspendLocalSamplingIter": -1,
-    "rlnSgdInitialIterationsFraction": 0.3,
-    "rlnSgdFinalIterationsFraction": 0.2,
-    "rlnSgdMinimumResolution": 20.0,
-    "rlnSgdInitialResolution": -1.0,
-    "rlnSgdFinalResolution": -1.0,
-    "rlnSgdInitialSubsetSize": -1,
-    "rlnSgdFinalSubsetSize": -1,
-    "rlnSgdMuFactor": 0.0,
-    "rlnSgdSkipAnneal": False,
-    "rlnSgdClassInactivityThreshold": 0.0,
-    "rlnSgdSubsetSize": -1,
-    "rlnSgdWriteEverySubset": 10,
-    "rlnSgdStepsize": -1.0,
-    "rlnSgdStepsizeScheme": "",
 }
-"""Gradient descent and external programs, as the reference writes them in an auto-refinement."""
+"""What this program does not do, as the reference writes it."""
+
+
+def _gradient(state: OptimiserState, options: RefineOptions) -> dict[str, Any]:
+    """What belongs to steps along the gradient, in the reference's order."""
+    return {
+        "rlnDoGradientRefine": options.gradient,
+        "rlnDoStochasticGradientDescent": state.is_gradient,
+        "rlnGradEmIters": options.gradient_em_iterations,
+        "rlnGradHasConverged": False,
+        "rlnGradCurrentStepsize": float(state.gradient_step),
+        "rlnGradSubsetOrder": 0,
+        "rlnGradSuspendFinerSamplingIter": -1,
+        "rlnGradSuspendLocalSamplingIter": -1,
+        "rlnSgdInitialIterationsFraction": options.gradient_initial_share,
+        "rlnSgdFinalIterationsFraction": options.gradient_final_share,
+        "rlnSgdMinimumResolution": 20.0,
+        "rlnSgdInitialResolution": -1.0,
+        "rlnSgdFinalResolution": -1.0,
+        "rlnSgdInitialSubsetSize": options.gradient_first_subset,
+        "rlnSgdFinalSubsetSize": options.gradient_last_subset,
+        "rlnSgdMuFactor": options.gradient_momentum if options.gradient else 0.0,
+        "rlnSgdSkipAnneal": False,
+        "rlnSgdClassInactivityThreshold": options.class_inactivity_threshold,
+        "rlnSgdSubsetSize": state.subset_size,
+        "rlnSgdWriteEverySubset": options.gradient_write_every,
+        "rlnSgdStepsize": options.gradient_step,
+        "rlnSgdStepsizeScheme": options.gradient_step_scheme,
+    }
+
 
 _NO_HELIX: Mapping[str, Any] = {
     "rlnDoHelicalRefine": False,
@@ -460,7 +468,6 @@ _NO_HELIX: Mapping[str, Any] = {
 }
 
 _FOREIGN: Mapping[str, tuple[str, str]] = {
-    "rlnDoGradientRefine": ("0", "gradient descent"),
     "rlnDoHelicalRefine": ("0", "a helix"),
     "rlnBodyStarFile": ("None", "several bodies"),
     "rlnLocalSymmetryFile": ("None", "local symmetry"),
@@ -523,17 +530,23 @@ def _optimiser_state(general: _Values) -> OptimiserState:
         smallest_changes_optimal_offsets=general.number("rlnSmallestChangesOffsets"),
         smallest_changes_optimal_classes=general.integer("rlnSmallestChangesClasses"),
         refs_are_ctf_corrected=bool(general.integer("rlnRefsAreCtfCorrected")),
+        is_gradient=bool(general.integer("rlnDoStochasticGradientDescent", 0)),
+        gradient_step=general.number("rlnGradCurrentStepsize", 0.0),
+        subset_size=general.integer("rlnSgdSubsetSize", -1),
         nr_pool=general.integer("rlnMaxNumberOfPooledParticles"),
     )
 
 
 def _options_of_run(general: _Values, files: OptimiserFiles) -> RefineOptions:
+    auto_refine = bool(general.integer("rlnDoAutoRefine", 0))
     return RefineOptions(
+        **_gradient_options(general),
+        auto_sampling=bool(general.integer("rlnDoAutoSampling", 0)) and not auto_refine,
         particles=files.data,
         output_root=files.output_root,
         solvent_mask=general.text("rlnSolventMaskName"),
         tau_spectrum=general.text("rlnTauSpectrumName"),
-        auto_refine=bool(general.integer("rlnDoAutoRefine", 0)),
+        auto_refine=auto_refine,
         split_random_halves=bool(general.integer("rlnDoSplitRandomHalves")),
         iterations=general.integer("rlnNumberOfIterations"),
         center_classes=bool(general.integer("rlnDoCenterClasses", 0)),
@@ -564,6 +577,26 @@ def _options_of_run(general: _Values, files: OptimiserFiles) -> RefineOptions:
         fix_sigma_noise=bool(general.integer("rlnFixSigmaNoiseEstimates")),
         fix_sigma_offset=bool(general.integer("rlnFixSigmaOffsetEstimates")),
     )
+
+
+def _gradient_options(general: _Values) -> dict[str, Any]:
+    """Options of a gradient refinement; before release 4 there were others, of another algorithm."""
+    if not general.integer("rlnDoGradientRefine", 0):
+        return {}
+    return {
+        "gradient": True,
+        "gradient_em_iterations": general.integer("rlnGradEmIters", 0),
+        "gradient_initial_share": general.number("rlnSgdInitialIterationsFraction", 0.3),
+        "gradient_final_share": general.number("rlnSgdFinalIterationsFraction", 0.2),
+        "gradient_first_subset": general.integer("rlnSgdInitialSubsetSize", -1),
+        "gradient_last_subset": general.integer("rlnSgdFinalSubsetSize", -1),
+        "gradient_momentum": general.number("rlnSgdMuFactor", 0.9),
+        "gradient_step": general.number("rlnSgdStepsize", -1.0),
+        "gradient_step_scheme": general.text("rlnSgdStepsizeScheme", ""),
+        "gradient_write_every": general.integer("rlnSgdWriteEverySubset", 10),
+        "class_inactivity_threshold": general.number("rlnSgdClassInactivityThreshold", 0.0),
+        "tau2_fudge_scheme": general.text("rlnTau2FudgeScheme", ""),
+    }
 
 
 # ---------------------------------------------------------------------------------------------- helpers

@@ -50,6 +50,8 @@ def _option(
 
 DEFAULT_ITERATIONS = 50
 """Of a classification without --iter (ml_optimiser.cpp, initialiseGeneral)."""
+DEFAULT_GRADIENT_ITERATIONS = 200
+"""The same along the gradient."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,37 @@ class RefineOptions:
     random_seed: int = _option("--random_seed", "integer", -1, minimum=0, unset=-1)  # -1: from the clock
     verb: int = _option("--verb", "integer", 1, minimum=0, on_continue="again")
 
+    # steps along the gradient
+    gradient: bool = _option("--grad", "switch", False)
+    denovo_3d: bool = _option("--denovo_3dref", "switch", False)
+    gradient_em_iterations: int = _option("--grad_em_iters", "integer", 0, minimum=0, on_continue="change")
+    gradient_initial_share: float = _option(
+        "--grad_ini_frac", "number", 0.3, minimum=0.001, maximum=0.999, on_continue="change"
+    )
+    gradient_final_share: float = _option(
+        "--grad_fin_frac", "number", 0.2, minimum=0.001, maximum=0.999, on_continue="change"
+    )
+    gradient_first_subset: int = _option(
+        "--grad_ini_subset", "integer", -1, minimum=2, unset=-1, on_continue="change"
+    )  # particles
+    gradient_last_subset: int = _option("--grad_fin_subset", "integer", -1, minimum=2, unset=-1, on_continue="change")
+    gradient_momentum: float = _option("--mu", "number", 0.9, minimum=0.0, maximum=0.999, on_continue="fixed")
+    gradient_step: float = _option("--grad_stepsize", "number", -1.0, minimum=1e-6, unset=-1, on_continue="change")
+    gradient_step_scheme: str = _option("--grad_stepsize_scheme", "text", "", on_continue="change")
+    gradient_write_every: int = _option("--grad_write_iter", "integer", 10, minimum=1, on_continue="change")
+    class_inactivity_threshold: float = _option(
+        "--class_inactivity_threshold", "number", 0.0, minimum=0.0, maximum=1.0, on_continue="change"
+    )
+
     # reference and prior
     ini_high: float = _option("--ini_high", "number", -1.0, minimum=0.0, unset=-1)  # A; <= 0: no filter
     firstiter_cc: bool = _option("--firstiter_cc", "switch", False)
     ref_angpix: float = _option("--ref_angpix", "number", -1.0, minimum=1e-3, unset=-1)  # A/pixel
     trust_ref_size: bool = _option("--trust_ref_size", "switch", False, on_continue="again")
     tau2_fudge: float = _option("--tau2_fudge", "number", -1.0, minimum=1e-6, unset=-1, on_continue="change")
+    tau2_fudge_scheme: str = _option("--tau2_fudge_scheme", "text", "", on_continue="change")
     padding_factor: int = _option("--pad", "integer", 2, minimum=1, maximum=2, on_continue="change")
-    low_resol_join_halves: float = _option(
-        "--low_resol_join_halves", "number", -1.0, minimum=0.0, unset=-1
-    )  # A
+    low_resol_join_halves: float = _option("--low_resol_join_halves", "number", -1.0, minimum=0.0, unset=-1)  # A
     symmetry: str = _option("--sym", "text", "c1")
     incr_size: int = _option("--incr_size", "integer", 10, minimum=1)  # shells
     center_classes: bool = _option("--center_classes", "switch", False)
@@ -124,12 +147,11 @@ class RefineOptions:
     offset_step: float = _option("--offset_step", "number", 2.0, minimum=1e-3)  # pixels
     sigma_offset: float = _option("--offset", "number", 10.0, minimum=1e-3, on_continue="change")  # A
     perturb: float = _option("--perturb", "number", 0.5, minimum=0.0, maximum=1.0, on_continue="change")
-    sigma_ang: float = _option(
-        "--sigma_ang", "number", -1.0, minimum=0.0, unset=-1, on_continue="change"
-    )  # degrees
+    sigma_ang: float = _option("--sigma_ang", "number", -1.0, minimum=0.0, unset=-1, on_continue="change")  # degrees
     sigma_rot: float = _option("--sigma_rot", "number", -1.0, minimum=0.0, unset=-1, on_continue="change")
     sigma_tilt: float = _option("--sigma_tilt", "number", -1.0, minimum=0.0, unset=-1, on_continue="change")
     sigma_psi: float = _option("--sigma_psi", "number", -1.0, minimum=0.0, unset=-1, on_continue="change")
+    auto_sampling: bool = _option("--auto_sampling", "switch", False, on_continue="change")
     auto_ignore_angles: bool = _option("--auto_ignore_angles", "switch", False, on_continue="again")
     auto_resol_angles: bool = _option("--auto_resol_angles", "switch", False, on_continue="again")
     minimum_angular_sampling: float = _option(
@@ -151,9 +173,7 @@ class RefineOptions:
     strict_lowres_exp: float = _option("--strict_lowres_exp", "number", -1.0, minimum=0.0, unset=-1)  # A
     fix_sigma_noise: bool = _option("--fix_sigma_noise", "switch", False)
     fix_sigma_offset: bool = _option("--fix_sigma_offset", "switch", False)
-    min_sigma2_offset: float = _option(
-        "--min_sigma2_offset", "number", 2.0, minimum=0.0, on_continue="again"
-    )  # A^2
+    min_sigma2_offset: float = _option("--min_sigma2_offset", "number", 2.0, minimum=0.0, on_continue="again")  # A^2
     nr_parts_sigma2noise: int = _option("--nr_parts_sigma2noise", "integer", -1, minimum=1, unset=-1)
     dont_check_norm: bool = _option("--dont_check_norm", "switch", False)
 
@@ -167,9 +187,7 @@ class RefineOptions:
     no_parallel_disc_io: bool = _option("--no_parallel_disc_io", "switch", False, on_continue="again")
     preread_images: bool = _option("--preread_images", "switch", False, on_continue="again")
     scratch_dir: str = _option("--scratch_dir", "text", "", on_continue="again")
-    keep_free_scratch: float = _option(
-        "--keep_free_scratch", "number", 10.0, minimum=0.0, on_continue="again"
-    )  # GB
+    keep_free_scratch: float = _option("--keep_free_scratch", "number", 10.0, minimum=0.0, on_continue="again")  # GB
     reuse_scratch: bool = _option("--reuse_scratch", "switch", False, on_continue="again")
     keep_scratch: bool = _option("--keep_scratch", "switch", False, on_continue="again")
 
@@ -182,7 +200,8 @@ class RefineOptions:
     def max_iterations(self) -> int:
         """Iteration at which the run stops in any case."""
         if not self.auto_refine:
-            return self.iterations if self.iterations > 0 else DEFAULT_ITERATIONS
+            default = DEFAULT_GRADIENT_ITERATIONS if self.gradient else DEFAULT_ITERATIONS
+            return self.iterations if self.iterations > 0 else default
         return min(self.iterations, self.auto_iter_max) if self.iterations > 0 else self.auto_iter_max
 
     def mask_diameter(self, box: int, pixel_size: float) -> float:
@@ -210,6 +229,11 @@ class RefineOptions:
     def has_reference(self) -> bool:
         """Whether a reference map was given; without one the classes are 2D and made from the particles."""
         return self.reference not in ("", "None")
+
+    @property
+    def is_3d(self) -> bool:
+        """Whether references are maps: of a given one, or made from the particles with --denovo_3dref."""
+        return self.has_reference or self.denovo_3d
 
     @property
     def has_solvent_mask(self) -> bool:
@@ -278,9 +302,7 @@ class RefineOptions:
             elif when == "change":
                 changed[option.name] = read[option.name]
             elif not _is_same(read[option.name], getattr(previous, option.name)):
-                raise UserError(
-                    f"{flag} cannot change when a run is continued: leave it out, or start a new run."
-                )
+                raise UserError(f"{flag} cannot change when a run is continued: leave it out, or start a new run.")
         changed.update(_switches_that_norm_and_scale_leave(previous, values, given))
         root = changed.get("output_root", previous.output_root)
         if root in ("", previous.output_root):
@@ -378,6 +400,8 @@ def _problems_of_new_run(options: RefineOptions) -> list[str]:
         problems += _problems_of_auto_refinement(options)
     elif options.split_random_halves:
         problems.append("--split_random_halves goes with --auto_refine: add that, or leave it out.")
+    if options.denovo_3d and options.has_reference:
+        problems.append("--denovo_3dref makes a reference from the particles: leave it out, or --ref.")
     if options.force_converge:
         problems.append("--force_converge goes with --continue only.")
     if "," in options.symmetry:
@@ -398,6 +422,8 @@ def _problems_of_auto_refinement(options: RefineOptions) -> list[str]:
         ("--fast_subsets", options.fast_subsets),
         ("--allow_coarser_sampling", options.allow_coarser_sampling),
         ("--center_classes", options.center_classes),
+        ("--grad", options.gradient),
+        ("--auto_sampling", options.auto_sampling),
     ):
         if given:
             problems.append(f"{flag} is for classifications: leave it out, or --auto_refine.")
@@ -407,9 +433,7 @@ def _problems_of_auto_refinement(options: RefineOptions) -> list[str]:
 def _problems_of_any_run(options: RefineOptions) -> list[str]:
     problems = []
     if options.has_solvent_mask and not (options.flatten_solvent or options.solvent_correct_fsc):
-        problems.append(
-            "--solvent_mask has no effect without --flatten_solvent: add it, or leave the mask out."
-        )
+        problems.append("--solvent_mask has no effect without --flatten_solvent: add it, or leave the mask out.")
     if options.solvent_correct_fsc and not options.has_solvent_mask:
         problems.append("--solvent_correct_fsc needs a mask: name one with --solvent_mask.")
     for flag, given in (
@@ -430,6 +454,16 @@ def _problems_of_any_run(options: RefineOptions) -> list[str]:
                 problems.append(f"{flag} needs a directory: name it with --scratch_dir.")
     if options.strict_highres_exp > 0 and 0 < options.strict_lowres_exp <= options.strict_highres_exp:
         problems.append("--strict_lowres_exp must be a larger number of A than --strict_highres_exp.")
+    if options.fast_subsets and options.gradient:
+        problems.append("--fast_subsets and --grad exclude each other: give one of them.")
+    if not options.gradient:
+        for flag, given in (
+            ("--class_inactivity_threshold", options.class_inactivity_threshold > 0),
+            ("--grad_em_iters", options.gradient_em_iterations > 0),
+            ("--tau2_fudge_scheme", options.tau2_fudge_scheme != ""),
+        ):
+            if given:
+                problems.append(f"{flag} has no effect without --grad: add that, or leave {flag} out.")
     if options.fast_subsets and options.max_iterations < 20:
         problems.append("--fast_subsets needs at least 20 iterations: give them with --iter.")
     return problems

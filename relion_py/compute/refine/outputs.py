@@ -24,6 +24,7 @@ from relion_py.compute.refine.model import (
     PRIOR_ROTTILT_PSI,
     FloatArray,
     ModelState,
+    Moments,
     OptimiserState,
     SamplingState,
 )
@@ -78,6 +79,14 @@ class OutputNames:
         """Stack of 2D class averages."""
         return f"{self.stem}_classes.mrcs"
 
+    def moment(self, order: int, number: int) -> str:
+        """Map of first or second moments (order 1, 2); the second pseudo-half's first moments come last."""
+        return f"{self.stem}_{order}moment{number:03d}.mrc"
+
+    def moment_stack(self, order: int) -> str:
+        """The same of 2D classes, all in one."""
+        return f"{self.stem}_{order}moment.mrcs"
+
     def unfiltered(self, half: int, k: int = 1) -> str:
         """Half map before any filter or mask: what post-processing reads."""
         return f"{self._of_half(half)}_class{k:03d}_unfil.mrc"
@@ -100,8 +109,38 @@ def write_model(names: OutputNames, model: ModelState, half: int = 0) -> None:
         model.reference_names = [names.reference(half, k + 1) for k in range(model.nr_classes)]
         for name, reference in zip(model.reference_names, model.references, strict=True):
             write_reference(name, reference, model.pixel_size)
+    model.moment_names = _write_moments(names, model)
     with _told(names.model(half)):
         star.write(names.model(half), model_to_star(model))
+
+
+def _write_moments(names: OutputNames, model: ModelState) -> list[tuple[str, str]]:
+    """The moments of gradient refinement: real and imaginary parts in turn along x (ml_model.cpp, write).
+
+    Returns the names of each class's first and second moments.
+    """
+    if not model.moments:
+        return []
+    classes = range(1, model.nr_classes + 1)
+    first = [_interleaved(each.first[half]) for half in (0, 1) for each in model.moments]
+    second = [_interleaved(each.second) for each in model.moments]
+    if model.ref_dim == 2:
+        for order, values in ((1, first), (2, second)):
+            path = names.moment_stack(order)
+            with _told(path):
+                write_stack(path, np.concatenate(values), model.pixel_size)
+        return [(f"{k:06d}@{names.moment_stack(1)}", f"{k:06d}@{names.moment_stack(2)}") for k in classes]
+    for order, values in ((1, first), (2, second)):
+        for number, value in enumerate(values, 1):
+            path = names.moment(order, number)
+            with _told(path):
+                write_map(path, value, model.pixel_size)
+    return [(names.moment(1, k), names.moment(2, k)) for k in classes]
+
+
+def _interleaved(values: NDArray[np.complex64] | NDArray[np.float32]) -> NDArray[np.float32]:
+    """(Z, Y, 2 X) float32 of (Z, Y, X) numbers."""
+    return np.ascontiguousarray(values, np.complex64).view(np.float32)
 
 
 def write_reference(path: str, volume: NDArray[np.floating], pixel_size: float) -> None:
@@ -226,7 +265,7 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
         healpix_order=sampling.healpix_order_ori,
         offset_range=sampling.offset_range_ori / pixels,
         offset_step=sampling.offset_step_ori / pixels,
-        tau2_fudge=first.tau2_fudge,
+        tau2_fudge=options.tau2_fudge if options.gradient else first.tau2_fudge,
         classes=first.nr_classes,
         psi_step=sampling.psi_step_ori if not sampling.is_3d else -1.0,
         limit_tilt=sampling.limit_tilt if sampling.is_3d else -91.0,
@@ -265,16 +304,42 @@ def _read_model(path: str, nr_optics_groups: int, with_references: bool) -> Mode
     model = model_from_star(star.read(path), nr_optics_groups)
     if with_references:
         for name in model.reference_names:
-            volume = _read_reference(name, path)
+            volume = _read_values(name, path)
             if volume.shape != (model.ori_size,) * model.ref_dim:
                 raise UserError(
                     f"{name} has the shape {volume.shape}, but {path} says that its box is {model.ori_size}."
                 )
             model.references.append(volume)
+        model.moments = _read_moments(model, path)
     return model
 
 
-def _read_reference(name: str, beside: str) -> NDArray[np.float32]:
+def _read_moments(model: ModelState, path: str) -> list[Moments]:
+    """The moments that the model names (ml_model.cpp, read)."""
+    moments = []
+    for first, second in model.moment_names:
+        names = (first, _second_half(first, model.nr_classes))
+        halves = [_complex(_read_values(name, path)) for name in names]
+        moments.append(Moments(np.stack(halves), _complex(_read_values(second, path)).real.copy()))
+    return moments
+
+
+def _second_half(name: str, classes: int) -> str:
+    """Name of the other pseudo-half's first moment, K images or files further on."""
+    number, at, stack = name.rpartition("@")
+    if at:
+        return f"{int(number) + classes:06d}@{stack}"
+    stem, extension = os.path.splitext(name)
+    return f"{stem[:-3]}{int(stem[-3:]) + classes:03d}{extension}"
+
+
+def _complex(values: NDArray[np.float32]) -> NDArray[np.complex64]:
+    """(Z, Y, X) numbers of their (Z, Y, 2 X) or (Y, 2 X) parts."""
+    whole = values if values.ndim == 3 else values[None]
+    return np.ascontiguousarray(whole, np.float32).view(np.complex64)
+
+
+def _read_values(name: str, beside: str) -> NDArray[np.float32]:
     """A map, or the 2D average `3@stack`; found as `_found` does."""
     number, at, path = name.rpartition("@")
     if at:

@@ -21,6 +21,7 @@ from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.engine import FILTER_EDGE, Host, grid_of
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
+from relion_py.compute.refine.gradient import GradientClassification
 from relion_py.compute.refine.images import DiscPixels, transform_images
 from relion_py.compute.refine.maximization import half_plane_pixels, initial_noise
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
@@ -62,7 +63,8 @@ def new_run(options: RefineOptions, host: Host) -> AutoRefinement | Classificati
                 options, host, particles, ctf, state, sampling, halves, mask
             )
         else:
-            run = Classification(options, host, particles, ctf, state, sampling, [model], mask)
+            kind = GradientClassification if options.gradient else Classification
+            run = kind(options, host, particles, ctf, state, sampling, [model], mask)
         run.write()
     return run
 
@@ -77,22 +79,18 @@ def _first_model(options: RefineOptions, particles: ParticleSet, sampling: Sampl
         nr_classes=options.classes,
         nr_optics_groups=particles.nr_optics_groups,
         nr_directions=1 if options.skip_align else grid_of(sampling).n_directions,
-        ref_dim=3 if options.has_reference else 2,
+        ref_dim=3 if options.is_3d else 2,
     )
     model.padding_factor = float(options.padding_factor)
     model.tau2_fudge = options.tau2_fudge_factor
     model.sigma_offset = options.sigma_offset
     _prior(model, sampling, options)
     if options.tau_spectrum not in ("", "None"):
-        model.tau2_class[:] = outputs.read_tau2_spectrum(
-            options.tau_spectrum, model.nr_shells, model.tau2_fudge
-        )
+        model.tau2_class[:] = outputs.read_tau2_spectrum(options.tau_spectrum, model.nr_shells, model.tau2_fudge)
     return model
 
 
-def _given_references(
-    options: RefineOptions, particles: ParticleSet, host: Host
-) -> list[NDArray[np.float32]]:
+def _given_references(options: RefineOptions, particles: ParticleSet, host: Host) -> list[NDArray[np.float32]]:
     """The reference map, filtered, once for each class."""
     volume, notes = read_reference(
         options.reference,
@@ -114,23 +112,17 @@ def _made_references(
     """First class averages from the particles: random averages, or random blobs as strong as they are."""
     assert averages is not None
     maps = averages.maps(options.threads)
-    filtered = [
-        lowpass(m, model.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32) for m in maps
-    ]
+    filtered = [lowpass(m, model.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32) for m in maps]
     if options.no_init_blobs:
         return filtered
     diameter = options.mask_diameter(model.ori_size, model.pixel_size)
     return [
-        blobs_like(
-            each, diameter, model.pixel_size, options.ini_high, options.mask_edge, state.random_seed + k
-        )
+        blobs_like(each, diameter, model.pixel_size, options.ini_high, options.mask_edge, state.random_seed + k)
         for k, each in enumerate(filtered)
     ]
 
 
-def continued_run(
-    options: RefineOptions, old: outputs.Continuation, host: Host
-) -> AutoRefinement | Classification:
+def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host) -> AutoRefinement | Classification:
     """A refinement that goes on after the iteration whose files are `old`."""
     particles = ParticleSet.read(old.data)
     if options.auto_refine:
@@ -149,7 +141,9 @@ def continued_run(
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
         ctf, mask = _ctf(particles, options), _mask(options, old.models[0], host)
-        kind = AutoRefinement if options.auto_refine else Classification
+        kind: type[AutoRefinement] | type[Classification] = AutoRefinement
+        if not options.auto_refine:
+            kind = GradientClassification if options.gradient else Classification
         return kind(options, host, particles, ctf, old.state, old.sampling, list(old.models), mask)
 
 
@@ -159,7 +153,7 @@ def _seed(options: RefineOptions, host: Host) -> int:
 
 
 def _sampling(options: RefineOptions, pixel_size: float) -> SamplingState:
-    three_d = options.has_reference
+    three_d = options.is_3d
     step = healpix_angular_step(options.healpix_order)
     if not three_d:
         step = options.psi_step if options.psi_step > 0 else DEFAULT_PSI_STEP
@@ -255,9 +249,7 @@ def _initial_noise(
             images = mask_outside(images, radius, float(options.mask_edge))
         average += images.sum(axis=0, dtype=np.float64)
         unmoved = np.zeros((len(index), 2), np.int64)
-        transforms, _, spectrum = transform_images(
-            images, unmoved, np.ones(len(index)), float(box), 0.0, pixels
-        )
+        transforms, _, spectrum = transform_images(images, unmoved, np.ones(len(index)), float(box), 0.0, pixels)
         if averages is not None:
             ctf = np.ones(transforms.shape, np.float32)
             if ctf_of is not None:
@@ -294,4 +286,3 @@ def _warn_of_norm(
         "instead of 0 +/- 1: normalise the particles when extracting them, or say --dont_check_norm."
     )
     return True
-

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.model import ModelState
+from relion_py.compute.refine.model import ModelState, Moments
 from relion_py.compute.refine.projector import FourierReference, padded_box
 from relion_py.compute.refine.reconstruct import to_real_space
 
 Array = NDArray[Any]
 
-DEFAULT_ITERATIONS = 200
-"""Of a gradient refinement without --iter (ml_optimiser.cpp, initialiseGeneral)."""
 FIRST_MOMENT_KEPT = 0.9
 """Share of the old first moment in the new one (backprojector.h, getFristMoment)."""
 SECOND_MOMENT_KEPT = 0.999
@@ -83,8 +81,8 @@ class Schedule:
         kind: str,
         particles: int,
         classes: int,
+        iterations: int,
         *,
-        iterations: int = -1,
         initial_share: float = 0.3,
         final_share: float = 0.2,
         step: float = -1.0,
@@ -100,18 +98,17 @@ class Schedule:
         kind: CLASS_2D, INITIAL_MODEL or CLASS_3D. Schemes are "plain" or "<factor>-step", else UserError.
         Source: ml_optimiser.cpp, parseInitial, initialiseGeneral, updateStepSize and updateTau2Fudge.
         """
-        count = iterations if iterations > 0 else DEFAULT_ITERATIONS
         if initial_share + final_share > 0.9:
             total = initial_share + final_share + 0.1
             initial_share, final_share = initial_share / total, final_share / total
-        initial, final = int(count * initial_share), int(count * final_share)
+        initial, final = int(iterations * initial_share), int(iterations * final_share)
         step = step if step > 0 else _STEP[kind]
         fudge = tau2_fudge if tau2_fudge > 0 else _TAU2_FUDGE
         starts_bold = kind != CLASS_3D
         return cls(
-            count,
+            iterations,
             initial,
-            max(count - initial - final, 0),
+            max(iterations - initial - final, 0),
             final,
             step,
             _factor(step_scheme, "--grad_stepsize_scheme", _FIRST_STEP / step if starts_bold else 1.0),
@@ -197,37 +194,10 @@ def pseudo_halves(members: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArra
 # ---- moments ----
 
 
-@dataclass
-class Moments:
-    """Running means of one class's gradient.
-
-    first   complex64 (2, Z, Y, X), one per pseudo-half; Z = Y = pad * box (Z == 1 in 2D), X = Y / 2 + 1
-    second  float32 (Z, Y, X)
-    """
-
-    first: NDArray[np.complex64]
-    second: NDArray[np.float32]
-
-    @classmethod
-    def new(cls, box: int, padding: float, ndim: int) -> Moments:
-        """Those before the first iteration (ml_model.cpp, initialiseFromImages)."""
-        shape = moment_shape(box, padding, ndim)
-        return cls(np.zeros((2, *shape), np.complex64), np.full(shape, FIRST_SECOND_MOMENT, np.float32))
-
-    def copy(self) -> Moments:
-        """Independent moments of the same values."""
-        return Moments(self.first.copy(), self.second.copy())
-
-    def shift(self, pixels: Array) -> None:
-        """Moves the gradient with a reference that moves by `pixels` (slowest axis first), in place."""
-        depth, height, width = self.first.shape[1:]
-        axes = [np.arange(height) - height // 2, np.arange(width)]
-        if depth > 1:
-            axes.insert(0, np.arange(depth) - depth // 2)
-        turns = np.zeros(self.first.shape[1:])
-        for axis, distance in zip(np.meshgrid(*axes, indexing="ij", sparse=True), pixels, strict=True):
-            turns = turns + axis * (float(distance) / height)
-        self.first *= np.exp(-2j * np.pi * turns).astype(np.complex64)
+def new_moments(box: int, padding: float, ndim: int) -> Moments:
+    """Those before the first iteration (ml_model.cpp, initialiseFromImages)."""
+    shape = moment_shape(box, padding, ndim)
+    return Moments(np.zeros((2, *shape), np.complex64), np.full(shape, FIRST_SECOND_MOMENT, np.float32))
 
 
 def moment_shape(box: int, padding: float, ndim: int) -> tuple[int, int, int]:
@@ -271,9 +241,7 @@ def update_moments(sums: tuple[BackProjector, BackProjector], moments: Moments) 
     mean = _power((gradients[1] + gradients[0]) / 2.0)
     moved = SECOND_MOMENT_KEPT * second + (1.0 - SECOND_MOMENT_KEPT) * difference / (mean + TINY)
     second[inside] = moved[inside]
-    direction = np.where(inside, (first[0] + first[1]) / 2.0 / (np.sqrt(second) + TINY), 0).astype(
-        np.complex64
-    )
+    direction = np.where(inside, (first[0] + first[1]) / 2.0 / (np.sqrt(second) + TINY), 0).astype(np.complex64)
     noise = _shell_means(np.abs(first[0] - first[1]), sums[0])
     return Gradient(direction, noise, float(_power(direction).mean()))
 
@@ -287,9 +255,7 @@ def take_step(
     `sums` says which part of Fourier space is updated; beyond it the new reference is zero.
     Source: backprojector.cpp, reconstructGrad.
     """
-    reference = FourierReference.from_map(
-        volume, 2 * sums.r_max, sums.pad, correct_gridding=False, workers=workers
-    )
+    reference = FourierReference.from_map(volume, 2 * sums.r_max, sums.pad, correct_gridding=False, workers=workers)
     transform = reference.data
     part = _part_of_grid(transform, sums)
     trust = _trust(_shell_means(np.abs(part), sums), gradient.noise, tau2_fudge)[_shells(sums)]
@@ -303,9 +269,7 @@ def step_of_class(step: float, classes: int, share: float) -> float:
     return step * (1.0 - float(np.exp(-(3 * classes + 10) * share)))
 
 
-def _trust(
-    amplitude: NDArray[np.float64], noise: NDArray[np.float64], tau2_fudge: float
-) -> NDArray[np.float64]:
+def _trust(amplitude: NDArray[np.float64], noise: NDArray[np.float64], tau2_fudge: float) -> NDArray[np.float64]:
     """Something like an FSC of each shell: SNR / (1 + SNR), 0 where the noise is not known."""
     ratio = np.divide(2.0 * tau2_fudge * amplitude, noise, out=np.zeros_like(noise), where=noise > 0)
     return np.clip(ratio / (1.0 + ratio), 0.0, 1.0)
@@ -357,9 +321,7 @@ def _power(values: Array) -> Array:
 # ---- classes ----
 
 
-def idle_class(
-    shares: NDArray[np.float64], strengths: NDArray[np.float64], threshold: float
-) -> tuple[int, int] | None:
+def idle_class(shares: NDArray[np.float64], strengths: NDArray[np.float64], threshold: float) -> tuple[int, int] | None:
     """(class to drop, class to put in its place) or None.
 
     shares (K,) of the particles and strengths (K,) of the gradients of the classes. The smallest class is
@@ -376,13 +338,13 @@ def idle_class(
     return drop, grow
 
 
-def replace_class(model: ModelState, moments: list[Moments], drop: int, grow: int) -> None:
+def replace_class(model: ModelState, drop: int, grow: int) -> None:
     """Makes class `drop` a copy of `grow` with a little less momentum, in place (reset_class)."""
     model.references[drop] = model.references[grow].copy()
     for values in (model.pdf_class, model.tau2_class, model.data_vs_prior_class, model.pdf_direction):
         values[drop] = values[grow]
-    moments[drop] = moments[grow].copy()
-    moments[drop].first *= np.float32(MOMENTUM_OF_NEW_CLASS)
+    model.moments[drop] = model.moments[grow].copy()
+    model.moments[drop].first *= np.float32(MOMENTUM_OF_NEW_CLASS)
 
 
 # ---- the other parameters ----

@@ -73,7 +73,15 @@ def problem():
 
 
 def _project(volume, rotations, pixels, out):
-    project(volume, np.ascontiguousarray(rotations, np.float32), pixels.kx, pixels.ky, np.float32(PAD), np.float32(PAD * pixels.r_max), out)  # noqa: E501
+    project(
+        volume,
+        np.ascontiguousarray(rotations, np.float32),
+        pixels.kx,
+        pixels.ky,
+        np.float32(PAD),
+        np.float32(PAD * pixels.r_max),
+        out,
+    )
 
 
 def _brute_scores(problem, particle, pixels, take, mats_of, shifts, correlate, prior_of, sigma2_offset):
@@ -85,9 +93,7 @@ def _brute_scores(problem, particle, pixels, take, mats_of, shifts, correlate, p
     total = images.old_offset[particle] + tables.shifts_unperturbed
     log_shift = -np.sum(total**2, axis=1) / (2 * sigma2_offset)
     log_shift -= np.log(np.mean(np.exp(log_shift)))
-    phase = np.exp(
-        -2j * np.pi * (shifts[..., 0, None] * pixels.kx + shifts[..., 1, None] * pixels.ky) / (PIXEL * BOX)
-    )
+    phase = np.exp(-2j * np.pi * (shifts[..., 0, None] * pixels.kx + shifts[..., 1, None] * pixels.ky) / (PIXEL * BOX))
     moved = x * phase  # (T, V, P)
     out = np.empty((CLASSES, tables.directions, tables.angles, mats_of(0, 0).shape[0], *shifts.shape[:2]))
     for k in range(CLASSES):
@@ -145,7 +151,7 @@ def _cut(scores, fraction):
     return best + np.log(smallest) - 1e-9, best + np.log(weights.sum())
 
 
-@pytest.mark.parametrize("mode", ["global", "local", "correlate"])
+@pytest.mark.parametrize("mode", ["global", "local", "correlate", "residual"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
     volumes, grid, tables, images, log_pdf, inverse = problem
@@ -156,12 +162,15 @@ def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
         local = LocalSearch.around(grid, images.index, n, angles, (20.0, 20.0, 25.0))
     sums = WeightedSums.zeros(volumes.shape[1:], CLASSES, tables.directions, images.shells, 1, 2)
     settings = ExpectationSettings(
-        correlate=mode == "correlate", sigma2_offset=sigma2_offset, pixel_size=PIXEL, box=BOX, work_mib=1
+        correlate=mode == "correlate",
+        residual=mode == "residual",
+        sigma2_offset=sigma2_offset,
+        pixel_size=PIXEL,
+        box=BOX,
+        work_mib=1,
     )
     with CpuBackend(threads) as backend:
-        step = Expectation(
-            backend, settings, volumes, PAD, PAD * FINE // 2, tables, log_pdf, inverse, sums, local
-        )
+        step = Expectation(backend, settings, volumes, PAD, PAD * FINE // 2, tables, log_pdf, inverse, sums, local)
         found = step.run(images)
         step.finish()
 
@@ -186,7 +195,7 @@ def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
             likelihood -= 0.5 * images.spectrum[i, FINE // 2 + 1 :].sum()
             likelihood -= np.sum(np.log(2 * np.pi / inverse[0, shell]))
             assert found.log_likelihood[i] == pytest.approx(likelihood, rel=1e-4, abs=0.05)
-        xa, aa, per_shell = _add_sums(problem, i, weights, grids)
+        xa, aa, per_shell = _add_sums(problem, i, weights, grids, mode == "residual")
         noise += per_shell
         noise[FINE // 2 + 1 :] += images.spectrum[i, FINE // 2 + 1 :]
         signal[i % 2] += xa
@@ -213,8 +222,8 @@ def _prior(local, i, log_pdf, tables):
     return lambda k, d, q: table[d, q]
 
 
-def _add_sums(problem, i, weights, grids):
-    """Back-projects one particle's weighted images; returns its scale sums and noise by shell."""
+def _add_sums(problem, i, weights, grids, residual):
+    """Back-projects one particle's weighted images or residuals; returns its scale sums and noise by shell."""
     volumes, _, tables, images, _, inverse = problem
     pixels, mats = images.fine, _fine_mats(tables)
     ctf = images.ctf[i].astype(float)
@@ -232,7 +241,7 @@ def _add_sums(problem, i, weights, grids):
             shift = tables.child_shifts[t, v]
             phase = np.exp(-2j * np.pi * (shift[0] * pixels.kx + shift[1] * pixels.ky) / (PIXEL * BOX))
             masked, unmasked = images.masked[i] * phase, images.unmasked[i] * phase
-            numerator += w * ctf * weight * unmasked
+            numerator += w * ctf * weight * (unmasked - reference if residual else unmasked)
             denominator += w * ctf**2 * weight
             noise += np.bincount(pixels.shell, w * np.abs(masked - reference) ** 2, images.shells)
             use = images.scale_shells[pixels.shell]

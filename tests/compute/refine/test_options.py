@@ -154,7 +154,7 @@ def test_all_mistakes_are_told_at_once() -> None:
     ("given", "name"),
     [
         ({"--helix": True}, "--helix"),
-        ({"--grad": True}, "--grad"),
+        ({"--grad": True, "--som": True}, "--som"),
         ({"--gpu": ""}, "--gpu"),
     ],
 )

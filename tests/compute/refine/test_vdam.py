@@ -17,9 +17,9 @@ from relion_py.compute.refine.projector import FourierReference
 
 
 def schedule(
-    kind: str = vdam.CLASS_2D, particles: int = 100_000, classes: int = 10, **given
+    kind: str = vdam.CLASS_2D, particles: int = 100_000, classes: int = 10, iterations: int = 200, **given
 ) -> vdam.Schedule:
-    return vdam.Schedule.of(kind, particles, classes, **given)
+    return vdam.Schedule.of(kind, particles, classes, iterations, **given)
 
 
 def test_phases_of_the_default_run() -> None:
@@ -167,7 +167,7 @@ def plain_moments(sums, first, second, is_first):
 
 @pytest.mark.parametrize(("ndim", "padding"), [(2, 2.0), (3, 1.0), (3, 2.0)])
 def test_moments_follow_the_formulas(ndim: int, padding: float) -> None:
-    moments = vdam.Moments.new(BOX, padding, ndim)
+    moments = vdam.new_moments(BOX, padding, ndim)
     for iteration in range(3):
         sums = (
             random_sums(ndim, padding, 2 * iteration, 6 + 2 * iteration),
@@ -189,7 +189,7 @@ def test_moments_follow_the_formulas(ndim: int, padding: float) -> None:
 @pytest.mark.parametrize(("ndim", "padding"), [(2, 2.0), (3, 1.0), (3, 2.0)])
 def test_a_step_follows_the_formula(ndim: int, padding: float) -> None:
     sums = (random_sums(ndim, padding, 1), random_sums(ndim, padding, 2))
-    gradient = vdam.update_moments(sums, vdam.Moments.new(BOX, padding, ndim))
+    gradient = vdam.update_moments(sums, vdam.new_moments(BOX, padding, ndim))
     volume = np.random.default_rng(3).normal(size=(BOX,) * ndim).astype(np.float32)
     found = vdam.take_step(volume, gradient, sums[0], 0.4, 2.5)
 
@@ -228,7 +228,7 @@ def plain_inverse(transform: np.ndarray, sums: BackProjector) -> np.ndarray:
 
 def test_without_any_gradient_a_step_only_lets_the_reference_decay() -> None:
     sums = BackProjector(BOX, BOX, 1.0, ndim=3)
-    gradient = vdam.update_moments((sums, sums.copy()), vdam.Moments.new(BOX, 1.0, 3))
+    gradient = vdam.update_moments((sums, sums.copy()), vdam.new_moments(BOX, 1.0, 3))
     volume = np.zeros((BOX,) * 3, np.float32)
     volume[4:8, 4:8, 4:8] = 1.0
     found = vdam.take_step(volume, gradient, sums, 0.5, 1.0)
@@ -242,7 +242,7 @@ def test_steps_on_residuals_find_the_truth() -> None:
     y, x = np.mgrid[:BOX, :BOX] - BOX // 2
     truth = np.exp(-((x - 1) ** 2 + (y + 2) ** 2) / 4.0)
     target = FourierReference.from_map(truth, BOX, 2.0, correct_gridding=False).data
-    moments, average = vdam.Moments.new(BOX, 2.0, 2), np.roll(truth, (-3, -2), (0, 1)) / 2
+    moments, average = vdam.new_moments(BOX, 2.0, 2), np.roll(truth, (-3, -2), (0, 1)) / 2
     for _ in range(60):
         now = FourierReference.from_map(average, BOX, 2.0, correct_gridding=False).data
         halves = []
@@ -268,7 +268,7 @@ def test_moments_move_with_their_reference() -> None:
     for each in (volume, moved):
         sums = BackProjector(BOX, 10, 2.0, ndim=3)
         sums.data[...] = FourierReference.from_map(each, 10, 2.0, correct_gridding=False).data
-        moments = vdam.Moments.new(BOX, 2.0, 3)
+        moments = vdam.new_moments(BOX, 2.0, 3)
         vdam.update_moments((sums, sums.copy()), moments)
         found.append(moments)
     found[0].shift(np.array([1.0, -2.0, 3.0]))
@@ -305,9 +305,10 @@ def small_model(classes: int) -> ModelState:
 
 def test_a_replaced_class_is_an_independent_copy_with_less_momentum() -> None:
     model = small_model(3)
-    moments = [vdam.Moments.new(BOX, 2.0, 2) for _ in range(3)]
+    model.moments = [vdam.new_moments(BOX, 2.0, 2) for _ in range(3)]
+    moments = model.moments
     moments[2].first[...] = 1.0 + 2.0j
-    vdam.replace_class(model, moments, 0, 2)
+    vdam.replace_class(model, 0, 2)
     np.testing.assert_array_equal(model.references[0], model.references[2])
     assert model.pdf_class[0] == model.pdf_class[2]
     np.testing.assert_array_equal(model.tau2_class[0], model.tau2_class[2])

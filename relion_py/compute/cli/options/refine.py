@@ -203,8 +203,8 @@ FLAGS: tuple[Flag, ...] = tuple(
 
 _HELIX = "it refines particles without helical symmetry"
 _TOMO = "it refines particles from micrographs, not from tomograms"
-_GRADIENT = "it refines by expectation maximisation, not by gradient descent"
-_CLASSES = "it refines one map, without classification"
+_SOM = "it makes classes, not self-organising maps"
+_UNUSED = "RELION reads and writes this resolution but does not use it"
 _SEARCH = "auto-refinement searches all angles and offsets by the HEALPix order and the offset range"
 _GPU = "it computes on the CPU"
 _BLUSH = "it regularises with the spectral prior"
@@ -212,22 +212,22 @@ _BLUSH = "it regularises with the spectral prior"
 NOT_IN_THIS_RELEASE: Mapping[str, str] = {
     **{row[0]: _HELIX for row in _TABLE["Helical reconstruction"] if row[0] != "--fourier_mask"},
     **{row[0]: _TOMO for row in _TABLE["Subtomogram averaging"]},
-    **{row[0]: _GRADIENT for row in _TABLE["Stochastic Gradient Descent"] if row[0] not in ("--maxsig", "--no_init_blobs")},
+    **{row[0]: _SOM for row in _TABLE["Stochastic Gradient Descent"] if row[0].startswith("--som")},
+    "--grad_min_resol": _UNUSED,
+    "--grad_ini_resol": _UNUSED,
+    "--grad_fin_resol": _UNUSED,
     "--tomograms": _TOMO,
     "--trajectories": _TOMO,
     "--ios": _TOMO,
-    "--tau2_fudge_scheme": _GRADIENT,
     "--solvent_mask2": "it masks the references with one mask",
     "--lowpass_mask": "it filters whole references only",
     "--lowpass": "it filters whole references only",
     "--local_symmetry": "it imposes point groups only",
-    "--denovo_3dref": "it needs a reference map: give one with --ref",
     "--relax_sym": "it imposes a point group or none",
     "--offset_range_x": _SEARCH,
     "--offset_range_y": _SEARCH,
     "--offset_range_z": _SEARCH,
     "--helical_offset_step": _HELIX,
-    "--auto_sampling": _CLASSES,
     "--skip_rotate": _SEARCH,
     "--bimodal_psi": _HELIX,
     "--fourier_mask": _HELIX,
