@@ -48,9 +48,7 @@ def run(program: list[str], directory: Path, output: str, flags: list[str]) -> t
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     with open(directory / f"{output}.log", "wb") as log:
-        process = subprocess.Popen(
-            [*program, "--o", output + "/", *flags], cwd=directory, stdout=log, stderr=log
-        )
+        process = subprocess.Popen([*program, "--o", output + "/", *flags], cwd=directory, stdout=log, stderr=log)
         peak = 0.0
         while process.poll() is None:
             peak = max(peak, _resident(process.pid))
@@ -97,9 +95,7 @@ def stages(directory: Path) -> str:
 
 def main() -> None:
     """Run both programs and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--movies")
     parser.add_argument("--simulate", default="1024x1024x10")
     parser.add_argument("--other", default="/usr/bin/relion_run_motioncorr")

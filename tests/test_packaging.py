@@ -70,10 +70,7 @@ def test_every_program_of_the_package_is_installed():
     mains = {
         module_name(path)
         for path in PACKAGE.rglob("*.py")
-        if any(
-            isinstance(node, ast.FunctionDef) and node.name == "main"
-            for node in ast.parse(path.read_text()).body
-        )
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in ast.parse(path.read_text()).body)
     }
     installed = {target.partition(":")[0] for target in SCRIPTS.values()}
     assert mains - INTERNAL_MAINS == installed
@@ -163,9 +160,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
     tracked = {str(p.relative_to(ROOT)) for p in tracked_files() if p.is_relative_to(PACKAGE)}
     assert tracked <= set(wheel.namelist())
     assert any(name.endswith("LICENSE") for name in wheel.namelist())
-    assert not [
-        n for n in wheel.namelist() if n.split("/")[0] not in ("relion_py",) and ".dist-info" not in n
-    ]
+    assert not [n for n in wheel.namelist() if n.split("/")[0] not in ("relion_py",) and ".dist-info" not in n]
 
 
 def test_the_wheel_says_what_it_is(wheel):
@@ -195,9 +190,7 @@ def test_the_wheel_works_where_the_checkout_is_not(wheel, tmp_path):
 # ---- the tree ---------------------------------------------------------------------------------------------
 
 # Hosts that the project may name: licence, papers, and documentation that people are sent to.
-HOSTS = re.compile(
-    r"(^|\.)(gnu\.org|fsf\.org|doi\.org|readthedocs\.io|github\.com|w3\.org|example\.(com|org))$"
-)
+HOSTS = re.compile(r"(^|\.)(gnu\.org|fsf\.org|doi\.org|readthedocs\.io|github\.com|w3\.org|example\.(com|org))$")
 # Written in two parts so that this file is not found by itself.
 MACHINE = re.compile("/" + r"work/(main|shared|\.)|/" + r"opt/pypi|(extra-)?index" + r"-url|find" + r"-links")
 TRACKER = re.compile(r"\bissue" + r"s?\s+#?\d|\b(see|fixes|closes) " + r"#\d", re.IGNORECASE)

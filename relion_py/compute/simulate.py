@@ -155,9 +155,7 @@ def _check(
         raise UserError(f"The signal-to-noise ratio must be positive, not {snr}.")
     if not 0.0 < diameter <= 0.9 * box * angpix:
         limit = 0.9 * box * angpix
-        raise UserError(
-            f"A particle of {diameter:g} A does not fit; its diameter can be at most {limit:g} A."
-        )
+        raise UserError(f"A particle of {diameter:g} A does not fit; its diameter can be at most {limit:g} A.")
     if noise not in NOISES:
         raise UserError(f'The noise must be "white" or "coloured", not "{noise}".')
     if not 0.0 < defocus[0] <= defocus[1]:
@@ -172,9 +170,7 @@ def _random_poses(n: int, shift: float, classes: int, rng: np.random.Generator) 
     return Poses(rot, tilt, psi, x, y, rng.permutation(np.arange(n) % classes) + 1)
 
 
-def _random_ctf(
-    n: int, defocus: tuple[float, float], optics: NDArray[np.int64], rng: np.random.Generator
-) -> CtfParams:
+def _random_ctf(n: int, defocus: tuple[float, float], optics: NDArray[np.int64], rng: np.random.Generator) -> CtfParams:
     """A defocus and an astigmatism for each micrograph, and 200 A of scatter between its particles."""
     micrograph = np.arange(n) // PER_MICROGRAPH
     count = int(micrograph[-1]) + 1

@@ -93,9 +93,7 @@ def _fold_chain(
     while len(chain) < count:
         best, best_cost = None, np.inf
         for direction in rng.normal(size=(_CANDIDATES, 3)):
-            segment = end + _helix(
-                direction / np.linalg.norm(direction), spacing, rng.uniform(0, 2 * np.pi), length
-            )
+            segment = end + _helix(direction / np.linalg.norm(direction), spacing, rng.uniform(0, 2 * np.pi), length)
             near = np.linalg.norm(segment[:, None] - chain[None], axis=2) < 1.2 * spacing
             cost = misplaced(segment) + 0.5 * near.sum()
             if cost < best_cost:
@@ -118,9 +116,7 @@ def _helix(axis: NDArray[np.float64], spacing: float, phase: float, count: int) 
     return rise * step * axis + radius * around
 
 
-def _waves(
-    model: PseudoAtoms, coordinate: NDArray[np.float64], k: NDArray[np.int32], length: float
-) -> NDArray:
+def _waves(model: PseudoAtoms, coordinate: NDArray[np.float64], k: NDArray[np.int32], length: float) -> NDArray:
     """(A, K): the blobs' factors exp(-2 pi i k x / L) * exp(-2 pi^2 sigma^2 k^2 / L^2) along one axis."""
     frequency = k / length
     decay = np.exp(-2.0 * (np.pi * model.sigma * frequency) ** 2)
@@ -142,9 +138,7 @@ def model_map(model: PseudoAtoms, box: int, angpix: float) -> NDArray[np.float32
     return real_image(model_transform(model, box, angpix), box, 3).astype(np.float32)
 
 
-def project(
-    model: PseudoAtoms, matrices: NDArray[np.float64], box: int, angpix: float
-) -> NDArray[np.complex64]:
+def project(model: PseudoAtoms, matrices: NDArray[np.float64], box: int, angpix: float) -> NDArray[np.complex64]:
     """Half transforms (N, box, box // 2 + 1) of projections along the third rows of matrices (N, 3, 3).
 
     A projection is the sum of the map's voxels along the line of sight, as of RELION's projector: the central

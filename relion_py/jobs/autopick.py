@@ -88,9 +88,7 @@ I_O = Page(
             "do_log",
             "OR: use Laplacian-of-Gaussian?",
             False,
-            help=(
-                "Find blobs of about the right size with a Laplacian-of-Gaussian filter; needs no reference."
-            ),
+            help=("Find blobs of about the right size with a Laplacian-of-Gaussian filter; needs no reference."),
             on_continue="inactive",
         ),
         yes_no(
@@ -173,8 +171,7 @@ LAPLACIAN = Page(
             10,
             0.5,
             help=(
-                "Discard picks with more than this many standard deviations above the mean, such as ice; 999 "
-                "for none."
+                "Discard picks with more than this many standard deviations above the mean, such as ice; 999 for none."
             ),
         ),
     ),
@@ -218,9 +215,7 @@ TOPAZ = Page(
             0,
             2000,
             20,
-            help=(
-                "Expected number of particles in a micrograph; it need not be exact. -1 leaves it to Topaz."
-            ),
+            help=("Expected number of particles in a micrograph; it need not be exact. -1 leaves it to Topaz."),
             on_continue="inactive",
             enabled_when=on("do_topaz_train"),
             limits=NUMBER,
@@ -238,10 +233,7 @@ TOPAZ = Page(
             "do_topaz_train_parts",
             "OR train on a set of particles? ",
             False,
-            help=(
-                "Train with the particles of a STAR file, such as selected class members, instead of "
-                "coordinates."
-            ),
+            help=("Train with the particles of a STAR file, such as selected class members, instead of coordinates."),
             on_continue="inactive",
             enabled_when=on("do_topaz_train"),
         ),
@@ -422,10 +414,7 @@ REFERENCES = Page(
             "do_ignore_first_ctfpeak_autopick",
             "Ignore CTFs until first peak?",
             False,
-            help=(
-                "Yes if the references are not right at the lowest resolutions, as RELION's class averages "
-                "made so."
-            ),
+            help=("Yes if the references are not right at the lowest resolutions, as RELION's class averages made so."),
             on_continue="inactive",
             enabled_when=on("do_ctf_autopick"),
         ),
@@ -491,9 +480,7 @@ AUTOPICKING = Page(
             "do_read_fom_maps",
             "Read FOM maps?",
             False,
-            help=(
-                "Read the maps that an earlier run of this job wrote, and only apply the thresholds again."
-            ),
+            help=("Read the maps that an earlier run of this job wrote, and only apply the thresholds again."),
         ),
         slider(
             "shrink",
@@ -502,10 +489,7 @@ AUTOPICKING = Page(
             0,
             1,
             0.1,
-            help=(
-                "Shrink micrographs by this much: 0 to the resolution of the low-pass filter (fast), 1 not "
-                "at all."
-            ),
+            help=("Shrink micrographs by this much: 0 to the resolution of the low-pass filter (fast), 1 not at all."),
             on_continue="inactive",
             limits=Limits(0, 1),
         ),
@@ -574,8 +558,7 @@ HELIX = Page(
             100,
             1,
             help=(
-                "Number of asymmetric units that one segment adds: the distance between segments divided by "
-                "the rise."
+                "Number of asymmetric units that one segment adds: the distance between segments divided by the rise."
             ),
             enabled_when=on("do_pick_helical_segments"),
             limits=COUNT,
@@ -834,9 +817,7 @@ SPEC = JobSpec(
             "log_diam_min",
         ),
         empty_input("topaz_train_parts", "Give the particles to train with.", _TRAIN_PARTS),
-        empty_input(
-            "topaz_train_picks", "Give the picks to train with.", all_of(_TRAIN, off("do_topaz_train_parts"))
-        ),
+        empty_input("topaz_train_picks", "Give the picks to train with.", all_of(_TRAIN, off("do_topaz_train_parts"))),
     ),
     gentle=CleanRule(("*/*.spi",)),
     harsh=CleanRule(("*/*.spi",)),

@@ -222,10 +222,7 @@ SAMPLING = Page(
             "allow_coarser",
             "Allow coarser sampling?",
             False,
-            help=(
-                "Yes lets early iterations sample more coarsely, when the estimated accuracies allow it. "
-                "Faster."
-            ),
+            help=("Yes lets early iterations sample more coarsely, when the estimated accuracies allow it. Faster."),
             enabled_when=on("dont_skip_align"),
         ),
     ),
@@ -368,8 +365,7 @@ SPEC = JobSpec(
         Rule(all_of(_EM, on("do_grad")), "Choose either the EM or the VDAM algorithm, not both.", "do_grad"),
         Rule(
             all_of(_VDAM, above("nr_mpi", 1)),
-            "The VDAM algorithm runs in one process: use 1 MPI process and more threads, or the EM "
-            "algorithm.",
+            "The VDAM algorithm runs in one process: use 1 MPI process and more threads, or the EM algorithm.",
             "nr_mpi",
         ),
         Rule(not_(any_of(_EM, on("do_grad"))), "Choose the EM or the VDAM algorithm.", "do_em"),

@@ -262,10 +262,7 @@ SAMPLING = Page(
             "allow_coarser",
             "Allow coarser sampling?",
             False,
-            help=(
-                "Yes lets early iterations sample more coarsely, when the estimated accuracies allow it. "
-                "Faster."
-            ),
+            help=("Yes lets early iterations sample more coarsely, when the estimated accuracies allow it. Faster."),
             enabled_when=on("dont_skip_align"),
         ),
     ),

@@ -134,10 +134,7 @@ CTFFIND_4_1 = Page(
             -16,
             4096,
             16,
-            help=(
-                "Size of the central square (pixels) from which the CTF is estimated; -1 for the whole "
-                "micrograph."
-            ),
+            help=("Size of the central square (pixels) from which the CTF is estimated; -1 for the whole micrograph."),
             on_continue="inactive",
             limits=Limits(integer=True),
         ),

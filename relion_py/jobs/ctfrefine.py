@@ -115,9 +115,7 @@ FIT = Page(
             "do_4thorder",
             "Estimate 4th order aberrations?",
             False,
-            help=(
-                "Estimate fourth-order aberrations (spherical aberration, tetrafoil) for each optics group."
-            ),
+            help=("Estimate fourth-order aberrations (spherical aberration, tetrafoil) for each optics group."),
             enabled_when=off("do_aniso_mag"),
         ),
         slider(
@@ -222,8 +220,7 @@ SPEC = JobSpec(
         ),
         Rule(
             all_of(_CTF, *(equals(key, "No") for key in _FIT_OPTIONS)),
-            "No CTF parameter is chosen: switch CTF fitting off, or choose defocus, astigmatism, "
-            "B-factor or phase.",
+            "No CTF parameter is chosen: switch CTF fitting off, or choose defocus, astigmatism, B-factor or phase.",
             "do_ctf",
         ),
         Rule(

@@ -106,10 +106,7 @@ def _file_complaint(value: str, root: Path) -> str:
 def _type_complaint(option: Option, node_type: str) -> str:
     if not option.node_type or not node_type or matches(node_type, option.node_type):
         return ""
-    return (
-        f"This is of type {canonical(node_type)}, but '{_label(option)}' takes {option.node_type}: "
-        f"choose another."
-    )
+    return f"This is of type {canonical(node_type)}, but '{_label(option)}' takes {option.node_type}: choose another."
 
 
 def _executable_complaint(value: str, root: Path) -> str:
@@ -148,8 +145,7 @@ def _programs(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Compla
             if launcher and not _which(launcher[0]):
                 yield (
                     "nr_mpi",
-                    f"'{launcher[0]}' is not on the PATH: install an MPI, set RELION_MPIRUN, or use 1 "
-                    f"process.",
+                    f"'{launcher[0]}' is not on the PATH: install an MPI, set RELION_MPIRUN, or use 1 process.",
                 )
 
 
@@ -209,8 +205,7 @@ def _maps(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Complaint]
     if maps and "fn_mask" in sizes and sizes["fn_mask"] != maps[0] and not context.yes("trust_ref_size"):
         yield (
             "fn_mask",
-            f"The mask's box of {sizes['fn_mask']} pixels differs from the map's of {maps[0]}: make "
-            f"it for this map.",
+            f"The mask's box of {sizes['fn_mask']} pixels differs from the map's of {maps[0]}: make it for this map.",
         )
 
 
@@ -229,8 +224,7 @@ def _particles(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Compl
     if context.yes("do_ctf_correction") and "rlnDefocusU" not in particles.columns:
         yield (
             "do_ctf_correction",
-            "The particles hold no CTF parameters (no column rlnDefocusU): estimate them, or switch "
-            "this off.",
+            "The particles hold no CTF parameters (no column rlnDefocusU): estimate them, or switch this off.",
         )
     if particles.box and particles.box % 2:
         yield "fn_img", f"The particles' box of {particles.box} pixels is odd: extract them in an even one."
@@ -238,8 +232,7 @@ def _particles(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Compl
     if particles.box and particles.pixel_size and diameter > particles.box * particles.pixel_size:
         yield (
             "particle_diameter",
-            f"The diameter of {diameter:g} A is larger than the box of "
-            f"{particles.box * particles.pixel_size:.0f} A.",
+            f"The diameter of {diameter:g} A is larger than the box of {particles.box * particles.pixel_size:.0f} A.",
         )
     yield from _reference_fits(spec, context, root, particles)
 

@@ -77,9 +77,7 @@ I_O = Page(
             executable=True,
         ),
         text("gpu_id", "Which (single) GPU to use:", "0", help="Number of the GPU to use."),
-        yes_no(
-            "do_preload", "Preload images in RAM?", False, help="Read all images into memory at the start."
-        ),
+        yes_no("do_preload", "Preload images in RAM?", False, help="Read all images into memory at the start."),
     ),
 )
 

@@ -91,9 +91,7 @@ def _queue_extras(env: Mapping[str, str], count: int) -> tuple[QueueExtra, ...]:
         if name in env:
             help_text = f"Replaces XXXextra{index}XXX in the submission script template."
             found.append(
-                QueueExtra(
-                    index, env[name], env.get(f"{name}_DEFAULT", ""), env.get(f"{name}_HELP", help_text)
-                )
+                QueueExtra(index, env[name], env.get(f"{name}_DEFAULT", ""), env.get(f"{name}_HELP", help_text))
             )
     return tuple(found)
 

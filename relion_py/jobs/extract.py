@@ -51,10 +51,7 @@ I_O = Page(
             "do_reextract",
             "OR re-extract refined particles? ",
             False,
-            help=(
-                "Extract refined particles again, with another box or pixel size, or at their refined "
-                "centres."
-            ),
+            help=("Extract refined particles again, with another box or pixel size, or at their refined centres."),
             on_continue="inactive",
         ),
         node(
@@ -79,8 +76,7 @@ I_O = Page(
             "OR: re-center refined coordinates? ",
             False,
             help=(
-                "Move the coordinates by the refined offsets, so that the point below becomes the centre of "
-                "the boxes."
+                "Move the coordinates by the refined offsets, so that the point below becomes the centre of the boxes."
             ),
             on_continue="inactive",
             enabled_when=on("do_reextract"),
@@ -150,19 +146,14 @@ EXTRACT = Page(
             "do_invert",
             "Invert contrast?",
             True,
-            help=(
-                "Yes makes particles white on black, as RELION wants them, from micrographs where they are "
-                "black."
-            ),
+            help=("Yes makes particles white on black, as RELION wants them, from micrographs where they are black."),
             on_continue="inactive",
         ),
         yes_no(
             "do_norm",
             "Normalize particles?",
             True,
-            help=(
-                "Yes sets the mean of the background to 0 and its standard deviation to 1. RELION needs it."
-            ),
+            help=("Yes sets the mean of the background to 0 and its standard deviation to 1. RELION needs it."),
             on_continue="inactive",
         ),
         slider(
@@ -173,8 +164,7 @@ EXTRACT = Page(
             600,
             10,
             help=(
-                "Diameter (pixels of the micrograph) of the circle outside which is background; -1 for 75 % "
-                "of the box."
+                "Diameter (pixels of the micrograph) of the circle outside which is background; -1 for 75 % of the box."
             ),
             on_continue="inactive",
             enabled_when=on("do_norm"),
@@ -186,9 +176,7 @@ EXTRACT = Page(
             -1,
             10,
             0.1,
-            help=(
-                "Replace pixels more than this many standard deviations above the mean by noise; -1 for none."
-            ),
+            help=("Replace pixels more than this many standard deviations above the mean by noise; -1 for none."),
             on_continue="inactive",
             enabled_when=on("do_norm"),
         ),
@@ -199,9 +187,7 @@ EXTRACT = Page(
             -1,
             10,
             0.1,
-            help=(
-                "Replace pixels more than this many standard deviations below the mean by noise; -1 for none."
-            ),
+            help=("Replace pixels more than this many standard deviations below the mean by noise; -1 for none."),
             on_continue="inactive",
             enabled_when=on("do_norm"),
         ),
@@ -287,9 +273,7 @@ HELIX = Page(
             "do_cut_into_segments",
             "Cut helical tubes into segments?",
             True,
-            help=(
-                "Yes cuts filaments into overlapping segments; No takes one box at each filament's middle."
-            ),
+            help=("Yes cuts filaments into overlapping segments; No takes one box at each filament's middle."),
             on_continue="inactive",
             enabled_when=all_of(on("do_extract_helix"), on("do_extract_helical_tubes")),
         ),
@@ -301,8 +285,7 @@ HELIX = Page(
             100,
             1,
             help=(
-                "Number of asymmetric units that one segment adds: the distance between segments divided by "
-                "the rise."
+                "Number of asymmetric units that one segment adds: the distance between segments divided by the rise."
             ),
             on_continue="inactive",
             enabled_when=all_of(on("do_extract_helix"), on("do_extract_helical_tubes")),
@@ -443,9 +426,7 @@ SPEC = JobSpec(
         ),
         empty_input("coords_suffix", "Give the picked coordinates.", _PICKED),
         Rule(
-            that(
-                _numbers_are_read, "the background circle cannot be computed", "bg_diameter", "extract_size"
-            ),
+            that(_numbers_are_read, "the background circle cannot be computed", "bg_diameter", "extract_size"),
             "The background circle cannot be computed from these sizes: give numbers.",
             "bg_diameter",
         ),
@@ -468,9 +449,7 @@ SPEC = JobSpec(
             all_of(
                 on("do_norm"),
                 that(
-                    lambda v: (
-                        number(v, "bg_diameter") > number(v, "extract_size") or number(v, "bg_diameter") == 0
-                    ),
+                    lambda v: number(v, "bg_diameter") > number(v, "extract_size") or number(v, "bg_diameter") == 0,
                     "the background circle does not fit into the box",
                     "bg_diameter",
                     "extract_size",

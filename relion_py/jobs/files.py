@@ -196,9 +196,7 @@ _node_types: dict[Path, tuple[tuple[int, int], dict[str, str] | None]] = {}
 _REMEMBERED = 64
 
 
-def _remembered(
-    store: dict[Path, tuple[tuple[int, int], T]], path: Path, read: Callable[[Path], T]
-) -> T | None:
+def _remembered(store: dict[Path, tuple[tuple[int, int], T]], path: Path, read: Callable[[Path], T]) -> T | None:
     """What `read` made of a file, read again when its size or time of change differ."""
     try:
         stat = path.stat()

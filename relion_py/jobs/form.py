@@ -80,9 +80,7 @@ def file(key: str, label: str, default: str = "", pattern: str = "", **more: obj
     return Option(key, label, "file", default, pattern=pattern, **more)  # type: ignore[arg-type]
 
 
-def node(
-    key: str, label: str, node_type: str, default: str = "", pattern: str = "", **more: object
-) -> Option:
+def node(key: str, label: str, node_type: str, default: str = "", pattern: str = "", **more: object) -> Option:
     """A file of this project; Browse offers the nodes whose type matches `node_type`."""
     return Option(key, label, "node", default, node_type=node_type, pattern=pattern, **more)  # type: ignore[arg-type]
 
@@ -97,9 +95,7 @@ def yes_no(key: str, label: str, default: bool, **more: object) -> Option:
     return Option(key, label, "yes_no", "Yes" if default else "No", **more)  # type: ignore[arg-type]
 
 
-def slider(
-    key: str, label: str, default: str, minimum: float, maximum: float, step: float, **more: object
-) -> Option:
+def slider(key: str, label: str, default: str, minimum: float, maximum: float, step: float, **more: object) -> Option:
     """A number with a slider from `minimum` to `maximum`; numbers beyond its reach may be typed."""
     return Option(key, label, "slider", default, minimum=minimum, maximum=maximum, step=step, **more)  # type: ignore[arg-type]
 

@@ -40,9 +40,7 @@ MOVIES_MICS = Page(
             "fn_in_raw",
             "Raw input files:",
             "Micrographs/*.tif",
-            pattern=(
-                "Movie or Image (*.{mrc,mrcs,tif,tiff,eer,mrc.bz2,mrcs.bz2,mrc.zst,mrcs.zst,mrc.xz,mrcs.xz})"
-            ),
+            pattern=("Movie or Image (*.{mrc,mrcs,tif,tiff,eer,mrc.bz2,mrcs.bz2,mrc.zst,mrcs.zst,mrc.xz,mrcs.xz})"),
             help=(
                 "A wildcard, relative to the project directory, that selects the files, such as "
                 "Movies/*.tiff. Data elsewhere: make a symbolic link inside the project first. MRC (also "
@@ -367,9 +365,7 @@ SPEC = JobSpec(
         ),
         Rule(all_of(_OTHER, empty("fn_in_other")), "Say which file to import.", "fn_in_other"),
         Rule(
-            all_of(
-                _COORDS, that(lambda v: "*" not in v["fn_in_other"], "fn_in_other holds no *", "fn_in_other")
-            ),
+            all_of(_COORDS, that(lambda v: "*" not in v["fn_in_other"], "fn_in_other holds no *", "fn_in_other")),
             "Coordinates need a wildcard: put * in place of the micrograph's name, as in Movies/*_pick.star.",
             "fn_in_other",
         ),

@@ -139,9 +139,7 @@ RELION = Page(
             -500,
             0,
             -25,
-            help=(
-                "B-factor (square A) to sharpen the locally filtered map; that of post-processing, negative."
-            ),
+            help=("B-factor (square A) to sharpen the locally filtered map; that of post-processing, negative."),
             on_continue="inactive",
             enabled_when=on("do_relion_locres"),
         ),
@@ -149,10 +147,7 @@ RELION = Page(
             "fn_mtf",
             "MTF of the detector (STAR file)",
             pattern="STAR Files (*.star)",
-            help=(
-                "STAR file with the detector's modulation transfer function, to correct for it; empty for "
-                "none."
-            ),
+            help=("STAR file with the detector's modulation transfer function, to correct for it; empty for none."),
             on_continue="inactive",
             enabled_when=on("do_relion_locres"),
         ),

@@ -141,8 +141,7 @@ DISPLAY = Page(
             "OR: use Topaz denoising?",
             False,
             help=(
-                "Denoise micrographs with Topaz for the display, instead of the filters above. Topaz must be "
-                "installed."
+                "Denoise micrographs with Topaz for the display, instead of the filters above. Topaz must be installed."
             ),
             on_continue="inactive",
         ),
@@ -162,9 +161,7 @@ COLORS = Page(
             "color_label",
             "MetaDataLabel for color:",
             "rlnAutopickFigureOfMerit",
-            help=(
-                "Column for the colour, without the underscore: rlnAutopickFigureOfMerit, rlnClassNumber ..."
-            ),
+            help=("Column for the colour, without the underscore: rlnAutopickFigureOfMerit, rlnClassNumber ..."),
             enabled_when=on("do_color"),
         ),
         file(
@@ -266,9 +263,7 @@ SPEC = JobSpec(
     ),
     labels=(("helical", on("do_startend")),),
     refusals=(empty_input("fn_in", "Give the micrographs STAR file."),),
-    checks=(
-        Rule(all_of(_COLOURED, empty("color_label")), "Say which column gives the colour.", "color_label"),
-    ),
+    checks=(Rule(all_of(_COLOURED, empty("color_label")), "Say which column gives the colour.", "color_label"),),
     display=(
         Display("Picks", "manualpick.star", "coordinates"),
         Display("Selected micrographs", "micrographs_selected.star", "micrographs"),

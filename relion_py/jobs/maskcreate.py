@@ -49,10 +49,7 @@ MASK = Page(
             0,
             0.5,
             0.01,
-            help=(
-                "Voxels above this are inside. Find it in the display: the level where noise outside "
-                "disappears."
-            ),
+            help=("Voxels above this are inside. Find it in the display: the level where noise outside disappears."),
         ),
         slider(
             "extend_inimask",

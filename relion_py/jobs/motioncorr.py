@@ -111,8 +111,7 @@ I_O = Page(
             "Do dose-weighting?",
             True,
             help=(
-                "Weight each frame by how much signal its exposure leaves at each resolution (Grant & "
-                "Grigorieff 2015)."
+                "Weight each frame by how much signal its exposure leaves at each resolution (Grant & Grigorieff 2015)."
             ),
             on_continue="inactive",
         ),
@@ -246,10 +245,7 @@ MOTION = Page(
             "do_own_motioncor",
             "Use RELION's own implementation?",
             True,
-            help=(
-                "Yes: RELION's own program, on the CPU. No: UCSF MotionCor2, which must be installed, on "
-                "GPUs."
-            ),
+            help=("Yes: RELION's own program, on the CPU. No: UCSF MotionCor2, which must be installed, on GPUs."),
             on_continue="inactive",
         ),
         file(
@@ -368,8 +364,7 @@ SPEC = JobSpec(
         empty_input("input_star_mics", "Give the movies STAR file."),
         Rule(
             all_of(_OWN, on("do_float16"), off("do_save_ps")),
-            "16-bit images need the sums of power spectra, for CTFFIND-4.1 cannot read them: switch "
-            "those on.",
+            "16-bit images need the sums of power spectra, for CTFFIND-4.1 cannot read them: switch those on.",
             "do_save_ps",
         ),
         Rule(
@@ -405,9 +400,7 @@ SPEC = JobSpec(
             "group_for_ps",
         ),
         Rule(
-            all_of(
-                _GAIN, that(_unknown_gain_setting, "the gain's rotation or flip is no choice", "gain_rot")
-            ),
+            all_of(_GAIN, that(_unknown_gain_setting, "the gain's rotation or flip is no choice", "gain_rot")),
             "Choose the gain's rotation and flip from their lists.",
             "gain_rot",
         ),

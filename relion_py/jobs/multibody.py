@@ -86,10 +86,7 @@ I_O = Page(
             "do_subtracted_bodies",
             "Reconstruct subtracted bodies?",
             True,
-            help=(
-                "Yes subtracts all other bodies from the images before the reconstruction of each: less "
-                "noise."
-            ),
+            help=("Yes subtracts all other bodies from the images before the reconstruction of each: less noise."),
             on_continue="inactive",
         ),
         yes_no(
@@ -248,9 +245,7 @@ def half_map_nodes(context: JobContext) -> tuple[Node, ...]:
     root = run_root(context)
     if bodies <= 1:
         return (Node(root + "_half1_class001_unfil.mrc", nodes.MULTIBODY_HALFMAP),)
-    return tuple(
-        Node(f"{root}_half1_body{k:03d}_unfil.mrc", nodes.MULTIBODY_HALFMAP) for k in range(1, bodies + 1)
-    )
+    return tuple(Node(f"{root}_half1_body{k:03d}_unfil.mrc", nodes.MULTIBODY_HALFMAP) for k in range(1, bodies + 1))
 
 
 def three_characters(number: int) -> str:
@@ -379,9 +374,7 @@ SPEC = JobSpec(
             "eigenval_max",
         ),
     ),
-    checks=(
-        Rule(all_of(new_job, empty("fn_in")), "Give the consensus refinement's optimiser file.", "fn_in"),
-    ),
+    checks=(Rule(all_of(new_job, empty("fn_in")), "Give the consensus refinement's optimiser file.", "fn_in"),),
     gentle=REFINE_CLEAN,
     harsh=CleanRule(("analyse_component???_bin???.mrc",), iterations=True),
     display=(

@@ -58,8 +58,7 @@ SHARPEN = Page(
             15,
             0.5,
             help=(
-                "Lowest resolution (A) in the Guinier fit; it must be below 10 for secondary structure not "
-                "to disturb."
+                "Lowest resolution (A) in the Guinier fit; it must be below 10 for secondary structure not to disturb."
             ),
             enabled_when=on("do_auto_bfac"),
             limits=POSITIVE,
@@ -80,8 +79,7 @@ SHARPEN = Page(
             "Skip FSC-weighting?",
             False,
             help=(
-                "Yes leaves out the weighting by FSC and filters at one resolution; for maps whose parts "
-                "differ much."
+                "Yes leaves out the weighting by FSC and filters at one resolution; for maps whose parts differ much."
             ),
         ),
         slider(
@@ -98,10 +96,7 @@ SHARPEN = Page(
             "fn_mtf",
             "MTF of the detector (STAR file)",
             pattern="STAR Files (*.star)",
-            help=(
-                "STAR file with the detector's modulation transfer function, to correct for it; empty for "
-                "none."
-            ),
+            help=("STAR file with the detector's modulation transfer function, to correct for it; empty for none."),
         ),
         slider(
             "mtf_angpix",

@@ -234,8 +234,7 @@ HELIX_3D = Page(
             100,
             1,
             help=(
-                "Number of asymmetric units that one segment adds: the distance between segments divided by "
-                "the rise."
+                "Number of asymmetric units that one segment adds: the distance between segments divided by the rise."
             ),
             on_continue="inactive",
             enabled_when=all_of(on("do_helix"), on("do_apply_helical_symmetry")),
@@ -456,9 +455,7 @@ PAD_AS_ASKED = (
 
 CTF_ARGS = (
     Arg("--ctf", when=all_of(new_job, on("do_ctf_correction"))),
-    Arg(
-        "--ctf_intact_first_peak", when=all_of(new_job, on("do_ctf_correction"), on("ctf_intact_first_peak"))
-    ),
+    Arg("--ctf_intact_first_peak", when=all_of(new_job, on("do_ctf_correction"), on("ctf_intact_first_peak"))),
 )
 
 _SYMMETRY = on("do_apply_helical_symmetry")
@@ -522,9 +519,7 @@ HELIX_CHECKS = (
         all_of(
             on("do_helix"),
             that(
-                lambda v: (
-                    number(v, "helical_tube_inner_diameter") >= number(v, "helical_tube_outer_diameter")
-                ),
+                lambda v: number(v, "helical_tube_inner_diameter") >= number(v, "helical_tube_outer_diameter"),
                 "the tube's inner diameter is not below its outer one",
                 "helical_tube_inner_diameter",
                 "helical_tube_outer_diameter",

@@ -67,9 +67,7 @@ def _third_party() -> tuple[tuple[JobSpec, ...], tuple[str, ...]]:
         if not isinstance(spec, JobSpec):
             complaints.append(f"The job type '{point.name}' ({point.value}) is no JobSpec.")
         elif spec.type_label in taken or spec.directory in directories:
-            complaints.append(
-                f"The job type '{point.name}' takes the label or directory of another job type."
-            )
+            complaints.append(f"The job type '{point.name}' takes the label or directory of another job type.")
         else:
             taken.add(spec.type_label)
             directories.add(spec.directory)

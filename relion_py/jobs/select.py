@@ -80,9 +80,7 @@ CLASS_OPTIONS = Page(
             -1,
             10000,
             500,
-            help=(
-                "Keep at least this many particles, even of classes below the threshold; -1 for no such rule."
-            ),
+            help=("Keep at least this many particles, even of classes below the threshold; -1 for no such rule."),
             on_continue="inactive",
             enabled_when=on("do_class_ranker"),
         ),
@@ -184,10 +182,7 @@ SUBSETS = Page(
             1,
             10,
             0.1,
-            help=(
-                "Discard images whose mean or standard deviation is more than this many standard deviations "
-                "off."
-            ),
+            help=("Discard images whose mean or standard deviation is more than this many standard deviations off."),
             on_continue="inactive",
             enabled_when=on("do_discard"),
             limits=POSITIVE,
@@ -261,10 +256,7 @@ DUPLICATES = Page(
             -1,
             10,
             0.01,
-            help=(
-                "Pixel size (A) of the micrographs from which particles were extracted; -1 takes it from the "
-                "file."
-            ),
+            help=("Pixel size (A) of the micrographs from which particles were extracted; -1 takes it from the file."),
             on_continue="inactive",
             enabled_when=on("do_remove_duplicates"),
         ),
@@ -500,8 +492,7 @@ SPEC = JobSpec(
         ),
         Rule(
             all_of(_BY_ROWS, _MODEL),
-            "Selecting by values and splitting need a micrographs or particles file: leave the "
-            "classes empty.",
+            "Selecting by values and splitting need a micrographs or particles file: leave the classes empty.",
             "fn_model",
         ),
         Rule(

@@ -195,9 +195,7 @@ class Display:
 
     label: str
     pattern: str
-    viewer: Literal[
-        "map", "stack", "micrographs", "coordinates", "particles", "classes", "plot", "pdf", "star"
-    ]
+    viewer: Literal["map", "stack", "micrographs", "coordinates", "particles", "classes", "plot", "pdf", "star"]
 
 
 @dataclass(frozen=True)

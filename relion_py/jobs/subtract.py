@@ -47,9 +47,7 @@ I_O = Page(
             "do_data",
             "Use different particles?",
             False,
-            help=(
-                "Yes takes particles (with their orientations) from another file than the refinement's own."
-            ),
+            help=("Yes takes particles (with their orientations) from another file than the refinement's own."),
             on_continue="inactive",
         ),
         node(

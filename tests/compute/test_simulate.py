@@ -40,9 +40,7 @@ def run_relion(directory: Path, command: str) -> None:
 @pytest.mark.parametrize("symmetry", ["C1", "D2"])
 def test_images_are_what_relion_project_makes_of_the_truth(tmp_path: Path, symmetry: str) -> None:
     """Angles, shifts, CTF sign and astigmatism, handedness and scale."""
-    simulation = simulate_particles(
-        tmp_path, 12, 64, 3.0, symmetry, seed=3, snr=np.inf, shift=8.0, optics_groups=1
-    )
+    simulation = simulate_particles(tmp_path, 12, 64, 3.0, symmetry, seed=3, snr=np.inf, shift=8.0, optics_groups=1)
     ours = images_of(simulation)
     run_relion(tmp_path, "relion_project --i truth.mrc --ang truth.star --o proj --ctf --angpix 3.0")
     theirs, _ = mrc.read_stack(tmp_path / "proj.mrcs")
@@ -83,9 +81,7 @@ def test_maps_and_projections_are_sums_over_blobs() -> None:
     at = np.array([3.0, -2.0, 1.0]) * angpix
     squared = ((model.positions - at) ** 2).sum(axis=1)
     gaussian = np.exp(-squared / (2 * model.sigma**2)) / (2 * np.pi * model.sigma**2) ** 1.5
-    assert volume[13, 10, 15] == pytest.approx(
-        (model.weights * gaussian).sum(), abs=0.05 * float(volume.max())
-    )
+    assert volume[13, 10, 15] == pytest.approx((model.weights * gaussian).sum(), abs=0.05 * float(volume.max()))
 
 
 def test_projection_turns_the_model_by_the_euler_matrix() -> None:
@@ -175,9 +171,7 @@ def test_mistakes_are_sentences(tmp_path: Path, options: dict[str, object], sent
 def test_program_in_a_project(tmp_path: Path) -> None:
     options = "--o Simulated --n 30 --box 32 --angpix 5 --sym D7 --coloured_noise"
     command = [sys.executable, "-m", "relion_py.compute.cli.simulate"]
-    done = subprocess.run(
-        [*command, *options.split()], cwd=tmp_path, capture_output=True, text=True, timeout=100
-    )
+    done = subprocess.run([*command, *options.split()], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     table = star.read(tmp_path / "Simulated/particles.star")["particles"]
     name = table.strings("rlnImageName")[0]

@@ -27,8 +27,7 @@ def catalogue() -> list[dict[str, Any]]:
 
 def test_browser_order_and_names() -> None:
     ours = [
-        (s.type_number, s.type_label, s.directory, s.browser_label, s.hidden_file)
-        for s in registry.all_specs()[:22]
+        (s.type_number, s.type_label, s.directory, s.browser_label, s.hidden_file) for s in registry.all_specs()[:22]
     ]
     names = ("type_number", "type_label", "directory", "browser_label", "hidden_file")
     assert ours == [tuple(entry[name] for name in names) for entry in catalogue()]
@@ -39,10 +38,7 @@ def test_browser_order_and_names() -> None:
 def test_tabs_and_rows(entry: dict[str, Any]) -> None:
     spec = registry.by_label(entry["type_label"])
     ours = [(t.name, list(t.options), [(list(r.options), r.label) for r in t.rows]) for t in spec.tabs]
-    theirs = [
-        (t["name"], t["options"], [(r["options"], r["label"]) for r in t.get("rows", [])])
-        for t in entry["tabs"]
-    ]
+    theirs = [(t["name"], t["options"], [(r["options"], r["label"]) for r in t.get("rows", [])]) for t in entry["tabs"]]
     assert ours == theirs
     assert [o.key for o in spec.hidden_options] == entry["not_on_a_tab"]
 

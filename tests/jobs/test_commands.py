@@ -45,14 +45,10 @@ def test_checker_sees_differences(tmp_path: Path) -> None:
     refused = dict(case, ok=False, error="no")
     path = tmp_path / "cases.jsonl"
     path.write_text("".join(json.dumps(c) + "\n" for c in (case, changed, swapped, refused)))
-    run = subprocess.run(
-        [sys.executable, str(GOLDEN / "check_commands.py"), str(path)], capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, str(GOLDEN / "check_commands.py"), str(path)], capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stdout.splitlines()[0] == "1 of 4 cases agree"
-    assert (
-        "--angpix" in run.stdout and "other.star" in run.stdout and "refused by the reference" in run.stdout
-    )
+    assert "--angpix" in run.stdout and "other.star" in run.stdout and "refused by the reference" in run.stdout
 
 
 @pytest.mark.skipif(not PROGRAMS.exists(), reason="the reference's option tables are not here")

@@ -59,11 +59,7 @@ def test_printed_numbers_read_back(value: float) -> None:
     assert back is not None and math.isclose(back, single(value), rel_tol=1e-5, abs_tol=1e-45)
 
 
-@given(
-    st.lists(
-        st.text(alphabet=st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])), max_size=6
-    )
-)
+@given(st.lists(st.text(alphabet=st.characters(blacklist_characters="\0", blacklist_categories=["Cs"])), max_size=6))
 def test_displayed_commands_read_back(command: list[str]) -> None:
     assert quoting.words(quoting.display(command)) == tuple(command)
 

@@ -60,9 +60,7 @@ def test_another_package_adds_a_job_type(acme: None) -> None:
     assert registry.by_directory("AcmeSharpen") is spec and len(registry.all_specs()) == 23
     job = spec.build({"fn_in": "a.mrc"}, "AcmeSharpen/job003/", files=NamedFiles())
     assert job.commands == (("acme_sharpen", "--i", "a.mrc", "--o", "AcmeSharpen/job003/out.mrc", "-n", "2"),)
-    assert [(n.path, n.type) for n in job.output_nodes] == [
-        ("AcmeSharpen/job003/out.mrc", "DensityMap.mrc.acme")
-    ]
+    assert [(n.path, n.type) for n in job.output_nodes] == [("AcmeSharpen/job003/out.mrc", "DensityMap.mrc.acme")]
     assert spec.build({}, files=NamedFiles()).refusal == "Give a map."
 
 
@@ -93,9 +91,7 @@ def test_loading_is_quick() -> None:
         "import relion_py.jobs.registry; print(time.process_time() - start)"
     )
     runs = [
-        float(
-            subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-        )
+        float(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
         for _ in range(5)
     ]
     assert min(runs) < 0.05

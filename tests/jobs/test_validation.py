@@ -55,9 +55,7 @@ def test_all_problems_at_once_each_at_its_option(project: Path) -> None:
         },
         project,
     )
-    assert set(found) == {
-        *("fn_img", "fn_mask", "particle_diameter", "nr_mpi", "offset_step", "sym_name", "nr_pool")
-    }
+    assert set(found) == {*("fn_img", "fn_mask", "particle_diameter", "nr_mpi", "offset_step", "sym_name", "nr_pool")}
     assert "gone.star" in found["fn_img"]
     assert "Mask3D.mrc" in found["fn_mask"]
     assert found["particle_diameter"] == "'Mask diameter (A)' must be above 0, not -5."
@@ -95,9 +93,7 @@ def test_scheme_variables_are_left_alone(project: Path) -> None:
 
 def test_options_behind_a_switch_that_is_off_do_not_count(project: Path) -> None:
     assert told({"helical_tube_outer_diameter": "no", "gpu_ids": "0"}, project) == {}
-    assert "helical_tube_outer_diameter" in told(
-        {"helical_tube_outer_diameter": "no", "do_helix": "Yes"}, project
-    )
+    assert "helical_tube_outer_diameter" in told({"helical_tube_outer_diameter": "no", "do_helix": "Yes"}, project)
 
 
 def test_continuing_needs_an_optimiser_and_not_the_particles(project: Path) -> None:

@@ -178,9 +178,7 @@ def _finish(
         reason = next(iter(failures.values()), "no micrograph was left to do")
         raise UserError(f"No micrograph has a CTF; see {directory}{FAILURES}. The first reason: {reason}")
     noDW = args.on("--use_noDW") and not args.on("--use_given_ps")
-    table = write_micrographs(
-        directory + RESULT, micrographs, done, noDW, with_phase=args.on("--do_phaseshift")
-    )
+    table = write_micrographs(directory + RESULT, micrographs, done, noDW, with_phase=args.on("--do_phaseshift"))
     write_report(directory + REPORT, table)
     if failures:
         job.say(f" {len(failures)} micrographs were skipped; see {directory}{FAILURES}")

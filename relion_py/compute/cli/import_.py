@@ -152,9 +152,7 @@ def _check_optics(args: Arguments) -> None:
 def _warn_about_endings(files: Iterable[str]) -> None:
     odd = [name for name in files if not name.lower().endswith(_IMAGE_ENDINGS)]
     if odd:
-        print(
-            f"WARNING: {odd[0]} (and {len(odd) - 1} more) does not look like an image file.", file=sys.stderr
-        )
+        print(f"WARNING: {odd[0]} (and {len(odd) - 1} more) does not look like an image file.", file=sys.stderr)
 
 
 def _group_number(optics: Table, args: Arguments, movies: bool) -> int:
@@ -201,9 +199,7 @@ def _optics_row(args: Arguments, number: int, movies: bool) -> dict[str, str]:
     tilt = args.number("--beamtilt_x"), args.number("--beamtilt_y")
     if abs(tilt[0]) + abs(tilt[1]) > 0.001:
         row["rlnBeamTiltX"], row["rlnBeamTiltY"] = tilt
-    return {
-        label: star.format_float(value) if isinstance(value, float) else value for label, value in row.items()
-    }
+    return {label: star.format_float(value) if isinstance(value, float) else value for label, value in row.items()}
 
 
 def _append(rows: Table, label: str, names: list[str], group: int) -> None:
@@ -227,9 +223,7 @@ def import_coordinates(args: Arguments, job: Job) -> None:
     """
     pattern = args.text("--i")
     if "*" not in pattern:
-        raise UserError(
-            f'"{pattern}" has no *: coordinates are given for many micrographs, as in Movies/*_pick.star.'
-        )
+        raise UserError(f'"{pattern}" has no *: coordinates are given for many micrographs, as in Movies/*_pick.star.')
     if ".." in pattern.split("/"):
         _check_inside(pattern)
     files = _matches(pattern)

@@ -139,9 +139,7 @@ def _choose(
     limit = args.integer("--do_at_most")
     for entry in entries:
         root = output_root(directory, entry.movie)
-        done = args.on("--only_do_unfinished") and is_done(
-            root, settings.grouping_for_ps > 0, settings.even_odd
-        )
+        done = args.on("--only_do_unfinished") and is_done(root, settings.grouping_for_ps > 0, settings.even_odd)
         if not done:
             if 0 <= limit <= len(todo):
                 continue
@@ -205,9 +203,7 @@ def _turned(gain: str, rotation: int, flip: int, directory: str, job: Job) -> st
     if rotation == 0 and flip == 0:
         return gain
     if gain.lower().endswith(".gain"):
-        raise UserError(
-            f"{gain}: a .gain file belongs to the detector as it is; leave out rotation and flip."
-        )
+        raise UserError(f"{gain}: a .gain file belongs to the detector as it is; leave out rotation and flip.")
     turned = directory + "gain.mrc"
     if job.leads:
         write_map(turned, turn_gain(read_image(gain), rotation, flip), 1.0)

@@ -147,8 +147,7 @@ def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         what = f" ({error})" if str(error) else ""
         return (
-            f"ERROR: There is not enough memory{what}; use fewer threads or ranks, a smaller box, or a "
-            "larger machine."
+            f"ERROR: There is not enough memory{what}; use fewer threads or ranks, a smaller box, or a larger machine."
         )
     if isinstance(error, OSError) and (sentence := _system_sentence(error)):
         return f"ERROR: {sentence}"

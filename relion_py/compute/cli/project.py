@@ -113,9 +113,7 @@ def project(
     return real_image(transform, reference.box).astype(np.float32)
 
 
-def _ctf(
-    params: CtfParams, reference: FourierReference, angpix: float, args: Arguments
-) -> NDArray[np.float32]:
+def _ctf(params: CtfParams, reference: FourierReference, angpix: float, args: Arguments) -> NDArray[np.float32]:
     kx, ky = disc_pixels(reference.r_max, include_dc=True)
     values = ctf_values(
         params, kx, ky, reference.box, angpix,

@@ -86,9 +86,7 @@ def _main(argv: list[str], job: Job) -> None:
     say(f" + Done! Written output map in: {args.text('--o')}")
 
 
-def add_particles(
-    table: ParticleTable, sums: BackProjector, angpix: float, settings: Settings, job: Job
-) -> None:
+def add_particles(table: ParticleTable, sums: BackProjector, angpix: float, settings: Settings, job: Job) -> None:
     """Insert every particle; angpix: of the map, A. Images of another box or pixel size are scaled to it."""
     rng = np.random.default_rng()
     done = 0
@@ -123,9 +121,7 @@ def _chosen(table: ParticleTable, args: Arguments) -> ParticleTable:
         ("rlnClassNumber", class_number, class_number >= 0),
     ):
         if chosen and label not in table:
-            raise UserError(
-                f"{args.text('--i')} has no column _{label}, by which particles should be chosen."
-            )
+            raise UserError(f"{args.text('--i')} has no column _{label}, by which particles should be chosen.")
         if chosen:
             keep &= table.ints(label) == wanted
     if not keep.any():
@@ -151,9 +147,7 @@ def _refuse_optics(table: ParticleTable) -> None:
                 )
         identity = {"00": 1.0, "01": 0.0, "10": 0.0, "11": 1.0}
         if any(_number(group.values.get(f"rlnMagMat{at}", str(v))) != v for at, v in identity.items()):
-            raise UserError(
-                f'Optics group "{group.name}" is anisotropically magnified, which is not corrected.'
-            )
+            raise UserError(f'Optics group "{group.name}" is anisotropically magnified, which is not corrected.')
     if len({group.mtf for group in used}) > 1:
         raise UserError("The optics groups have different MTFs, which this release does not weigh.")
 

@@ -241,9 +241,7 @@ def _best_by_defocus(tables, shifts, penalties, phases, reach, count):  # type: 
     return best, best_point, best_phase
 
 
-def _distinct(
-    found: list[NDArray[np.float64]], scores: NDArray[np.float64], apart: float
-) -> list[NDArray[np.float64]]:
+def _distinct(found: list[NDArray[np.float64]], scores: NDArray[np.float64], apart: float) -> list[NDArray[np.float64]]:
     """The best few whose defocus lies at least `apart` A from that of better ones."""
     chosen: list[NDArray[np.float64]] = []
     for index in np.argsort(-scores):
@@ -269,9 +267,7 @@ def _falling_weight(pixels: _Pixels) -> NDArray[np.float64]:
     return np.exp(-_FALL * pixels.squared / pixels.squared.max())
 
 
-def _ring_contrast(
-    parameters: NDArray[np.float64], pixels: _Pixels, microscope: Microscope
-) -> NDArray[np.float64]:
+def _ring_contrast(parameters: NDArray[np.float64], pixels: _Pixels, microscope: Microscope) -> NDArray[np.float64]:
     """Contrast of the rings at each pixel's resolution, from the fit; 0 where there is none."""
     model = -np.cos(2 * _phase(parameters, pixels, microscope))
     ring = np.rint(pixels.radius).astype(int)
@@ -349,16 +345,12 @@ def _refine(
     return -float(result.fun), start + scale * result.x
 
 
-def _as_fit(
-    parameters: NDArray[np.float64], pixels: _Pixels, microscope: Microscope, search: Search
-) -> CtfFit:
+def _as_fit(parameters: NDArray[np.float64], pixels: _Pixels, microscope: Microscope, search: Search) -> CtfFit:
     defocus, cosine, sine, phase = parameters
     half = float(np.hypot(cosine, sine))
     angle = float(np.rad2deg(np.arctan2(sine, cosine)) / 2)
     ctf = np.abs(np.sin(_phase(parameters, pixels, microscope)))
-    score = np.dot(pixels.height, ctf) / (
-        np.sqrt(np.dot(pixels.height, pixels.height) * np.dot(ctf, ctf)) + 1e-30
-    )
+    score = np.dot(pixels.height, ctf) / (np.sqrt(np.dot(pixels.height, pixels.height) * np.dot(ctf, ctf)) + 1e-30)
     # CTF^2 does not change with half a turn of the phase
     shift = (np.rad2deg(phase) - search.phase_min) % 180.0 + search.phase_min if search.find_phase else 0.0
     return CtfFit(float(defocus + half), float(defocus - half), angle, float(shift), float(score))

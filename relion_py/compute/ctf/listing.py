@@ -89,9 +89,7 @@ def _tables(file: StarFile, path: str) -> tuple[Table, Table]:
     for table in [file["micrographs"]] if "micrographs" in file else list(file.values()):
         if "rlnMicrographName" in table and "rlnImageName" not in table:
             return table, file["optics"].copy()
-    raise UserError(
-        f"{path} has no column _rlnMicrographName; give a STAR file of micrographs, not of movies."
-    )
+    raise UserError(f"{path} has no column _rlnMicrographName; give a STAR file of micrographs, not of movies.")
 
 
 def _complete(optics: Table, options: Mapping[str, float], path: str) -> dict[int, tuple[float, ...]]:
@@ -125,9 +123,7 @@ def _entries(
             )
         root = output_root("", source)
         if root in seen:
-            raise UserError(
-                f"{seen[root]} and {source} would give outputs of the same name; rename one of them."
-            )
+            raise UserError(f"{seen[root]} and {source} would give outputs of the same name; rename one of them.")
         seen[root] = source
         entries.append(Entry(name, source, group, Microscope(voltage, cs, q0), pixel))
     return tuple(entries)

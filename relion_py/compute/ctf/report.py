@@ -62,9 +62,7 @@ def _curves(figure: Any, micrographs: Table, labels: list[str]) -> None:
 
 def _pictures(figure: Any, micrographs: Table) -> None:
     """The fits of the poorest resolution."""
-    figure.suptitle(
-        "The poorest fits: right, the spectrum; top left, averaged along the rings; bottom left, the CTF"
-    )
+    figure.suptitle("The poorest fits: right, the spectrum; top left, averaged along the rings; bottom left, the CTF")
     resolution = micrographs.floats("rlnCtfMaxResolution")
     names, images = micrographs.strings("rlnMicrographName"), micrographs.strings("rlnCtfImage")
     poorest = np.argsort(-resolution, kind="stable")[: _COLUMNS * _ROWS]

@@ -120,9 +120,7 @@ def _by_ctffind(entry: Entry, root: str, settings: Settings, stop: threading.Eve
             os.unlink(link)
         os.symlink(os.path.relpath(entry.source, os.path.dirname(link) or "."), link)
     try:
-        answers = ctffind_answers(
-            link, root, angpix, box, entry.microscope, settings.search, settings.exhaustive
-        )
+        answers = ctffind_answers(link, root, angpix, box, entry.microscope, settings.search, settings.exhaustive)
         run_ctffind(settings.executable, answers, root, settings.given_spectra, stop)
     finally:
         if settings.window > 0:

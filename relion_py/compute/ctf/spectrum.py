@@ -95,9 +95,7 @@ def _margin(size: int, box: int, angpix: float, target: float) -> int:
     return int(np.ceil(_LANCZOS * size * angpix / (box * target))) + 1
 
 
-def _conjugate_rows(
-    amplitudes: NDArray[np.float32], kept: NDArray[np.int64], rows: int
-) -> NDArray[np.float32]:
+def _conjugate_rows(amplitudes: NDArray[np.float32], kept: NDArray[np.int64], rows: int) -> NDArray[np.float32]:
     """The amplitudes at (-ky, kx) in the order of the kept rows."""
     place = np.full(rows, -1)
     place[kept] = np.arange(len(kept))
@@ -120,9 +118,7 @@ def _averaging(
         columns.append(first[lo:hi])
         rows.append(np.full(hi - lo, row))
     flat = np.concatenate(entries).astype(np.float32)
-    return sparse.csr_matrix(
-        (flat, (np.concatenate(rows), np.concatenate(columns))), shape=(len(coarse), len(fine))
-    )
+    return sparse.csr_matrix((flat, (np.concatenate(rows), np.concatenate(columns))), shape=(len(coarse), len(fine)))
 
 
 def _both_halves(right: NDArray[np.float32], box: int) -> NDArray[np.float32]:

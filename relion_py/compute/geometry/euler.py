@@ -22,9 +22,7 @@ def euler_to_matrix(rot: ArrayLike, tilt: ArrayLike, psi: ArrayLike) -> NDArray[
 
     N angles give (N, 3, 3), scalars (3, 3).  Source: ``Euler_angles2matrix``.
     """
-    alpha, beta, gamma = np.broadcast_arrays(
-        *(np.deg2rad(np.asarray(a, np.float64)) for a in (rot, tilt, psi))
-    )
+    alpha, beta, gamma = np.broadcast_arrays(*(np.deg2rad(np.asarray(a, np.float64)) for a in (rot, tilt, psi)))
     ca, cb, cg = np.cos(alpha), np.cos(beta), np.cos(gamma)
     sa, sb, sg = np.sin(alpha), np.sin(beta), np.sin(gamma)
     matrix = np.empty((*alpha.shape, 3, 3))
@@ -93,9 +91,7 @@ def _mean_axis_angle(first, second, operators, out):  # type: ignore[no-untyped-
         out[n] = best * 180.0 / np.pi
 
 
-def angular_distance(
-    first: ArrayLike, second: ArrayLike, operators: ArrayLike | None = None
-) -> NDArray[np.float64]:
+def angular_distance(first: ArrayLike, second: ArrayLike, operators: ArrayLike | None = None) -> NDArray[np.float64]:
     """RELION's angular distance in degrees (N,) between rotation matrices (N, 3, 3) or (3, 3).
 
     It is the mean of the angles between the three pairs of axes, the least over ``second @ operators[m]``;
@@ -110,9 +106,7 @@ def angular_distance(
     return out
 
 
-def rotation_angle(
-    first: ArrayLike, second: ArrayLike, operators: ArrayLike | None = None
-) -> NDArray[np.float64]:
+def rotation_angle(first: ArrayLike, second: ArrayLike, operators: ArrayLike | None = None) -> NDArray[np.float64]:
     """Degrees (N,) of the rotation that carries one orientation to the other, the least over symmetry."""
     a, b = _pairs(first, second)
     group = np.eye(3)[None] if operators is None else np.asarray(operators, dtype=np.float64)

@@ -102,9 +102,7 @@ class Sampling:
     def __post_init__(self) -> None:
         object.__setattr__(self, "symmetry", canonical(self.symmetry) if self.is_3d else "C1")
         if not 0 <= self.healpix_order <= HIGHEST_ORDER:
-            raise UserError(
-                f"The HEALPix order must lie between 0 and {HIGHEST_ORDER}, not {self.healpix_order}."
-            )
+            raise UserError(f"The HEALPix order must lie between 0 and {HIGHEST_ORDER}, not {self.healpix_order}.")
         step = self.psi_step
         if step is None:
             step = angular_step(self.healpix_order) if self.is_3d else 10.0
@@ -224,9 +222,7 @@ class Sampling:
         else:
             prior, measure = direction(0.0, tilt) * [0.0, 0.0, 1.0], local_search.ONLY_TILT
         vectors, group = direction(*self.directions()), operators(self.symmetry)
-        return local_search.near_directions(
-            vectors, group, prior, max(sigma_rot, sigma_tilt), cutoff, measure
-        )
+        return local_search.near_directions(vectors, group, prior, max(sigma_rot, sigma_tilt), cutoff, measure)
 
     def local_psis(self, psi: ArrayLike, sigma_psi: float, cutoff: float = 3.0) -> Selection:
         """The in-plane angles within ``cutoff * sigma_psi`` degrees of each particle's prior psi (N,).

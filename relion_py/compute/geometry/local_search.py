@@ -72,9 +72,7 @@ def near_directions(
     return Selection(starts, indices, _gaussian_rows(starts, np.rad2deg(distances), sigma))
 
 
-def near_psis(
-    psis: NDArray[np.float64], prior: NDArray[np.float64], sigma: float, cutoff: float
-) -> Selection:
+def near_psis(psis: NDArray[np.float64], prior: NDArray[np.float64], sigma: float, cutoff: float) -> Selection:
     """The in-plane angles (Q,) in degrees within ``cutoff * sigma`` of each particle's (N,); as above."""
     difference = np.abs(psis[None] - prior[:, None])
     difference = np.where(difference > 180.0, np.abs(difference - 360.0), difference)
@@ -86,14 +84,10 @@ def near_psis(
     return Selection(starts, indices, _gaussian_rows(starts, difference[near], sigma))
 
 
-def _gaussian_rows(
-    starts: NDArray[np.int64], distances: NDArray[np.float64], sigma: float
-) -> NDArray[np.float64]:
+def _gaussian_rows(starts: NDArray[np.int64], distances: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     """Gaussian weights that sum to 1 in each row (a row of one item gets exactly 1)."""
     # relative to the nearest of the row, lest a far nearest direction has weight 0
-    nearest = (
-        np.repeat(np.minimum.reduceat(distances, starts[:-1]), np.diff(starts)) if len(distances) else 0.0
-    )
+    nearest = np.repeat(np.minimum.reduceat(distances, starts[:-1]), np.diff(starts)) if len(distances) else 0.0
     weights = np.exp((nearest**2 - distances**2) / (2.0 * sigma**2))
     if len(weights) == 0:
         return weights

@@ -88,9 +88,7 @@ def _phase_coefficients(params: CtfParams) -> NDArray[np.float64]:
     ayy = -(params.defocus_u * sine**2 + params.defocus_v * cosine**2)
     # arcsin(q0) is atan(q0 / sqrt(1 - q0^2)) without the division by zero at q0 = 1
     constant = -np.deg2rad(params.phase_shift) - np.arcsin(params.q0)
-    return np.stack(
-        [k1 * axx, 2.0 * k1 * axy, k1 * ayy, k2, constant, -params.bfactor / 4.0, params.scale], axis=1
-    )
+    return np.stack([k1 * axx, 2.0 * k1 * axy, k1 * ayy, k2, constant, -params.bfactor / 4.0, params.scale], axis=1)
 
 
 _AS_IT_IS, _ABSOLUTE, _SIGN = 0, 1, 2
@@ -166,9 +164,7 @@ def ctf_values(
     offset = np.zeros(0) if gamma_offset is None else np.ascontiguousarray(gamma_offset, dtype=np.float64)
     if gamma_offset is not None and offset.shape != x.shape:
         raise ValueError(f"gamma_offset has shape {offset.shape}, the pixels have {x.shape}")
-    intact = (
-        _INTACT_BEFORE if intact_first_peak else _INTACT_AFTER if intact_after_first_peak else _INTACT_NOWHERE
-    )
+    intact = _INTACT_BEFORE if intact_first_peak else _INTACT_AFTER if intact_after_first_peak else _INTACT_NOWHERE
     form = _ABSOLUTE if absolute else _SIGN if only_flip_phases else _AS_IT_IS
     out = np.empty((len(params), x.size), dtype=np.float32)
     _fill_ctf(_phase_coefficients(params), x, y, offset, intact, form, damping, out)

@@ -111,9 +111,7 @@ def scatter(values: Complex, kx: NDArray[np.int32], ky: NDArray[np.int32], box: 
     return out
 
 
-def phase_shift(
-    kx: ArrayLike, ky: ArrayLike, dx: ArrayLike, dy: ArrayLike, box: int
-) -> NDArray[np.complex64]:
+def phase_shift(kx: ArrayLike, ky: ArrayLike, dx: ArrayLike, dy: ArrayLike, box: int) -> NDArray[np.complex64]:
     """exp(-2 pi i (kx dx + ky dy) / box), complex64 (..., P): what moves an image by (+dx, +dy) pixels.
 
     kx, ky: (P,); dx, dy: pixels, any shape (...), of an image of ``box`` pixels.  A particle whose
@@ -165,9 +163,7 @@ def window_map(image: Real, new_box: int, dimensions: int | None = None, fill: f
     """Map or image(s) cut, or padded with ``fill``, in real space to ``new_box`` pixels, centre kept."""
     dimensions = image.ndim if dimensions is None else dimensions
     box = image.shape[-1]
-    out = np.full(
-        (*image.shape[: image.ndim - dimensions], *(new_box,) * dimensions), fill, dtype=image.dtype
-    )
+    out = np.full((*image.shape[: image.ndim - dimensions], *(new_box,) * dimensions), fill, dtype=image.dtype)
     small = min(box, new_box)
     source, target = box // 2 - small // 2, new_box // 2 - small // 2
     from_box: Any = (..., *(slice(source, source + small),) * dimensions)
@@ -204,16 +200,12 @@ def filter_profile(
     return 1.0 - passed if highpass else passed
 
 
-def lowpass(
-    image: Real, angpix: float, resolution: float, edge_width: int = 2, dimensions: int | None = None
-) -> Real:
+def lowpass(image: Real, angpix: float, resolution: float, edge_width: int = 2, dimensions: int | None = None) -> Real:
     """Map or image(s) without what is finer than ``resolution`` A; see :func:`filter_profile`."""
     return _filtered(image, angpix, resolution, edge_width, dimensions, highpass=False)
 
 
-def highpass(
-    image: Real, angpix: float, resolution: float, edge_width: int = 2, dimensions: int | None = None
-) -> Real:
+def highpass(image: Real, angpix: float, resolution: float, edge_width: int = 2, dimensions: int | None = None) -> Real:
     """Map or image(s) without what is coarser than ``resolution`` A; see :func:`filter_profile`."""
     return _filtered(image, angpix, resolution, edge_width, dimensions, highpass=True)
 

@@ -126,9 +126,7 @@ class _Tiff:
             raise MovieError(f"{path}: its frames are no grey images of real numbers.")
         for number, page in enumerate(self._pages, 1):
             if page.shape != first.shape or page.dtype != first.dtype:
-                raise MovieError(
-                    f"{path}: frame {number} differs from the first in its size or number format."
-                )
+                raise MovieError(f"{path}: frame {number} differs from the first in its size or number format.")
         self._check_end()
         ny, nx = first.shape
         self._packed = first.dtype.itemsize == 1 and (nx, ny) in _PACKED
@@ -214,8 +212,7 @@ def check_gain_name(path: str) -> None:
     """MovieError for gain references in a format that nothing here reads."""
     if os.path.splitext(path)[1].lower().startswith(".dm"):
         raise MovieError(
-            f"{path}: gain references in Digital Micrograph format cannot be read; convert it to MRC "
-            "(dm2mrc of IMOD)."
+            f"{path}: gain references in Digital Micrograph format cannot be read; convert it to MRC (dm2mrc of IMOD)."
         )
 
 
@@ -303,8 +300,6 @@ def read_defects(path: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
         try:
             x, y, width, height = (int(word) for word in words)
         except ValueError:
-            raise MovieError(
-                f"{path}, line {number}: a defect is four whole numbers (x y width height)."
-            ) from None
+            raise MovieError(f"{path}, line {number}: a defect is four whole numbers (x y width height).") from None
         mask[max(0, y) : max(0, y + height), max(0, x) : max(0, x + width)] = True
     return mask

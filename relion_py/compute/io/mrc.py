@@ -160,9 +160,7 @@ class Stack:
         check_size(self.header)
         head = self.header
         if head.mode == _FOUR_BIT:
-            self._sections = np.memmap(
-                head.path, np.uint8, "r", head.offset, shape=(head.nz, head.section_bytes)
-            )
+            self._sections = np.memmap(head.path, np.uint8, "r", head.offset, shape=(head.nz, head.section_bytes))
         else:
             dtype = np.dtype(head.byte_order + _MODES[head.mode])
             self._sections = np.memmap(head.path, dtype, "r", head.offset, shape=head.shape)
@@ -193,8 +191,7 @@ class Stack:
             outside = wanted[(wanted < 0) | (wanted >= len(self))]
             if outside.size:
                 raise MrcError(
-                    f"Image number {int(outside[0]) + 1} was asked of {self.header.path}, "
-                    f"which has {len(self)} images."
+                    f"Image number {int(outside[0]) + 1} was asked of {self.header.path}, which has {len(self)} images."
                 )
             picked = self._sections[wanted]
         if self.header.mode == _FOUR_BIT:
@@ -253,25 +250,19 @@ def read_image(name: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def write_map(
-    path: str | os.PathLike[str], array: np.ndarray, pixel_size: float, dtype: str = "float32"
-) -> None:
+def write_map(path: str | os.PathLike[str], array: np.ndarray, pixel_size: float, dtype: str = "float32") -> None:
     """Write a map (z, y, x) or a micrograph (y, x); dtype "float32" (mode 2) or "float16" (mode 12)."""
     array = np.asarray(array)
     volume = array[None] if array.ndim == 2 else array
     _write(path, volume, pixel_size, dtype, space_group=1 if len(volume) > 1 else 0)
 
 
-def write_stack(
-    path: str | os.PathLike[str], images: np.ndarray, pixel_size: float, dtype: str = "float32"
-) -> None:
+def write_stack(path: str | os.PathLike[str], images: np.ndarray, pixel_size: float, dtype: str = "float32") -> None:
     """Write a stack of images (n, y, x); dtype "float32" (mode 2) or "float16" (mode 12)."""
     _write(path, np.asarray(images), pixel_size, dtype, space_group=0)
 
 
-def _write(
-    path: str | os.PathLike[str], array: np.ndarray, pixel_size: float, dtype: str, space_group: int
-) -> None:
+def _write(path: str | os.PathLike[str], array: np.ndarray, pixel_size: float, dtype: str, space_group: int) -> None:
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(f"an array of shape {array.shape} cannot be an MRC file")
     with StackWriter(path, array.shape[1:], pixel_size, dtype, space_group) as writer:

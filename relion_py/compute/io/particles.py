@@ -79,9 +79,7 @@ class ParticleTable:
         self.star = to_optics_form(star_file, self.project) if self.converted else star_file
         self.block = block or _particle_block(self.star)
         if not len(self.particles):
-            raise StarError(
-                f"{self.path or 'The STAR file'} has no particles in its block data_{self.block}."
-            )
+            raise StarError(f"{self.path or 'The STAR file'} has no particles in its block data_{self.block}.")
 
     @property
     def particles(self) -> Table:
@@ -265,9 +263,7 @@ def _particle_block(star_file: StarFile) -> str:
     for name, table in star_file.items():
         if name != "optics" and "rlnImageName" in table:
             return name
-    raise StarError(
-        f"{star_file.path or 'The STAR file'} has no particles: no block has a column _rlnImageName."
-    )
+    raise StarError(f"{star_file.path or 'The STAR file'} has no particles: no block has a column _rlnImageName.")
 
 
 def _optics_group(row: dict[str, str], index: int) -> OpticsGroup:

@@ -197,9 +197,7 @@ class Table:
             chosen = [index for index, keep in enumerate(chosen) if keep]
         table = Table(loop=self.loop, comments=self.comments, notes=self.notes)
         table._where = self._where
-        table._columns = {
-            label: [column[index] for index in chosen] for label, column in self._columns.items()
-        }
+        table._columns = {label: [column[index] for index in chosen] for label, column in self._columns.items()}
         return table
 
     def copy(self) -> Table:
@@ -369,8 +367,7 @@ class _Parser:
                 table = self._list(name)
             else:
                 raise self._error(
-                    f'block data_{name}: expected "loop_" or a label that starts with "_", '
-                    f'found "{_short(line)}"'
+                    f'block data_{name}: expected "loop_" or a label that starts with "_", found "{_short(line)}"'
                 )
             table.comments, table.notes = (comments, notes) if not tables else (notes, ())
             tables.append(table)
@@ -450,9 +447,7 @@ class _Parser:
         if len(tokens) == 1 and width == 2:  # RELION reads a missing last value of two as empty
             return [tokens[0], ""]
         what = "more values" if len(tokens) > width else "fewer values"
-        raise self._error(
-            f"block data_{name}: the row has {what} ({len(tokens)}) than there are labels ({width})"
-        )
+        raise self._error(f"block data_{name}: the row has {what} ({len(tokens)}) than there are labels ({width})")
 
     def _tokens(self, line: str) -> list[str]:
         """The values of a line, by the rule of nextTokenInSTAR: a quote opens a value only at its start and

@@ -133,9 +133,7 @@ class BackProjector:
         bounds = np.linspace(0, depth, 4 * max(workers, 1) + 1).astype(int)
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             jobs = [
-                pool.submit(
-                    kernels_volume.add_rotated, source, others, self.r_max_padded, first, last, self.grid
-                )
+                pool.submit(kernels_volume.add_rotated, source, others, self.r_max_padded, first, last, self.grid)
                 for first, last in pairwise(bounds)
             ]
             for job in jobs:
@@ -196,6 +194,4 @@ class BackProjector:
 
     def _check_same_shape(self, other: BackProjector) -> None:
         if self.grid.shape != other.grid.shape or self.box != other.box:
-            raise ValueError(
-                f"Accumulators of shapes {self.grid.shape} and {other.grid.shape} cannot be combined."
-            )
+            raise ValueError(f"Accumulators of shapes {self.grid.shape} and {other.grid.shape} cannot be combined.")

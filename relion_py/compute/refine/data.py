@@ -251,10 +251,7 @@ class ParticleSet:
     def image_names_by_optics_group(self) -> dict[int, list[str]]:
         """Optics group number from 1, as in the names of scratch stacks -> its images in this order."""
         names = self.table.strings("rlnImageName")
-        return {
-            g + 1: [names[i] for i in np.flatnonzero(self.optics_group == g)]
-            for g in range(self.nr_optics_groups)
-        }
+        return {g + 1: [names[i] for i in np.flatnonzero(self.optics_group == g)] for g in range(self.nr_optics_groups)}
 
     def use_scratch(self, scratch: Scratch) -> None:
         """Read from `scratch`, which has been filled or attached, what is there."""

@@ -91,9 +91,7 @@ class PreparedImages:
         n = len(self)
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         shared = {"fine", "coarse", "coarse_in_fine", "scale_shells"}
-        return PreparedImages(
-            **{k: v if k in shared or len(v) != n else v[members] for k, v in values.items()}
-        )
+        return PreparedImages(**{k: v if k in shared or len(v) != n else v[members] for k, v in values.items()})
 
 
 @njit(nogil=True, cache=True)
@@ -166,9 +164,7 @@ def transform_images(
     return unmasked, _disc(transforms, pixels), spectrum
 
 
-def noise_images(
-    sigma2: NDArray[np.float64], box: int, seeds: NDArray[np.int64]
-) -> NDArray[np.float32]:
+def noise_images(sigma2: NDArray[np.float64], box: int, seeds: NDArray[np.int64]) -> NDArray[np.float32]:
     """One image of Gaussian noise per seed with the variance sigma2 (N, S) of each Fourier component, float32.
 
     Fills the solvent when images are not zero-masked; a particle's noise depends on its seed alone.

@@ -81,9 +81,7 @@ def update_tau2(
     sigma2 = np.divide(counts, totals, out=np.zeros(n_shells), where=totals > 1e-20)
     ssnr = np.zeros(n_shells)
     if fsc is not None:
-        tau2, ssnr = tau2_from_fsc(
-            _spectrum(fsc, n_shells, "FSC"), sigma2, tau2_fudge, is_whole_instead_of_half
-        )
+        tau2, ssnr = tau2_from_fsc(_spectrum(fsc, n_shells, "FSC"), sigma2, tau2_fudge, is_whole_instead_of_half)
     elif tau2 is None:
         raise ValueError("Spectra need either a tau2 or an FSC.")
     tau2 = _spectrum(tau2, n_shells, "tau2")

@@ -34,9 +34,7 @@ def read_reference(
     volume, header = _cubic_map(path, "reference")
     own = ref_angpix if ref_angpix > 0 else header
     if own <= 0:
-        raise UserError(
-            f"The header of the reference {path} has no pixel size: give it with --ref_angpix, in A."
-        )
+        raise UserError(f"The header of the reference {path} has no pixel size: give it with --ref_angpix, in A.")
     other = []
     if abs(own - pixel_size) > SAME_PIXEL_SIZE:
         other.append(f"pixels of {own:g} A (the particles {pixel_size:g} A)")
@@ -69,9 +67,7 @@ def read_solvent_mask(path: str, box: int, pixel_size: float) -> tuple[Volume, l
         changes.append(f"The solvent mask {path} has a box of {len(mask)} pixels: re-boxed to {box}.")
         mask = window(mask, box)
     if mask.min() < 0 or mask.max() > 1:
-        changes.append(
-            f"The solvent mask {path} has values from {mask.min():g} to {mask.max():g}: cut to 0 ... 1."
-        )
+        changes.append(f"The solvent mask {path} has values from {mask.min():g} to {mask.max():g}: cut to 0 ... 1.")
         mask = np.clip(mask, 0.0, 1.0)
     if not mask.any():
         raise UserError(f"The solvent mask {path} is empty: all its values are 0.")

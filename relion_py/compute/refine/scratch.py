@@ -91,15 +91,11 @@ class Scratch:
         for group, names in self._names.items():
             stack = self.stack(group)
             if not os.path.exists(stack):
-                raise UserError(
-                    f"{stack} does not exist, so there is nothing to reuse: run without --reuse_scratch."
-                )
+                raise UserError(f"{stack} does not exist, so there is nothing to reuse: run without --reuse_scratch.")
             count = read_header(stack).nz
             left = self._listed(group)
             if count > len(names) or (left is not None and left != names[:count]):
-                raise UserError(
-                    f"{stack} holds other particles than those of this run: run without --reuse_scratch."
-                )
+                raise UserError(f"{stack} holds other particles than those of this run: run without --reuse_scratch.")
             if count < len(names) and left is None:
                 raise UserError(
                     f"{stack} holds {count} of the {len(names)} particles, and nothing says which: "
@@ -128,15 +124,9 @@ class Scratch:
 
     def _prepare(self) -> None:
         if not os.path.isdir(self.parent):
-            raise UserError(
-                f"The scratch directory {self.parent} does not exist: give another --scratch_dir."
-            )
-        if os.path.islink(self.directory) or (
-            os.path.exists(self.directory) and not os.path.isdir(self.directory)
-        ):
-            raise UserError(
-                f"{self.directory} is not a directory of its own and will not be wiped: remove it."
-            )
+            raise UserError(f"The scratch directory {self.parent} does not exist: give another --scratch_dir.")
+        if os.path.islink(self.directory) or (os.path.exists(self.directory) and not os.path.isdir(self.directory)):
+            raise UserError(f"{self.directory} is not a directory of its own and will not be wiped: remove it.")
         owner = self._running_owner()
         if owner:
             raise UserError(
@@ -185,9 +175,7 @@ class Scratch:
                     for start in range(0, len(indices), _BATCH):
                         part = indices[start : start + _BATCH]
                         if part and max(part) >= len(stack):
-                            raise UserError(
-                                f"{path} has {len(stack)} images; a particle is image {max(part) + 1}."
-                            )
+                            raise UserError(f"{path} has {len(stack)} images; a particle is image {max(part) + 1}.")
                         writer.append(stack.images(part))
                         done += len(part)
                         progress(done)

@@ -34,9 +34,7 @@ def prepare(
     progress(done, total) is called while copying and may raise to stop. On each node the first rank copies.
     """
     if options.preread_images:
-        say(
-            f" Reading all particles into memory: {particles.preread_bytes / 2**30:.2f} GB over all ranks ..."
-        )
+        say(f" Reading all particles into memory: {particles.preread_bytes / 2**30:.2f} GB over all ranks ...")
         mine = np.sort(np.concatenate([share(particles.members(half), comm) for half in (1, 2)]))
         particles.preread(mine)
     elif options.scratch_dir:

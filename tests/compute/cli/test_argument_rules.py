@@ -133,8 +133,7 @@ def test_value_of():
 def test_tables_have_the_references_options(shared, program):
     """Every option of the reference is in our table, with the same default and kind."""
     table = {
-        flag.name: flag
-        for flag in __import__(f"relion_py.compute.cli.options.{program}", fromlist=["FLAGS"]).FLAGS
+        flag.name: flag for flag in __import__(f"relion_py.compute.cli.options.{program}", fromlist=["FLAGS"]).FLAGS
     }
     reference = json.loads((shared / "reference/programs.json").read_text())
     for group in reference[f"relion_{program.strip('_')}"]["groups"].values():

@@ -35,9 +35,7 @@ def ours(project, *words, odir="Import/job001/"):
 
 def theirs(program, project, *words, odir="Import/job002/"):
     (project / odir).mkdir(parents=True, exist_ok=True)
-    return subprocess.run(
-        [program, *words, "--odir", odir], cwd=project, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run([program, *words, "--odir", odir], cwd=project, capture_output=True, text=True, timeout=60)
 
 
 def same_but_for_the_version(project, name):
@@ -45,9 +43,7 @@ def same_but_for_the_version(project, name):
     return one.replace("# version 50001", "# version 30001") == other
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [("--do_movies", "movies.star"), ("--do_micrographs", "micrographs.star")]
-)
+@pytest.mark.parametrize(("kind", "name"), [("--do_movies", "movies.star"), ("--do_micrographs", "micrographs.star")])
 @pytest.mark.parametrize(
     "more", [[], ["--optics_group_mtf", "mtf.star", "--beamtilt_x", "-0.25", "--beamtilt_y", "0.5"]], ids=str
 )
@@ -206,9 +202,7 @@ def test_particles_from_elsewhere_come_with_a_report(project, shared, unpacked):
 
 
 def test_several_optics_groups_cannot_get_one_name(project, shared):
-    (project / "six.star").write_bytes(
-        (shared / "data/real/tiny-stacks/relion31.6opticsgroups.star").read_bytes()
-    )
+    (project / "six.star").write_bytes((shared / "data/real/tiny-stacks/relion31.6opticsgroups.star").read_bytes())
     words = ["--do_particles", "--i", "six.star", "--ofile", "six.star"]
     result = ours(project, *words, "--particles_optics_group_name", "one")
     assert result.returncode == 1

@@ -17,9 +17,7 @@ SHARED = Path(__file__).parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "numeric" / "project"
 MAP = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027/run_class001.mrc.gz"
 INSIDE = np.hypot(*np.meshgrid(np.fft.fftfreq(100, 0.01), np.fft.fftfreq(100, 0.01))) < 49.0
-needs_golden = pytest.mark.skipif(
-    not (GOLDEN.exists() and MAP.exists()), reason="RELION 5's projections are not here"
-)
+needs_golden = pytest.mark.skipif(not (GOLDEN.exists() and MAP.exists()), reason="RELION 5's projections are not here")
 
 
 def project(directory: Path, *arguments: str) -> tuple[int, str]:
@@ -66,9 +64,7 @@ def test_stack_of_relion_5(tmp_path: Path, flags: str, name: str) -> None:
 def test_one_projection_is_that_of_the_stack(tmp_path: Path) -> None:
     unpack(MAP, tmp_path / "map.mrc")
     expected = read(unpack(GOLDEN / "proj.mrcs.gz", tmp_path / "golden.mrcs"))[3]
-    code, err = project(
-        tmp_path, "--i", "map.mrc", "--o", "one.mrc", "--psi", "50", "--xoff", "1", "--yoff", "-2"
-    )
+    code, err = project(tmp_path, "--i", "map.mrc", "--o", "one.mrc", "--psi", "50", "--xoff", "1", "--yoff", "-2")
     assert code == 0, err
     image = read(tmp_path / "one.mrc").squeeze()
     assert np.sqrt(((image - expected) ** 2).mean()) < 1e-3 * expected.std()

@@ -107,9 +107,7 @@ def particles(tmp_path: Path) -> Path:
         )
     (tmp_path / "in.star").write_text(HEAD + "".join(rows))
     fsc = "data_fsc\n\nloop_\n_rlnSpectralIndex #1\n_rlnGoldStandardFsc #2\n"
-    (tmp_path / "fsc.star").write_text(
-        fsc + "".join(f"{i} {max(0.99 - 0.06 * i, 0.0):.3f}\n" for i in range(17))
-    )
+    (tmp_path / "fsc.star").write_text(fsc + "".join(f"{i} {max(0.99 - 0.06 * i, 0.0):.3f}\n" for i in range(17)))
     return tmp_path
 
 

@@ -113,9 +113,7 @@ def test_perturbation_turns_on_the_right() -> None:
     plain, moved = Sampling(2, symmetry="D7"), Sampling(2, symmetry="D7", perturbation=0.3)
     dirs, psis = np.array([0, 3, 9]), np.array([1, 2, 3])
     turn = euler_to_matrix(4.5, 4.5, 4.5)
-    np.testing.assert_allclose(
-        moved.oversampled(dirs, psis, 1), plain.oversampled(dirs, psis, 1) @ turn, atol=1e-12
-    )
+    np.testing.assert_allclose(moved.oversampled(dirs, psis, 1), plain.oversampled(dirs, psis, 1) @ turn, atol=1e-12)
     angles = moved.oversampled_angles(dirs, psis, 1)
     np.testing.assert_allclose(euler_to_matrix(*angles), moved.oversampled(dirs, psis, 1), atol=1e-9)
     assert plain.perturbed(0.3) == moved
@@ -134,9 +132,7 @@ def test_two_dimensional_search() -> None:
     rot, tilt, psi = sampling.oversampled_angles([0, 0], [1, 35], 1)
     assert not rot.any() and not tilt.any()
     np.testing.assert_allclose(psi, [[10 - 2.5 + 2.5, 10 + 2.5 + 2.5], [-10 - 2.5 + 2.5, -10 + 2.5 + 2.5]])
-    np.testing.assert_allclose(
-        sampling.oversampled([0, 0], [1, 35], 1), euler_to_matrix(0, 0, psi), atol=1e-12
-    )
+    np.testing.assert_allclose(sampling.oversampled([0, 0], [1, 35], 1), euler_to_matrix(0, 0, psi), atol=1e-12)
 
 
 def test_limit_tilt_keeps_side_or_top_views() -> None:
@@ -203,10 +199,7 @@ def test_local_directions_by_one_angle_only() -> None:
     assert set(by_tilt.of(0)[0]) == set(np.flatnonzero(np.abs(tilt - 80) < 15))
     by_rot = sampling.local_directions([20.0], [0.0], 4.0, 0.0)
     distance = [
-        min(
-            abs(np.rad2deg(np.arcsin(np.sin(np.deg2rad(t)) * np.sin(np.deg2rad(r + k - 20)))))
-            for k in (0, 120, 240)
-        )
+        min(abs(np.rad2deg(np.arcsin(np.sin(np.deg2rad(t)) * np.sin(np.deg2rad(r + k - 20))))) for k in (0, 120, 240))
         for r, t in zip(rot, tilt, strict=True)
     ]
     assert set(by_rot.of(0)[0]) == set(np.flatnonzero(np.array(distance) < 12))

@@ -36,9 +36,7 @@ def test_operators_and_their_order_are_relions(name: str) -> None:
 def test_groups_are_closed_and_exact(name: str, count: int) -> None:
     group = operators(name)
     assert len(group) == count == order(name)
-    np.testing.assert_allclose(
-        group @ group.transpose(0, 2, 1), np.broadcast_to(np.eye(3), group.shape), atol=1e-13
-    )
+    np.testing.assert_allclose(group @ group.transpose(0, 2, 1), np.broadcast_to(np.eye(3), group.shape), atol=1e-13)
     np.testing.assert_allclose(np.linalg.det(group), 1.0, atol=1e-13)
     products = np.einsum("aij,bjk->abik", group, group).reshape(-1, 1, 3, 3)
     nearest = np.abs(products - group[None]).max(axis=(2, 3)).min(axis=1)
@@ -67,9 +65,7 @@ def test_no_point_group(name: str) -> None:
         operators(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["CI", "Cs", "C3v", "C12h", "S4", "D2h", "D3v", "Td", "Th", "Oh", "Ih", "I2h"]
-)
+@pytest.mark.parametrize("name", ["CI", "Cs", "C3v", "C12h", "S4", "D2h", "D3v", "Td", "Th", "Oh", "Ih", "I2h"])
 def test_mirror_groups_are_refused(name: str) -> None:
     with pytest.raises(UserError, match="mirror planes"):
         operators(name)

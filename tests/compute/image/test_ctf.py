@@ -21,17 +21,13 @@ def read_gz(path: Path) -> np.ndarray:
 
 def golden_rows() -> np.ndarray:
     lines = (GOLDEN / "ang.star").read_text().splitlines()
-    return np.array(
-        [[float(w) for w in line.split()[:9]] for line in lines if line.strip().endswith("x.mrcs")]
-    )
+    return np.array([[float(w) for w in line.split()[:9]] for line in lines if line.strip().endswith("x.mrcs")])
 
 
 @pytest.fixture(scope="module")
 def golden_params() -> CtfParams:
     rows = golden_rows()
-    return CtfParams(
-        rows[:, 5], rows[:, 6], rows[:, 7], voltage=300.0, cs=2.7, q0=0.1, phase_shift=rows[:, 8]
-    )
+    return CtfParams(rows[:, 5], rows[:, 6], rows[:, 7], voltage=300.0, cs=2.7, q0=0.1, phase_shift=rows[:, 8])
 
 
 def test_ctf_and_its_sign_are_those_of_relion_project(golden_params: CtfParams) -> None:
@@ -74,13 +70,9 @@ def test_formula_of_the_field() -> None:
         absolute = ctf_values(params[n], kx, ky, 64, 1.3, absolute=True)[0]
         np.testing.assert_allclose(absolute, np.abs(expected), atol=2e-6)
         intact = ctf_values(params[n], kx, ky, 64, 1.3, intact_first_peak=True, damping=False)[0]
-        np.testing.assert_allclose(
-            intact, np.where(np.abs(chi) < np.pi / 2, 0.7, 0.7 * np.sin(chi)), atol=2e-6
-        )
+        np.testing.assert_allclose(intact, np.where(np.abs(chi) < np.pi / 2, 0.7, 0.7 * np.sin(chi)), atol=2e-6)
         later = ctf_values(params[n], kx, ky, 64, 1.3, intact_after_first_peak=True, damping=False)[0]
-        np.testing.assert_allclose(
-            later, np.where(np.abs(chi) > np.pi / 2, 0.7, 0.7 * np.sin(chi)), atol=2e-6
-        )
+        np.testing.assert_allclose(later, np.where(np.abs(chi) > np.pi / 2, 0.7, 0.7 * np.sin(chi)), atol=2e-6)
 
 
 def test_wavelength_of_textbooks() -> None:

@@ -109,9 +109,7 @@ def test_power_spectrum_is_parsevals(image: np.ndarray) -> None:
     assert len(spectrum) == 33
     assert spectrum[1:].mean() * 64 * 64 == pytest.approx(9.0, rel=0.1)
     wave = np.cos(2 * np.pi * 5 * np.arange(16) / 16) * np.ones((16, 1))
-    np.testing.assert_allclose(
-        fourier.power_spectrum(wave)[5] * fourier.shell_counts(16)[5], 0.25, atol=1e-12
-    )
+    np.testing.assert_allclose(fourier.power_spectrum(wave)[5] * fourier.shell_counts(16)[5], 0.25, atol=1e-12)
     assert np.delete(fourier.power_spectrum(wave), 5).max() < 1e-20
 
 

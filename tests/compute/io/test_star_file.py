@@ -21,9 +21,9 @@ from relion_py.compute.io.star import StarError, StarFile, Table
 
 
 def test_text_is_kept_exactly():
-    table = star.parse(
-        'data_x\n\nloop_\n_a #1\n_b #2\n_c #3\n001 None <NA>\n1e5 "" \'  two words \'\n0.10 a#b "#"\n'
-    )["x"]
+    table = star.parse('data_x\n\nloop_\n_a #1\n_b #2\n_c #3\n001 None <NA>\n1e5 "" \'  two words \'\n0.10 a#b "#"\n')[
+        "x"
+    ]
     assert table.strings("a") == ["001", "1e5", "0.10"]
     assert table.strings("b") == ["None", "", "a#b"]
     assert table.strings("c") == ["<NA>", "  two words ", "#"]

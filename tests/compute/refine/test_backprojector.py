@@ -185,8 +185,6 @@ def test_average_in_the_plane():
 def test_refuses_what_is_no_rotation():
     kx, ky = disc(8)
     with pytest.raises(ValueError, match="not finite"):
-        BackProjector(16).insert(
-            np.zeros((1, len(kx))), np.ones((1, len(kx))), np.full((1, 3, 3), np.nan), kx, ky
-        )
+        BackProjector(16).insert(np.zeros((1, len(kx))), np.ones((1, len(kx))), np.full((1, 3, 3), np.nan), kx, ky)
     with pytest.raises(ValueError, match="2 or 3 dimensions"):
         BackProjector(16, ndim=1)

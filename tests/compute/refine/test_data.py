@@ -165,9 +165,7 @@ def test_the_way_back_keeps_what_was_there_and_adds_what_the_reference_adds(part
     assert "rlnAngleRot" not in particles.table.particles  # the set itself is untouched
 
 
-def test_columns_of_a_real_file_of_release_4_stay_in_place(
-    shared: Path, unpacked: Callable[[Path], Path]
-) -> None:
+def test_columns_of_a_real_file_of_release_4_stay_in_place(shared: Path, unpacked: Callable[[Path], Path]) -> None:
     path = unpacked(shared / "golden/projects/em-testdata-relion4/run_it025_data.star.gz")
     original = star.read(path)
     particles = ParticleSet.read(str(path))

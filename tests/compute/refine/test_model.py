@@ -39,9 +39,7 @@ def test_labels_and_tables_of_release_4_come_back_in_their_order(shared: Path) -
         for label in table.labels:
             ours, theirs = written[name].strings(label), table.strings(label)
             if ours != theirs:  # resolutions are recomputed in double precision
-                np.testing.assert_allclose(
-                    [float(v) for v in ours], [float(v) for v in theirs], rtol=2e-6, atol=1e-6
-                )
+                np.testing.assert_allclose([float(v) for v in ours], [float(v) for v in theirs], rtol=2e-6, atol=1e-6)
 
 
 def test_model_of_release_2_is_read_in_angstrom(shared: Path) -> None:
@@ -53,9 +51,7 @@ def test_model_of_release_2_is_read_in_angstrom(shared: Path) -> None:
     assert model.fsc_halves_class[0, 13] == 0.972304
     assert model.tau2_class[0, 1] == 0.004014 and model.data_vs_prior_class[0, 9] == 682.720138
     assert model.sigma2_noise.shape == (2, 51)
-    assert (
-        model.sigma2_noise[1, 1] == 1.250735e-04
-    )  # the first micrograph's spectrum serves every optics group
+    assert model.sigma2_noise[1, 1] == 1.250735e-04  # the first micrograph's spectrum serves every optics group
     assert model.pdf_direction[0, 0] == 0.001748
     assert model.group_names[0].endswith("14_33_35_0_movie.mrcs")
     assert model.nr_particles_per_group[0] == 265 and model.scale_correction[0] == 1.018643
@@ -63,13 +59,9 @@ def test_model_of_release_2_is_read_in_angstrom(shared: Path) -> None:
 
 def test_optimiser_labels_are_those_of_release_5(shared: Path) -> None:
     """The one real file of release 5 is of a 2D classification: the same table but for the second model."""
-    theirs = star.read(
-        shared / "data/real/bgal-10204-relion5-project/Class2D/job010/run_it025_optimiser.star"
-    )
+    theirs = star.read(shared / "data/real/bgal-10204-relion5-project/Class2D/job010/run_it025_optimiser.star")
     state, options, files = optimiser_from_star(star.read(shared / JOB27 / "run_it015_optimiser.star"))
-    ours = optimiser_to_star(
-        state, options, files, iteration=15, split_random_halves=True, particle_diameter=200.0
-    )
+    ours = optimiser_to_star(state, options, files, iteration=15, split_random_halves=True, particle_diameter=200.0)
     labels = ours["optimiser_general"].labels
     assert labels[2] == "rlnModelStarFile2"
     assert [x for x in labels if x != "rlnModelStarFile2"] == theirs["optimiser_general"].labels
@@ -82,9 +74,9 @@ def test_optimiser_of_release_2_keeps_its_values(shared: Path) -> None:
     assert (state.iteration, state.incr_size, state.nr_iter_wo_resol_gain) == (15, 17, 2)
     assert state.best_resolution == pytest.approx(1 / 0.107345)
     assert (options.low_resol_join_halves, options.auto_local_healpix_order) == (40, 4)
-    written = optimiser_to_star(
-        state, options, files, iteration=15, split_random_halves=True, particle_diameter=200.0
-    )["optimiser_general"]
+    written = optimiser_to_star(state, options, files, iteration=15, split_random_halves=True, particle_diameter=200.0)[
+        "optimiser_general"
+    ]
     ours_alone = {"rlnMaxNumberOfPooledParticles"}  # of the command line, not of the file
     for label in original["optimiser_general"].labels:
         if label in written and not label.startswith(("rlnSgd", *ours_alone)):

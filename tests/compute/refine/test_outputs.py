@@ -146,9 +146,7 @@ def test_the_last_iteration_has_no_number_and_cannot_be_continued(project: Path)
     options, state, sampling, models, particles = make_run()
     names = write_iteration(options, state, sampling, models[:1], particles.to_star())
     assert names.optimiser == "Refine3D/job004/run_optimiser.star"
-    assert (
-        Path("Refine3D/job004/run_class001.mrc").exists() and Path("Refine3D/job004/run_data.star").exists()
-    )
+    assert Path("Refine3D/job004/run_class001.mrc").exists() and Path("Refine3D/job004/run_data.star").exists()
     general = star.read(names.optimiser)["optimiser_general"]
     assert general.value("rlnDoSplitRandomHalves") == "0" and "rlnModelStarFile2" not in general
     with pytest.raises(UserError, match="numbered iteration"):
@@ -183,9 +181,7 @@ def test_a_missing_file_is_named(project: Path) -> None:
 
 
 @pytest.mark.req("E1")
-def test_a_run_of_release_2_is_read_whole(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_of_release_2_is_read_whole(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its data file and maps were not published: ours stand in for them, beside the real STAR files."""
     monkeypatch.chdir(make_project(tmp_path))
     for path in (shared / JOB27).glob("run_it015_*.star"):
@@ -237,9 +233,7 @@ def test_debians_relion_reads_the_particles(project: Path, debian_relion: Callab
 
 
 @pytest.mark.req("E1")
-def test_debians_relion_reconstructs_from_the_particles(
-    project: Path, debian_relion: Callable[[str], str]
-) -> None:
+def test_debians_relion_reconstructs_from_the_particles(project: Path, debian_relion: Callable[[str], str]) -> None:
     options, state, sampling, models, particles = make_run()
     names = write_iteration(options, state, sampling, models, particles.to_star())
     program = debian_relion("relion_reconstruct")
@@ -287,8 +281,7 @@ def test_debians_relion_continues_from_the_files(project: Path, debian_relion: C
             np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=label)
     assert theirs["model_groups"].strings("rlnGroupName") == ours["model_groups"].strings("rlnGroupName")
     state_ours, state_theirs = (
-        star.read(f"Refine3D/job004/{root}_it003_optimiser.star")["optimiser_general"]
-        for root in ("run", "next")
+        star.read(f"Refine3D/job004/{root}_it003_optimiser.star")["optimiser_general"] for root in ("run", "next")
     )
     for label in state_theirs.labels:
         if label in state_ours and "File" not in label and label != "rlnOutputRootName":

@@ -153,9 +153,7 @@ def test_refuses_what_is_no_map_and_no_rotation() -> None:
 
 def test_projections_of_relion_5(tmp_path: Path) -> None:
     golden = SHARED / "golden" / "numeric" / "project"
-    source = (
-        SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027/run_class001.mrc.gz"
-    )
+    source = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027/run_class001.mrc.gz"
     if not (golden.exists() and source.exists()):
         pytest.skip("RELION 5's projections are not here")
     poses = starfile.read(golden / "ang.star")["particles"]
@@ -180,9 +178,7 @@ def test_projections_of_the_installed_relion(tmp_path: Path) -> None:
         file.set_data(Blobs.random(13).map(box))
         file.voxel_size = 2.0
     angles = np.random.default_rng(14).uniform(-180, 180, (8, 3))
-    (tmp_path / "ang.star").write_text(
-        OPTICS + "".join("{:.6f} {:.6f} {:.6f} 1 1@x\n".format(*a) for a in angles)
-    )
+    (tmp_path / "ang.star").write_text(OPTICS + "".join("{:.6f} {:.6f} {:.6f} 1 1@x\n".format(*a) for a in angles))
     command = [RELION, "--i", "map.mrc", "--ang", "ang.star", "--o", "out", "--angpix", "2"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -20,9 +20,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--ofile", "value", "", "name of the output file, such as movies.star", _GENERAL, True),
     Flag("--do_movies", "flag", "", "import movies", _GENERAL),
     Flag("--do_micrographs", "flag", "", "import micrographs", _GENERAL),
-    Flag(
-        "--do_coordinates", "flag", "", "import coordinate files (.star or .box, one a micrograph)", _GENERAL
-    ),
+    Flag("--do_coordinates", "flag", "", "import coordinate files (.star or .box, one a micrograph)", _GENERAL),
     Flag("--do_halfmaps", "flag", "", "import an unfiltered half-map and its other half", _GENERAL),
     Flag("--do_particles", "flag", "", "import a particle STAR file", _GENERAL),
     Flag("--particles_optics_group_name", "value", "", "new name for its optics group", _GENERAL),

@@ -46,9 +46,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--skip_defect", "flag", "", "mend no pixels", _OWN),
     Flag("--max_iter", "value", "5", "most iterations of an alignment", _OWN),
     Flag("--interpolate_shifts", "flag", "", "fit local motion to shifts interpolated between groups", _OWN),
-    Flag(
-        "--ccf_downsample", "value", "0", "size of correlation maps over that of images; 0: automatic", _OWN
-    ),
+    Flag("--ccf_downsample", "value", "0", "size of correlation maps over that of images; 0: automatic", _OWN),
     Flag("--early_binning", "flag", "", "bin before the alignment, which is the default", _OWN),
     Flag("--no_early_binning", "flag", "", "bin after the alignment", _OWN),
     Flag("--use_motioncor2", "flag", "", "use your MotionCor2", _THEIRS),

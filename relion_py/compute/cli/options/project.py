@@ -30,9 +30,7 @@ _SWITCHES = {"--add_noise", "--subtract_exp", "--ignore_particle_name", "--3d_ro
 
 FLAGS: tuple[Flag, ...] = (
     Flag("--i", "value", "", "map to project", required=True),
-    Flag(
-        "--o", "value", "proj", "root of the output names: <root>.mrcs and <root>.star; or the image's name"
-    ),
+    Flag("--o", "value", "proj", "root of the output names: <root>.mrcs and <root>.star; or the image's name"),
     Flag("--float16", "flag", "", "write half-precision numbers"),
     Flag("--ctf", "flag", "", "apply the CTF of each particle in --ang"),
     Flag("--ctf2", "flag", "", "apply the square of the CTF"),

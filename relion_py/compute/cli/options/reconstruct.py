@@ -62,9 +62,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--img", "value", "", "directory of the image stacks, instead of that in the STAR file", _GENERAL),
     Flag("--subset", "value", "-1", "1 or 2: only the particles of that random half", _GENERAL),
     Flag("--class", "value", "-1", "only the particles of this class; -1: all", _GENERAL),
-    Flag(
-        "--angpix", "value", "-1", "pixel size of the map (A); -1: that of the first optics group", _GENERAL
-    ),
+    Flag("--angpix", "value", "-1", "pixel size of the map (A); -1: that of the first optics group", _GENERAL),
     Flag("--ctf", "flag", "", "correct for the CTF", _CTF),
     Flag("--ctf_intact_first_peak", "flag", "", "leave the CTF alone up to its first peak", _CTF),
     Flag("--ctf_phase_flipped", "flag", "", "the phases of the images are flipped already", _CTF),
