@@ -15,7 +15,7 @@ from scipy import ndimage
 from relion_py.compute.ctf.estimate import CtfFit, Microscope, Search
 from relion_py.compute.ctf.spectrum import Spectrum, radius, rings, usable_pixels
 
-_LOW, _SIGNIFICANT, _HIGH = 0.1, 0.5, 0.66  # correlations in CTFFIND4's rule for the resolution
+_LOW, _SIGNIFICANT = 0.1, 0.5  # correlations in CTFFIND4's rule for the resolution
 _ENOUGH = 3  # bins above one of them before a fall below it counts
 _POOR = 999.0
 """Resolution of a fit that agrees nowhere; RELION's table shows it as 25 A."""
@@ -69,13 +69,11 @@ def profiles(spectrum: Spectrum, fit: CtfFit, microscope: Microscope, search: Se
     ctf = np.abs(np.sin(phase))
     first = int(np.searchsorted(frequency, 1 / search.coarsest_resolution))
     agreement, noise = _agreement(equal, ctf, phase, first)
-    resolution = _resolution(agreement, frequency, phase)
+    resolution = _resolution(agreement, frequency, phase, first)
     return Profiles(frequency, plain / top, equal / top, ctf, agreement, noise, resolution)
 
 
-def _radial_mean(
-    values: NDArray[np.float32], distance: NDArray[np.floating], count: int
-) -> NDArray[np.float64]:
+def _radial_mean(values: NDArray[np.float32], distance: NDArray[np.floating], count: int) -> NDArray[np.float64]:
     """Mean in bins of one pixel, each value shared between its two neighbours."""
     below = np.minimum(distance.astype(int), count - 2)
     share = np.clip(distance - below, 0, 1)
@@ -152,25 +150,23 @@ def _agreement(
 
 
 def _resolution(
-    agreement: NDArray[np.float64], frequency: NDArray[np.float64], phase: NDArray[np.float64]
+    agreement: NDArray[np.float64], frequency: NDArray[np.float64], phase: NDArray[np.float64], first: int
 ) -> float:
     """Resolution in A to which rings agree: CTFFIND4's rule.
 
-    From the first zero of the CTF on, up to the first bin where the correlation falls below 0.5 or below 0.1
-    after more than three bins above that value; it must have reached 0.66.
+    From the first zero of the CTF on (and from bin `first` on, where the fit begins) it is the first bin where
+    the correlation falls below 0.5 or below 0.1 after more than three bins above that value. Where it never
+    reaches 0.5 there is no agreement.
     """
     zeros = np.flatnonzero(np.floor(phase / np.pi) > np.floor(phase[0] / np.pi))
-    low = significant = high = 0
-    last = 0
-    for index in range(int(zeros[0]) if zeros.size else 1, len(agreement)):
+    low = significant = 0
+    for index in range(max(first, int(zeros[0])) if zeros.size else first, len(agreement)):
         value = agreement[index]
         if (low > _ENOUGH and value < _LOW) or (significant > _ENOUGH and value < _SIGNIFICANT):
-            break
+            return float(1 / frequency[index]) if significant else _POOR
         low += value > _LOW
         significant += value > _SIGNIFICANT
-        high += value > _HIGH
-        last = index
-    return float(1 / frequency[last]) if high and last else _POOR
+    return float(1 / frequency[-1]) if significant else _POOR
 
 
 def fit_picture(

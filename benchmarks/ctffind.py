@@ -1,0 +1,98 @@
+"""relion_run_ctffind: seconds per micrograph, and errors against known CTFs, beside CTFFIND where it is installed.
+
+    python benchmarks/ctffind.py [--size 4096x4096] [--micrographs 8] [--j 1] [--ctffind /path/to/ctffind]
+
+RELION itself estimates no CTF: it runs CTFFIND, and so does this program when --ctffind is given, so that both
+lines of the table come from the same micrographs. These are simulated: white noise times a CTF of known
+astigmatic defocus, in white noise, 0.85 A per pixel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from scipy import fft
+
+from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import write_map
+
+PIXEL = 0.85
+FLAGS = (
+    f"--i Raw/*.mrc --CS 2.7 --HT 300 --AmpCnst 0.1 --angpix {PIXEL} --Box 512 --ResMin 30 --ResMax 4 "
+    "--dFMin 5000 --dFMax 50000 --FStep 500 --dAst 100 --is_ctffind4"
+).split()
+
+
+def simulate(directory: Path, rows: int, columns: int, count: int) -> np.ndarray:
+    """Write the micrographs; returns defocus U, V (A) and angle (degrees), (count, 3)."""
+    random = np.random.default_rng(0)
+    defocus = random.uniform(8000, 25000, count)
+    truth = np.stack([defocus, defocus - random.uniform(0, 500, count), random.uniform(-90, 90, count)], 1)
+    ky = np.repeat(fft.fftfreq(rows, PIXEL), columns // 2 + 1)
+    kx = np.tile(np.arange(columns // 2 + 1) / (columns * PIXEL), rows)
+    for number, parameters in enumerate(truth):
+        ctf = ctf_values(CtfParams(*parameters, bfactor=80.0), kx, ky, 1, 1.0)[0].reshape(rows, -1)
+        noise = random.standard_normal((2, rows, columns), np.float32)
+        image = fft.irfft2(fft.rfft2(noise[0]) * ctf, s=(rows, columns)) * np.sqrt(0.3) + noise[1]
+        write_map(directory / f"mic{number:03d}.mrc", image.astype(np.float32), PIXEL)
+    return truth
+
+
+def run(directory: Path, output: str, flags: list[str]) -> tuple[float, float]:
+    """Seconds on the clock and of the processor of one run."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.perf_counter()
+    program = [sys.executable, "-m", "relion_py.compute.cli.ctffind"]
+    done = subprocess.run([*program, "--o", output, *flags], cwd=directory, capture_output=True, text=True)
+    wall = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def error(directory: Path, output: str, truth: np.ndarray) -> float:
+    """Median absolute error of U and V, A."""
+    table = star.read(directory / output / "micrographs_ctf.star")["micrographs"]
+    found = np.stack([table.floats("rlnDefocusU"), table.floats("rlnDefocusV")], 1)
+    return float(np.median(np.abs(found - truth[:, :2])))
+
+
+def main() -> None:
+    """Run and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="4096x4096", help="pixels, WIDTHxHEIGHT")
+    parser.add_argument("--micrographs", type=int, default=8)
+    parser.add_argument("--j", default="1")
+    parser.add_argument("--ctffind", default="")
+    args = parser.parse_args()
+    columns, rows = map(int, args.size.split("x"))
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        (directory / "Raw").mkdir()
+        truth = simulate(directory / "Raw", rows, columns, args.micrographs)
+        flags = [*FLAGS, "--j", args.j]
+        run(directory, "warm", [*flags, "--do_at_most", "1", "--fast_search"])  # kernels are compiled once
+        kinds = {"built-in, --fast_search": ["--fast_search"], "built-in": []}
+        if args.ctffind:
+            theirs = ["--ctffind_exe", os.path.abspath(args.ctffind)]
+            kinds |= {"CTFFIND, --fast_search": [*theirs, "--fast_search"], "CTFFIND": theirs}
+        print(f"{args.micrographs} micrographs of {columns} x {rows}, --j {args.j}; load {os.getloadavg()[0]:.1f}")
+        print(f"{'estimator':26s} {'wall s':>8s} {'CPU s':>8s} {'CPU s each':>11s} {'median error A':>15s}")
+        for number, (kind, more) in enumerate(kinds.items()):
+            wall, cpu = run(directory, f"run{number}", [*flags, *more])
+            median = error(directory, f"run{number}", truth)
+            print(f"{kind:26s} {wall:8.1f} {cpu:8.1f} {cpu / args.micrographs:11.2f} {median:15.1f}")
+
+
+if __name__ == "__main__":
+    main()
