@@ -106,7 +106,8 @@ def run(project: Project, type_label: str, changes: dict[str, str]) -> str:
     progress, log = Progress(), project.log_paths(name)[0]
     try:
         while project.process(name).status == "Running":
-            progress.show(log.read_text(errors="replace") if log.exists() else "")
+            # as bytes: the bar is drawn anew after a "\r", which text mode would make a line of
+            progress.show(log.read_bytes().decode(errors="replace") if log.exists() else "")
             time.sleep(0.2)
             project.refresh()
     except KeyboardInterrupt:
@@ -178,4 +179,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
