@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -139,7 +139,9 @@ def _choose(
     limit = args.integer("--do_at_most")
     for entry in entries:
         root = output_root(directory, entry.movie)
-        done = args.on("--only_do_unfinished") and is_done(root, settings.grouping_for_ps > 0, settings.even_odd)
+        done = args.on("--only_do_unfinished") and is_done(
+            root, settings.grouping_for_ps > 0, settings.even_odd
+        )
         if not done:
             if 0 <= limit <= len(todo):
                 continue
@@ -176,7 +178,9 @@ def _worker(args: Arguments, settings: Settings, directory: str, job: Job) -> Wo
     eer = (args.integer("--eer_grouping"), args.integer("--eer_upsampling"))
     pre_exposure = args.number("--preexposure")
     if args.on("--use_own"):
-        return Own(settings, directory, gain, defects, eer, pre_exposure, args.on("--float16"))
+        return Own(
+            settings, directory, gain, defects, eer, pre_exposure, args.on("--float16"), job.check_abort
+        )
     program = MotionCor2(
         find_executable(args.text("--motioncor2_exe")),
         gain,
@@ -203,7 +207,9 @@ def _turned(gain: str, rotation: int, flip: int, directory: str, job: Job) -> st
     if rotation == 0 and flip == 0:
         return gain
     if gain.lower().endswith(".gain"):
-        raise UserError(f"{gain}: a .gain file belongs to the detector as it is; leave out rotation and flip.")
+        raise UserError(
+            f"{gain}: a .gain file belongs to the detector as it is; leave out rotation and flip."
+        )
     turned = directory + "gain.mrc"
     if job.leads:
         write_map(turned, turn_gain(read_image(gain), rotation, flip), 1.0)
@@ -223,6 +229,7 @@ class Own:
     eer: tuple[int, int]
     pre_exposure: float
     float16: bool
+    check_abort: Callable[[], None]
     _gain: tuple[Any, NDArray[np.float32] | None] = (None, None)
     _defects: tuple[Any, NDArray[np.bool_] | None] = (None, None)
     _pool: ThreadPoolExecutor = field(init=False)
@@ -236,9 +243,14 @@ class Own:
         with open_movie(entry.movie, *self.eer) as movie:
             corrected = correct_movie(
                 movie, self.settings, entry.pixel_size, entry.voltage, self.pre_exposure + entry.pre_exposure,
-                self._gain_for(movie), self._defects_for(movie), self._pool.map,
+                self._gain_for(movie), self._defects_for(movie), self._run,
             )  # fmt: skip
         self._write(root, corrected, entry)
+
+    def _run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+        """Work in threads; a large movie takes minutes, so that a request to stop counts here too."""
+        self.check_abort()
+        return self._pool.map(function, items)
 
     def _gain_for(self, movie: Movie) -> NDArray[np.float32] | None:
         key = (type(movie), movie.shape)

@@ -8,6 +8,7 @@ Facts: RELION 5, renderEER.cpp; tifffile finds the pages.
 
 from __future__ import annotations
 
+import struct
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,25 @@ def encoding_of(page: Any, path: str) -> Encoding:
     raise UserError(f"{path} is not an EER file: its TIFF compression is {code}.")
 
 
+def is_whole(file: Any, pages: Any) -> bool:
+    """Whether the data of all `pages` of an open TIFF file are there and the last one is said to be the last.
+
+    In a file that was cut off, the last page that can be read points to another one.
+    """
+    handle, tiff = file.filehandle, file.tiff
+    offset = file.pages.next_page_offset
+    if offset is None or offset + tiff.offsetsize > handle.size:
+        return False
+    handle.seek(offset)
+    if struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]:
+        return False
+    return all(
+        place + size <= handle.size
+        for page in pages
+        for place, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+    )
+
+
 class EerFile:
     """An open EER file.
 
@@ -81,9 +101,11 @@ class EerFile:
         self.width, self.height = int(key.imagewidth), int(key.imagelength)
         pages.set_keyframe(skipped)
         pages.useframes = True  # the thousands of pages differ in their place in the file only
-        self._places = [
-            tuple(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in list(pages)[skipped:]
-        ]
+        readouts = list(pages)[skipped:]
+        if not is_whole(self._tiff, readouts):
+            self._tiff.close()
+            raise UserError(f"{path} is cut short after {len(readouts)} readouts.")
+        self._places = [tuple(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in readouts]
 
     @property
     def n_readouts(self) -> int:
@@ -133,21 +155,11 @@ class EerFile:
         self._tiff.close()
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
-def _bits(data, position, count):  # type: ignore[no-untyped-def]
-    """`count` (at most 8) bits from bit `position`, the low bits of each byte first; 0 beyond the end."""
-    byte = position >> 3
-    word = numba.uint32(data[byte]) if byte < len(data) else numba.uint32(0)
-    if byte + 1 < len(data):
-        word |= numba.uint32(data[byte + 1]) << numba.uint32(8)
-    return (word >> numba.uint32(position & 7)) & numba.uint32((1 << count) - 1)
-
-
 @numba.njit(nogil=True, cache=True)
 def decode(data, width, height, run_bits, position_bits, symbol_after_full_run, upsampling, events):  # type: ignore[no-untyped-def]
     """Pixel numbers (row-major, upsampled frame) of the electrons of one readout; how many, or -1: damaged.
 
-    data    the bytes of the page, uint8
+    data    the bytes of the page, uint8; of each byte the low bits come first
     events  receives the pixel numbers, uint32
 
     The two bits of a position count -2, -1, 0, 1 and the one bit -1, 0, from the middle of the pixel
@@ -155,33 +167,51 @@ def decode(data, width, height, run_bits, position_bits, symbol_after_full_run, 
     """
     total = width * height
     full = (1 << run_bits) - 1
-    end = 8 * len(data)
-    bit = 0
+    symbol_bits = 2 * position_bits
+    mask = (1 << symbol_bits) - 1
+    window = np.int64(0)  # bits that were read and not used yet; at most 55
+    held = 0
+    byte = 0
     pixel = 0
     count = 0
+    x = 0  # of the pixel
+    row = 0  # number of the first upsampled pixel of its row
+    stride = width * upsampling * upsampling
     while pixel < total:
-        if bit + run_bits > end:
+        while held <= 47 and byte < len(data):
+            window |= np.int64(data[byte]) << held
+            byte += 1
+            held += 8
+        if held < run_bits:
             return -1
-        run = _bits(data, bit, run_bits)
-        bit += run_bits
+        run = window & full
+        window >>= run_bits
+        held -= run_bits
         pixel += run
         if pixel >= total:
             break
+        x += run
+        if run == full and not symbol_after_full_run:
+            continue
+        symbol = window & mask
+        window >>= symbol_bits
+        held = max(0, held - symbol_bits)
         if run == full:
-            if symbol_after_full_run:
-                bit += 2 * position_bits
             continue
         if count >= len(events):
             return -1
-        symbol = _bits(data, bit, 2 * position_bits)
-        bit += 2 * position_bits
-        x, y = pixel % width, pixel // width
+        while x >= width:
+            x -= width
+            row += stride
         if upsampling == 2:
-            x = 2 * x + (1 - ((symbol >> (position_bits - 1)) & 1))
-            y = 2 * y + (1 - ((symbol >> (2 * position_bits - 1)) & 1))
-        events[count] = y * width * upsampling + x
+            right = 1 - ((symbol >> (position_bits - 1)) & 1)
+            lower = 1 - ((symbol >> (symbol_bits - 1)) & 1)
+            events[count] = row + lower * 2 * width + 2 * x + right
+        else:
+            events[count] = row + x
         count += 1
         pixel += 1
+        x += 1
     return count if pixel == total else -1
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import mrc
-from relion_py.compute.io.eer import EerFile
+from relion_py.compute.io.eer import EerFile, is_whole
 
 # IMOD's way to pack two pixels into a byte; only the size tells (rwTIFF.h, readTIFF): 8-bit columns, rows
 _PACKED = {(5760, 8184), (8184, 5760), (4092, 11520), (11520, 4092), (3710, 7676), (7676, 3710)}
@@ -126,27 +126,14 @@ class _Tiff:
             raise MovieError(f"{path}: its frames are no grey images of real numbers.")
         for number, page in enumerate(self._pages, 1):
             if page.shape != first.shape or page.dtype != first.dtype:
-                raise MovieError(f"{path}: frame {number} differs from the first in its size or number format.")
-        self._check_end()
+                raise MovieError(
+                    f"{path}: frame {number} differs from the first in its size or number format."
+                )
+        if not is_whole(self._file, self._pages):
+            raise MovieError(f"{path} is cut short: not all of its frames are there.")
         ny, nx = first.shape
         self._packed = first.dtype.itemsize == 1 and (nx, ny) in _PACKED
         self.shape = (ny, 2 * nx) if self._packed else (ny, nx)
-
-    def _check_end(self) -> None:
-        """In a file that was cut off, the last page points to another one that is not there."""
-        handle, tiff = self._file.filehandle, self._file.tiff
-        offset = self._file.pages.next_page_offset
-        if offset is None or offset + tiff.offsetsize > handle.size:
-            raise MovieError(f"{self.path} is cut short after frame {self.n_frames}.")
-        handle.seek(offset)
-        following = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]
-        ends = max(
-            place + size
-            for page in self._pages
-            for place, size in zip(page.dataoffsets, page.databytecounts, strict=True)
-        )
-        if following or ends > handle.size:
-            raise MovieError(f"{self.path} is cut short: not all of its frames are there.")
 
     def frame(self, index: int) -> NDArray[Any]:
         try:
@@ -212,7 +199,8 @@ def check_gain_name(path: str) -> None:
     """MovieError for gain references in a format that nothing here reads."""
     if os.path.splitext(path)[1].lower().startswith(".dm"):
         raise MovieError(
-            f"{path}: gain references in Digital Micrograph format cannot be read; convert it to MRC (dm2mrc of IMOD)."
+            f"{path}: gain references in Digital Micrograph format cannot be read; convert it "
+            "to MRC (dm2mrc of IMOD)."
         )
 
 
@@ -300,6 +288,8 @@ def read_defects(path: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
         try:
             x, y, width, height = (int(word) for word in words)
         except ValueError:
-            raise MovieError(f"{path}, line {number}: a defect is four whole numbers (x y width height).") from None
+            raise MovieError(
+                f"{path}, line {number}: a defect is four whole numbers (x y width height)."
+            ) from None
         mask[max(0, y) : max(0, y + height), max(0, x) : max(0, x + width)] = True
     return mask
