@@ -7,6 +7,7 @@ are made in `reconstruct`.
 from __future__ import annotations
 
 import numpy as np
+import scipy.fft
 from numpy.typing import NDArray
 
 from relion_py.compute.refine.expectation import WeightedSums
@@ -86,6 +87,22 @@ def _new_noise(model: ModelState, sums: WeightedSums) -> NDArray[np.float64]:
                 if noise[o, s] < 1e-14:
                     noise[o, s] = noise[o, s - 1]
     return noise
+
+
+def mean_shell_power(images: NDArray[np.float32], workers: int = 1) -> NDArray[np.float64]:
+    """Mean |F|^2 of each shell (N, S) of images (N, box, box), F = DFT / box^2.
+
+    Over all of a real transform's elements, so that kx = 0 counts with both signs of ky
+    (ml_optimiser.cpp, calculateSumOfPowerSpectraAndAverageImage).
+    """
+    box = images.shape[-1]
+    transforms = scipy.fft.rfft2(images, workers=workers)
+    ky = np.fft.fftfreq(box, 1.0 / box)[:, None]
+    shell = np.rint(np.sqrt(ky**2 + np.arange(box // 2 + 1)[None] ** 2)).astype(int)
+    inside = shell <= box // 2
+    places, count = shell[inside], np.bincount(shell[inside])
+    power = np.abs(transforms[:, inside].astype(np.complex128)) ** 2 / float(box) ** 4
+    return np.stack([np.bincount(places, row, len(count)) for row in power]) / count
 
 
 def initial_noise(

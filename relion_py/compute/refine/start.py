@@ -23,7 +23,7 @@ from relion_py.compute.refine.engine import FILTER_EDGE, Host, grid_of
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
 from relion_py.compute.refine.gradient import GradientClassification
 from relion_py.compute.refine.images import DiscPixels, transform_images
-from relion_py.compute.refine.maximization import half_plane_pixels, initial_noise
+from relion_py.compute.refine.maximization import initial_noise, mean_shell_power
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
@@ -234,9 +234,8 @@ def _initial_noise(
     averages = None
     if not options.has_reference:
         averages = RandomAverages(options.classes, box, model.ref_dim, options.padding_factor)
-    pixels = DiscPixels.of_size(8 if averages is None else box)
+    pixels = DiscPixels.of_size(box)
     ctf_of = _ctf(particles, options)
-    in_shell = half_plane_pixels(box)
     warned = False
     mine = source.share(np.sort(chosen), host.comm)
     for first in range(0, len(mine), 256):
@@ -248,14 +247,15 @@ def _initial_noise(
         if options.zero_mask:
             images = mask_outside(images, radius, float(options.mask_edge))
         average += images.sum(axis=0, dtype=np.float64)
-        unmoved = np.zeros((len(index), 2), np.int64)
-        transforms, _, spectrum = transform_images(images, unmoved, np.ones(len(index)), float(box), 0.0, pixels)
+        spectrum = mean_shell_power(images, options.threads)
         if averages is not None:
+            unmoved = np.zeros((len(index), 2), np.int64)
+            transforms, _, _ = transform_images(images, unmoved, np.ones(len(index)), float(box), 0.0, pixels)
             ctf = np.ones(transforms.shape, np.float32)
             if ctf_of is not None:
                 ctf = ctf_values(ctf_of[index], pixels.kx, pixels.ky, box, model.pixel_size)
             averages.add(transforms, ctf, index, pixels.kx, pixels.ky, state.random_seed)
-        np.add.at(power, particles.optics_group[index], spectrum / in_shell)
+        np.add.at(power, particles.optics_group[index], spectrum)
         np.add.at(counts, particles.optics_group[index], 1.0)
     for array in (power, average, counts, *([] if averages is None else [each.grid for each in averages.sums])):
         host.comm.allreduce_sum(array)
