@@ -159,6 +159,12 @@ def _broken(kind: str, directory: Path) -> str:
         path.write_bytes(whole[: len(whole) // 2])
     elif kind == "absent":
         path.unlink()
+    elif kind == "cut eer":
+        path = directory / "m.eer"
+        write_eer(path, [eer_page([(1, 2, 0, 0)], 64, 64, 7)] * 8, 64, 64)
+        path.write_bytes(path.read_bytes()[:-400])
+    elif kind == "tiff called eer":
+        path = path.rename(directory / "m.eer")
     elif kind == "short mrc":
         path = directory / "m.mrcs"
         with mrcfile.new(path) as file:
@@ -169,7 +175,20 @@ def _broken(kind: str, directory: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("kind", ["empty", "text", "last frame cut", "half", "absent", "short mrc", "ending"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "empty",
+        "text",
+        "last frame cut",
+        "half",
+        "absent",
+        "short mrc",
+        "ending",
+        "cut eer",
+        "tiff called eer",
+    ],
+)
 def test_broken_movies_are_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
     path = _broken(kind, tmp_path)
     with pytest.raises(UserError) as caught, open_movie(path) as movie:
