@@ -1,0 +1,1 @@
+"""What is done with finished maps, pictures and lists: post-processing, masks, and tools for files."""

@@ -1,0 +1,175 @@
+"""relion_postprocess as a program: beside Debian's RELION, its files, and its sentences."""
+
+import contextlib
+import io
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from relion_py.compute.cli.postprocess import _main
+from relion_py.compute.cli.program import run
+from relion_py.compute.image.fourier import lowpass
+from relion_py.compute.image.masks import soft_mask
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import write_map
+
+BOX, ANGPIX = 48, 2.0
+
+
+def program(directory: Path, *arguments: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(directory),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
+
+
+def read(path: Path) -> np.ndarray:
+    with mrcfile.open(path, permissive=True) as file:
+        return file.data.astype(np.float64)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Two noisy halves of a blurred random map within a sphere, a mask and an MTF."""
+    rng = np.random.default_rng(5)
+    truth = lowpass(rng.normal(size=(BOX,) * 3), ANGPIX, 7.0) * soft_mask(BOX, 12, 4)
+    for half in (1, 2):
+        noisy = truth + 0.03 * rng.normal(size=truth.shape)
+        write_map(tmp_path / f"run_half{half}_class001_unfil.mrc", noisy.astype(np.float32), ANGPIX)
+    write_map(tmp_path / "mask.mrc", soft_mask(BOX, 14, 6), ANGPIX)
+    values = "".join(f"{x:.4f} {np.cos(x * 2):.5f}\n" for x in np.arange(0, 0.5001, 0.005))
+    (tmp_path / "mtf.star").write_text(
+        f"data_\n\nloop_\n_rlnResolutionInversePixel #1\n_rlnMtfValue #2\n{values}\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--adhoc_bfac -60",
+        "--adhoc_bfac -60 --mtf mtf.star --mtf_angpix 1.4 --skip_fsc_weighting --low_pass 8",
+        "--auto_bfac --autob_lowres 20 --autob_highres 7 --skip_fsc_weighting --low_pass 6",
+    ],
+)
+def test_as_debians_relion(project: Path, debian_relion: Callable[[str], str], flags: str) -> None:
+    words = ["--i", "run_half1_class001_unfil.mrc", "--mask", "mask.mrc", "--angpix", "2"]
+    words += ["--randomize_at_A", "9", *flags.split()]
+    code, _, err = program(project, *words, "--o", "ours/postprocess")
+    assert code == 0, err
+    (project / "theirs").mkdir()
+    subprocess.run(
+        [debian_relion("relion_postprocess"), *words, "--o", "theirs/postprocess"],
+        cwd=project, check=True, capture_output=True,
+    )  # fmt: skip
+    ours, theirs = (star.read(project / name / "postprocess.star") for name in ("ours", "theirs"))
+    assert ours["general"].floats("rlnFinalResolution") == theirs["general"].floats("rlnFinalResolution")
+    bfactors = [part["general"].floats("rlnBfactorUsedForSharpening")[0] for part in (ours, theirs)]
+    assert bfactors[0] == pytest.approx(bfactors[1], rel=1e-4)
+    tolerance = 2e-3 if "--skip_fsc_weighting" in flags else 0.1  # other random phases
+    ours_map, theirs_map = (read(project / name / "postprocess.mrc") for name in ("ours", "theirs"))
+    assert np.sqrt(np.mean((ours_map - theirs_map) ** 2)) < tolerance * theirs_map.std()
+    for label in theirs["guinier"].labels:
+        difference = ours["guinier"].floats(label) - theirs["guinier"].floats(label)
+        near = theirs["guinier"].floats(label) > -90
+        assert np.abs(difference[near]).max() < 2 * tolerance, label
+
+
+def test_files_and_lines(project: Path) -> None:
+    code, out, err = program(
+        project, "--i", "run_half1_class001_unfil.mrc", "--mask", "mask.mrc", "--o", "PostProcess/job007/postprocess",
+        "--auto_bfac", "--autob_lowres", "20", "--half_maps", "--molweight", "30", "--interpolate",
+        "--pipeline_control", "PostProcess/job007/",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "pixel size in the map's header, 2 A" in err
+    assert "  + half2-map:                     run_half2_class001_unfil.mrc" in out
+    assert "  + FINAL RESOLUTION:              " in out
+    job = project / "PostProcess/job007"
+    assert {path.name for path in job.iterdir()} == {
+        "RELION_JOB_EXIT_SUCCESS", "logfile.pdf", "postprocess.mrc", "postprocess.star", "postprocess_fsc.dat",
+        "postprocess_fsc.xml", "postprocess_half1.mrc", "postprocess_half1_masked.mrc", "postprocess_half2.mrc",
+        "postprocess_half2_masked.mrc", "postprocess_masked.mrc",
+    }  # fmt: skip
+    assert (job / "logfile.pdf").read_bytes().startswith(b"%PDF")
+    mean = 0.5 * (read(job / "postprocess_half1.mrc") + read(job / "postprocess_half2.mrc"))
+    np.testing.assert_allclose(mean, read(job / "postprocess.mrc"), atol=1e-4 * np.abs(mean).max())
+    masked = read(job / "postprocess.mrc") * read(project / "mask.mrc")
+    np.testing.assert_allclose(read(job / "postprocess_masked.mrc"), masked, atol=1e-5)
+    tables = star.read(job / "postprocess.star")
+    y = [float(e.text or "") for e in ElementTree.parse(job / "postprocess_fsc.xml").iter("y")]
+    expected = tables["fsc"].floats("rlnFourierShellCorrelationCorrected")
+    np.testing.assert_allclose(y, expected, atol=2e-6)
+    np.testing.assert_allclose(np.loadtxt(job / "postprocess_fsc.dat")[:, 1], expected, atol=2e-6)
+    fraction = 0.476 * (BOX * ANGPIX) ** 3 * 0.81 / 30000
+    assert tables["general"].floats("rlnParticleBoxFractionMolecularWeight")[0] == pytest.approx(fraction)
+
+
+def test_local_resolution_tells_sharp_from_blurred(tmp_path: Path) -> None:
+    """Half of the map is known to 24 A only: the local resolution and the filter must show it."""
+    rng = np.random.default_rng(7)
+    truth = rng.normal(size=(BOX,) * 3)
+    fine = np.arange(BOX)[:, None, None] < BOX // 2
+    truth = np.where(fine, lowpass(truth, ANGPIX, 5.0), 0.5 * lowpass(truth, ANGPIX, 24.0))
+    for half in (1, 2):
+        noisy = truth + 0.08 * rng.normal(size=truth.shape)
+        write_map(tmp_path / f"half{half}.mrc", noisy.astype(np.float32), ANGPIX)
+    write_map(tmp_path / "mask.mrc", soft_mask(BOX, 20, 3), ANGPIX)
+    code, out, err = program(
+        tmp_path, "--locres", "--i", "half1.mrc", "--o", "LocalRes/job008/relion", "--angpix", "2",
+        "--mask", "mask.mrc", "--adhoc_bfac", "-20", "--locres_sampling", "12",
+    )  # fmt: skip
+    assert code == 0, err
+    job = tmp_path / "LocalRes/job008"
+    resolution = read(job / "relion_locres.mrc")
+    assert resolution[12, 24, 24] < 7.0
+    assert resolution[36, 24, 24] > 9.0
+    filtered = read(job / "relion_locres_filtered.mrc")
+    spectrum = [np.abs(np.fft.rfftn(filtered[z : z + 12, 18:30, 18:30]))[4:, 4:].mean() for z in (8, 30)]
+    assert spectrum[0] > 3 * spectrum[1]
+    tables = star.read(job / "relion_locres_fscs.star")
+    assert len(tables) > 100
+    assert (job / "histogram.pdf").read_bytes().startswith(b"%PDF")
+    assert "Calculating local resolution in" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "--i run_half1_class001_unfil.mrc --auto_bfac --adhoc_bfac -50",
+            "either --auto_bfac or --adhoc_bfac",
+        ),
+        ("--i run_half1_class001_unfil.mrc --locres --auto_bfac", "--locres needs a B-factor"),
+        ("--i run_half1_class001_unfil.mrc --auto_mask", "relion_mask_create"),
+        ("--i run_half1_class001_unfil.mrc --ampl_corr", "amplitude correlations"),
+        ("--i mask.mrc", "neither half1 nor half2"),
+        ("--i nothing_half1.mrc", "no such file"),
+        ("--i run_half1_class001_unfil.mrc --i2 run_half1_class001_unfil.mrc --mask mask.mrc", "independent"),
+        ("--i run_half1_class001_unfil.mrc --mask bad_mask.mrc", "between 0 and 1"),
+        ("--i run_half1_class001_unfil.mrc --mask small_mask.mrc", "mask of the map's box"),
+        ("--i run_half1_class001_unfil.mrc --i2 nan.mrc", "not numbers"),
+        ("--i run_half1_class001_unfil.mrc --i2 cut.mrc", "cut.mrc"),
+        ("--i run_half1_class001_unfil.mrc --mtf mask.mrc", "STAR"),
+    ],
+)
+def test_mistakes(project: Path, words: str, sentence: str) -> None:
+    half = read(project / "run_half1_class001_unfil.mrc").astype(np.float32)
+    write_map(project / "bad_mask.mrc", half * 3, ANGPIX)
+    write_map(project / "small_mask.mrc", soft_mask(24, 10, 2), ANGPIX)
+    half[3, 4, 5] = np.nan
+    write_map(project / "nan.mrc", half, ANGPIX)
+    (project / "cut.mrc").write_bytes((project / "mask.mrc").read_bytes()[:9000])
+    code, _, err = program(project, *words.split(), "--o", "out", "--pipeline_control", "./")
+    assert code == 1
+    assert sentence in err and "Traceback" not in err
+    assert (project / "RELION_JOB_EXIT_FAILURE").exists()
+    assert not (project / "out.mrc").exists()
