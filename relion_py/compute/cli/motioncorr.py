@@ -139,9 +139,7 @@ def _choose(
     limit = args.integer("--do_at_most")
     for entry in entries:
         root = output_root(directory, entry.movie)
-        done = args.on("--only_do_unfinished") and is_done(
-            root, settings.grouping_for_ps > 0, settings.even_odd
-        )
+        done = args.on("--only_do_unfinished") and is_done(root, settings.grouping_for_ps > 0, settings.even_odd)
         if not done:
             if 0 <= limit <= len(todo):
                 continue
@@ -178,9 +176,7 @@ def _worker(args: Arguments, settings: Settings, directory: str, job: Job) -> Wo
     eer = (args.integer("--eer_grouping"), args.integer("--eer_upsampling"))
     pre_exposure = args.number("--preexposure")
     if args.on("--use_own"):
-        return Own(
-            settings, directory, gain, defects, eer, pre_exposure, args.on("--float16"), job.check_abort
-        )
+        return Own(settings, directory, gain, defects, eer, pre_exposure, args.on("--float16"), job.check_abort)
     program = MotionCor2(
         find_executable(args.text("--motioncor2_exe")),
         gain,
@@ -207,9 +203,7 @@ def _turned(gain: str, rotation: int, flip: int, directory: str, job: Job) -> st
     if rotation == 0 and flip == 0:
         return gain
     if gain.lower().endswith(".gain"):
-        raise UserError(
-            f"{gain}: a .gain file belongs to the detector as it is; leave out rotation and flip."
-        )
+        raise UserError(f"{gain}: a .gain file belongs to the detector as it is; leave out rotation and flip.")
     turned = directory + "gain.mrc"
     if job.leads:
         write_map(turned, turn_gain(read_image(gain), rotation, flip), 1.0)

@@ -126,9 +126,7 @@ class _Tiff:
             raise MovieError(f"{path}: its frames are no grey images of real numbers.")
         for number, page in enumerate(self._pages, 1):
             if page.shape != first.shape or page.dtype != first.dtype:
-                raise MovieError(
-                    f"{path}: frame {number} differs from the first in its size or number format."
-                )
+                raise MovieError(f"{path}: frame {number} differs from the first in its size or number format.")
         if not is_whole(self._file, self._pages):
             raise MovieError(f"{path} is cut short: not all of its frames are there.")
         ny, nx = first.shape
@@ -199,8 +197,7 @@ def check_gain_name(path: str) -> None:
     """MovieError for gain references in a format that nothing here reads."""
     if os.path.splitext(path)[1].lower().startswith(".dm"):
         raise MovieError(
-            f"{path}: gain references in Digital Micrograph format cannot be read; convert it "
-            "to MRC (dm2mrc of IMOD)."
+            f"{path}: gain references in Digital Micrograph format cannot be read; convert it to MRC (dm2mrc of IMOD)."
         )
 
 
@@ -288,8 +285,6 @@ def read_defects(path: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
         try:
             x, y, width, height = (int(word) for word in words)
         except ValueError:
-            raise MovieError(
-                f"{path}, line {number}: a defect is four whole numbers (x y width height)."
-            ) from None
+            raise MovieError(f"{path}, line {number}: a defect is four whole numbers (x y width height).") from None
         mask[max(0, y) : max(0, y + height), max(0, x) : max(0, x + width)] = True
     return mask

@@ -234,9 +234,7 @@ def group_centres(groups: Sequence[range]) -> NDArray[np.float64]:
     return np.array([group.start + len(group) / 2.0 for group in groups])
 
 
-def interpolate_shifts(
-    groups: Sequence[range], shifts: NDArray[np.float64], n_frames: int
-) -> NDArray[np.float64]:
+def interpolate_shifts(groups: Sequence[range], shifts: NDArray[np.float64], n_frames: int) -> NDArray[np.float64]:
     """Shifts (n_frames, 2) of single frames by lines through those of the groups (n_groups, 2).
 
     Before the first centre and after the last one the lines go on. Source: motioncorr_runner.cpp,

@@ -229,9 +229,7 @@ class _Correction:
         )
         return bad | hot
 
-    def _transform(
-        self, raw: list[Any], gain: Image | None, bad: NDArray[np.bool_] | None, total: Image
-    ) -> None:
+    def _transform(self, raw: list[Any], gain: Image | None, bad: NDArray[np.bool_] | None, total: Image) -> None:
         n = len(raw)
         rows, columns = np.nonzero(bad) if bad is not None else (np.zeros(0, int), np.zeros(0, int))
         mean = float(total.mean(dtype=np.float64)) / n
@@ -414,9 +412,7 @@ class _Correction:
             return image
         ny, nx = self._binned(self.ny, self.nx)
         if ny % 2 or nx % 2:
-            raise MovieError(
-                f"{self.movie.path}: after binning it has {nx} x {ny} pixels; both must be even."
-            )
+            raise MovieError(f"{self.movie.path}: after binning it has {nx} x {ny} pixels; both must be even.")
         transform = al.crop(fft.rfft2(image, norm="forward"), ny, nx)
         return fft.irfft2(transform, s=(ny, nx), norm="forward")
 

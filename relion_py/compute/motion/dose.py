@@ -43,9 +43,7 @@ def decay(ny: int, nx: int, pixel_size: float) -> NDArray[np.float32]:
     return rate.astype(np.float32)
 
 
-def weights(
-    rate: NDArray[np.float32], dose: float, norm: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
+def weights(rate: NDArray[np.float32], dose: float, norm: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """exp(-dose / 2 Ne) (equation 5), over `norm` (equation 9) if it is given."""
     weight = np.exp(np.float32(-dose) * rate)
     if norm is not None:

@@ -193,9 +193,7 @@ def read_motion(path: str) -> MovieMotion:
     """Read the STAR file of one movie, of this program or of RELION's. UserError if something is missing."""
     file = star.read(path)
     if "general" not in file or "global_shift" not in file:
-        raise UserError(
-            f"{path} is no file of a movie's motion: data_general or data_global_shift is missing."
-        )
+        raise UserError(f"{path} is no file of a movie's motion: data_general or data_global_shift is missing.")
     general = file["general"]
 
     def number(label: str, default: float) -> float:

@@ -67,9 +67,7 @@ def devices(text: str, rank: int) -> tuple[str, ...]:
         return (str(rank % max(1, found)),)
     per_rank = text.strip().split(":")
     if rank >= len(per_rank):
-        raise UserError(
-            f"--gpu {text} names GPUs for {len(per_rank)} rank(s); there are more ranks than that."
-        )
+        raise UserError(f"--gpu {text} names GPUs for {len(per_rank)} rank(s); there are more ranks than that.")
     return tuple(word.strip() for word in per_rank[rank].split(",") if word.strip())
 
 

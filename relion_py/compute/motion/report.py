@@ -60,18 +60,14 @@ def _tracks(figure: Any, motions: Sequence[MovieMotion]) -> None:
 
     axis = figure.add_axes((0.02, 0.02, 0.96, 0.93))
     axis.set(xlim=(0, _COLUMNS), ylim=(_ROWS, 0), xticks=[], yticks=[], frame_on=False)
-    figure.suptitle(
-        f"Tracks, drawn {TRACK_SCALE:g} times as long: blue whole frames, grey patches, black model"
-    )
+    figure.suptitle(f"Tracks, drawn {TRACK_SCALE:g} times as long: blue whole frames, grey patches, black model")
     groups: dict[str, list[NDArray[np.float64]]] = {"silver": [], "black": [], "blue": [], "gainsboro": []}
     starts = []
     for place, motion in enumerate(motions):
         row, column = divmod(place, _COLUMNS)
         side = max(motion.size_x, motion.size_y)
 
-        def tile(
-            points: NDArray[np.float64], at: Any = (column, row), side: int = side
-        ) -> NDArray[np.float64]:
+        def tile(points: NDArray[np.float64], at: Any = (column, row), side: int = side) -> NDArray[np.float64]:
             return np.asarray(at) + [0.03, 0.1] + 0.88 * points / side
 
         corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]) * (motion.size_x, motion.size_y)

@@ -18,9 +18,7 @@ TARGET_PIXEL_SIZE = 1.4
 """A: of a finer image the outer part of the spectrum is cut off, as CTFFIND 4.1 does."""
 
 
-def amplitude_sum(
-    frames: Sequence[Complex], group: int, ny: int, nx: int, run: Run = serially
-) -> NDArray[np.float32]:
+def amplitude_sum(frames: Sequence[Complex], group: int, ny: int, nx: int, run: Run = serially) -> NDArray[np.float32]:
     """Sum over groups of `group` frames of the amplitudes of their sum, float32 (ny, nx), centred.
 
     frames: unaligned half transforms (norm="forward"). The origin gets the mean of its neighbours, for the
@@ -48,9 +46,7 @@ def _whole(half: NDArray[np.float32], nx: int) -> NDArray[np.float32]:
     return full
 
 
-def power_spectrum(
-    amplitudes: NDArray[np.float32], pixel_size: float, size: int
-) -> tuple[NDArray[np.float32], float]:
+def power_spectrum(amplitudes: NDArray[np.float32], pixel_size: float, size: int) -> tuple[NDArray[np.float32], float]:
     """The spectrum as an image (size, size), size even, and the pixel size (A) that belongs to it.
 
     amplitudes  from `amplitude_sum`, of an image with `pixel_size`

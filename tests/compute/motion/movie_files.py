@@ -21,9 +21,7 @@ def moved(image: np.ndarray, x: float, y: float) -> np.ndarray:
     return np.fft.ifftn(ndimage.fourier_shift(np.fft.fftn(image), (y, x))).real
 
 
-def counts(
-    track: np.ndarray, size: tuple[int, int] = (256, 256), dose: float = 20.0, seed: int = 0
-) -> np.ndarray:
+def counts(track: np.ndarray, size: tuple[int, int] = (256, 256), dose: float = 20.0, seed: int = 0) -> np.ndarray:
     """Poisson counts uint8 (n, ny, nx) of a scene that lies `track` (n, 2), x and y, from where it was."""
     rng = np.random.default_rng(seed + 1)
     image = scene(*size, seed)

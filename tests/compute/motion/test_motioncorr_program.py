@@ -151,9 +151,7 @@ def test_gain_defects_and_hot_pixels(project: Path, frames: np.ndarray) -> None:
     with mrcfile.new(project / "Movies/raw.mrcs") as file:
         file.set_data(seen.astype(np.float32))
     with mrcfile.new(project / "gain.mrc") as file:
-        file.set_data(
-            np.ascontiguousarray(np.rot90(gain[::-1], 1))
-        )  # turned by 90 degrees clockwise: flipped
+        file.set_data(np.ascontiguousarray(np.rot90(gain[::-1], 1)))  # turned by 90 degrees clockwise: flipped
     (project / "defects.txt").write_text("200 100 2 3\n")
     flags = ("--angpix", "1.1", "--voltage", "300", "--gainref", "gain.mrc", "--defect_file", "defects.txt")
     command = ("--i", "Movies/raw.mrcs", "--o", "out/", *OWN, *flags, "--gain_rot", "1", "--gain_flip", "1")
@@ -273,9 +271,7 @@ def test_eer_movies(tmp_path: Path) -> None:
         ("--use_motioncor2 --motioncor2_exe nowhere/MotionCor2", "no program nowhere/MotionCor2"),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(
-    project: Path, flags: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes_are_told_in_a_sentence(project: Path, flags: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RELION_MOTIONCOR2_EXECUTABLE", raising=False)
     code, _, err = motioncorr(project, "--i", "movies.star", "--o", "out/", *flags.split())
     assert code == 1
