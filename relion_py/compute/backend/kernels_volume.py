@@ -314,3 +314,40 @@ def correlate_shells(first, second, r_max, n_shells):  # type: ignore[no-untyped
         if power_1[shell] * power_2[shell] > 0.0:
             fsc[shell] = cross[shell] / np.sqrt(power_1[shell] * power_2[shell])
     return fsc
+
+
+@numba.njit(**_OPTIONS)
+def values_at(transform, points, matrix, pad, nearest, out):  # type: ignore[no-untyped-def]
+    """Values of a transform at points k of the unpadded grid, turned: out[n] = F(pad k[n] M), trilinear.
+
+    transform  complex64 (Z, Y, X); points that fall outside of it give 0
+    points     float32 (N, 3): x, y, z in Fourier pixels
+    matrix     float32 (3, 3)
+    nearest    take the nearest voxel instead
+    out        complex64 (N,)
+    """
+    depth, height, width = transform.shape
+    half_z, half_y = depth // 2, height // 2
+    for n in range(len(points)):
+        a, b, c = points[n, 0] * pad, points[n, 1] * pad, points[n, 2] * pad
+        x = a * matrix[0, 0] + b * matrix[1, 0] + c * matrix[2, 0]
+        y = a * matrix[0, 1] + b * matrix[1, 1] + c * matrix[2, 1]
+        z = a * matrix[0, 2] + b * matrix[1, 2] + c * matrix[2, 2]
+        mirrored = x < 0
+        if mirrored:
+            x, y, z = -x, -y, -z
+        if nearest:
+            x, y, z = np.floor(x + 0.5), np.floor(y + 0.5), np.floor(z + 0.5)
+        x0, y0, z0 = int(x), int(np.floor(y)), int(np.floor(z))
+        fx, fy, fz = np.float32(x - x0), np.float32(y - y0), np.float32(z - z0)
+        y0, z0 = y0 + half_y, z0 + half_z
+        if x0 + 1 >= width or y0 < 0 or y0 + 1 >= height or z0 < 0 or z0 + 1 >= depth:
+            out[n] = 0
+            continue
+        one = np.float32(1)
+        near = (one - fy) * ((one - fx) * transform[z0, y0, x0] + fx * transform[z0, y0, x0 + 1])
+        near += fy * ((one - fx) * transform[z0, y0 + 1, x0] + fx * transform[z0, y0 + 1, x0 + 1])
+        far = (one - fy) * ((one - fx) * transform[z0 + 1, y0, x0] + fx * transform[z0 + 1, y0, x0 + 1])
+        far += fy * ((one - fx) * transform[z0 + 1, y0 + 1, x0] + fx * transform[z0 + 1, y0 + 1, x0 + 1])
+        value = (one - fz) * near + fz * far
+        out[n] = np.conj(value) if mirrored else value
