@@ -16,30 +16,17 @@ translations, V child translations (C = S = V = 1 without oversampling), P pixel
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 
 from relion_py.compute.backend.kernels_numba import insert, project
+from relion_py.compute.backend.selection_numba import KERNEL_OPTIONS, MINUS_INFINITY
 
-LOG_RANGE = 30.0
-"""Weights below exp(-LOG_RANGE) of the largest are dropped; they cannot reach 0.1 % of a sum together."""
-BINS_PER_LOG = 64
-"""Resolution of the histogram that finds the significance threshold: 1.6 % in the weight."""
 _SMALL_PRODUCT = 24
 """Sums of fewer weights than this are added one by one; a call of BLAS would cost more."""
-_MINUS_INFINITY = np.float32(-np.inf)
-
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "fastmath": {"contract", "reassoc", "arcp", "nsz"},
-    "cache": True,
-    "boundscheck": False,
-}
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def shift_rows(images, image_of_row, shift_x, shift_y, kx, ky, box, out):
     """Fourier transforms of shifted images: out[r] = images[i] exp(-2 pi i (kx tx + ky ty) / box).
 
@@ -73,7 +60,7 @@ def shift_rows(images, image_of_row, shift_x, shift_y, kx, ky, box, out):
             target[p, 1] = re * s + im * c
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def _turn(dir_mat, cosine, sine, out):
     """Euler matrix of a direction at an in-plane angle, from the one at psi = 0 (euler.cpp)."""
     for j in range(3):
@@ -82,7 +69,7 @@ def _turn(dir_mat, cosine, sine, out):
         out[2, j] = dir_mat[2, j]
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def block_rotations(dir_mats, psi_table, psis, n_psi, distortion, out):
     """Euler matrices of all children of the in-plane angles psis[:n_psi] of one direction.
 
@@ -103,7 +90,7 @@ def block_rotations(dir_mats, psi_table, psis, n_psi, distortion, out):
                 r += 1
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def powers_of(rows, n_rows, out):
     """|P|^2 of the first n_rows projections: rows (R, P) complex64 -> out (R, P) float32."""
     for r in range(n_rows):
@@ -112,7 +99,7 @@ def powers_of(rows, n_rows, out):
             power[p] = row[p].real * row[p].real + row[p].imag * row[p].imag
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def _slots_of_block(first, last, psi_start, psi_count, psi_idx, slot_of_psi, psis):
     """Sorted union of the in-plane angles of the groups of one block; slot_of_psi must be -1 and is filled."""
     for g in range(first, last):
@@ -127,7 +114,7 @@ def _slots_of_block(first, last, psi_start, psi_count, psi_idx, slot_of_psi, psi
     return n
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def _end_of_block(group_block, g, last):
     h = g + 1
     while h < last and group_block[h] == group_block[g]:
@@ -135,7 +122,7 @@ def _end_of_block(group_block, g, last):
     return h
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def score_groups(
     volumes, pad, r_max, kx, ky, distortion, dir_mats, psi_table,
     block, particle, prior, psi_start, psi_count, psi_idx, psi_prior,
@@ -215,7 +202,7 @@ def score_groups(
         g = h
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def add_dense_terms(products, norms, orientation_prior, shift_prior, correlate, row_best):
     """Scores of a block of orientations for all particles, in place of the products (R, N, T).
 
@@ -232,268 +219,14 @@ def add_dense_terms(products, norms, orientation_prior, shift_prior, correlate, 
                 base = orientation_prior[r] - np.float32(0.5) * norms[r, n]
                 for t in range(products.shape[2]):
                     products[r, n, t] += base + shift_prior[n, t]
-            best = _MINUS_INFINITY
+            best = MINUS_INFINITY
             for t in range(products.shape[2]):
                 if products[r, n, t] > best:
                     best = products[r, n, t]
             row_best[r, n] = best
 
 
-@njit(**_OPTIONS)
-def row_maxima(scores, n_trans, out, first, last):
-    """out[row] = the largest of scores[row * n_trans : + n_trans], rows first ... last-1; NaN is passed over."""
-    for row in range(first, last):
-        best = _MINUS_INFINITY
-        for t in range(n_trans):
-            if scores[row * n_trans + t] > best:
-                best = scores[row * n_trans + t]
-        out[row] = best
-
-
-@njit(**_OPTIONS)
-def _bin_of(score, best, n_bins):
-    """Histogram bin of a log-weight: 0 for the best, ascending with falling weight; n_bins when out of range."""
-    depth = (best - score) * BINS_PER_LOG
-    return int(depth) if depth < n_bins else n_bins
-
-
-@njit(**_OPTIONS)
-def _depth_of_threshold(weight_in_bin, count_in_bin, fraction, max_count):
-    """How far below the best log-weight the smallest significant one lies, and how many are above it."""
-    total = 0.0
-    for b in range(weight_in_bin.shape[0]):
-        total += weight_in_bin[b]
-    so_far, count = 0.0, 0
-    for b in range(weight_in_bin.shape[0]):
-        if max_count > 0 and count > 0 and count + count_in_bin[b] > max_count:
-            return b / BINS_PER_LOG, count
-        so_far += weight_in_bin[b]
-        count += count_in_bin[b]
-        if so_far > fraction * total:
-            return (b + 1) / BINS_PER_LOG, count
-    return weight_in_bin.shape[0] / BINS_PER_LOG, count
-
-
-@njit(**_OPTIONS)
-def find_significant(
-    scores, row_best, group_ptr, base, row_stride, psi_count, n_trans, fraction, max_count, best_only,
-    threshold, n_significant, n_groups, n_angles, trans_used, first, last,
-):  # fmt: skip
-    """Significance threshold of particles first ... last-1 in the coarse pass, and what lies above it.
-
-    Group g of particle n (group_ptr[n] <= g < group_ptr[n+1]) has its score of angle i and translation t at
-    scores[base[g] + i * row_stride + t], and row_best[that / T] is the largest of that row.
-    Sets threshold[n] (a log-weight; NaN where no score is finite),
-    n_significant[n] samples, n_groups[n], n_angles[n] (group, angle pairs) and trans_used (N, T).
-    The samples above it hold `fraction` of the weight (ml_optimiser.cpp, convertAllSquaredDifferencesToWeights);
-    max_count > 0 caps their number; best_only keeps the single best one.
-    """
-    n_bins = int(LOG_RANGE * BINS_PER_LOG)
-    weight_in_bin = np.empty(n_bins, np.float64)
-    count_in_bin = np.empty(n_bins, np.int64)
-    for n in range(first, last):
-        best = _MINUS_INFINITY
-        for g in range(group_ptr[n], group_ptr[n + 1]):
-            for i in range(psi_count[g]):
-                best = max(best, row_best[(base[g] + i * row_stride) // n_trans])
-        if not np.isfinite(best):
-            threshold[n] = np.nan
-            continue
-        if best_only:
-            threshold[n] = best
-            n_significant[n] = 1
-        else:
-            weight_in_bin[:] = 0.0
-            count_in_bin[:] = 0
-            for g in range(group_ptr[n], group_ptr[n + 1]):
-                for i in range(psi_count[g]):
-                    at = base[g] + i * row_stride
-                    if row_best[at // n_trans] <= best - LOG_RANGE:
-                        continue
-                    for t in range(n_trans):
-                        score = scores[at + t]
-                        if score > best - LOG_RANGE:
-                            b = min(_bin_of(score, best, n_bins), n_bins - 1)
-                            weight_in_bin[b] += np.exp(score - best)
-                            count_in_bin[b] += 1
-            depth, count = _depth_of_threshold(weight_in_bin, count_in_bin, fraction, max_count)
-            threshold[n] = best - np.float32(depth)
-            n_significant[n] = count
-        groups, angles = 0, 0
-        for g in range(group_ptr[n], group_ptr[n + 1]):
-            group_used = False
-            for i in range(psi_count[g]):
-                at = base[g] + i * row_stride
-                if row_best[at // n_trans] < threshold[n]:
-                    continue
-                angle_used = False
-                for t in range(n_trans):
-                    if scores[at + t] >= threshold[n]:
-                        trans_used[n, t] = True
-                        angle_used = True
-                if angle_used:
-                    angles += 1
-                    group_used = True
-            if group_used:
-                groups += 1
-        n_groups[n] = groups
-        n_angles[n] = angles
-
-
-@njit(**_OPTIONS)
-def list_significant(
-    scores, row_best, group_ptr, base, row_stride,
-    coarse_block, coarse_prior, coarse_psi_start, psi_count, coarse_psi_idx,
-    coarse_psi_prior, n_trans, threshold, slot_of_trans, fine_group_start, fine_psi_start,
-    block, particle, prior, psi_start, psi_count_out, psi_idx, psi_prior, slot_first, slot_count, first, last,
-):  # fmt: skip
-    """The groups of the fine pass of particles first ... last-1: what find_significant counted.
-
-    fine_group_start, fine_psi_start (N+1): where each particle's groups and angles go. The other arrays are those
-    of score_groups, with coarse_* those of the coarse pass.
-    """
-    for n in range(first, last):
-        group, angle = fine_group_start[n], fine_psi_start[n]
-        if not np.isfinite(threshold[n]):
-            continue
-        for g in range(group_ptr[n], group_ptr[n + 1]):
-            begin = angle
-            low, high = 1 << 30, -1
-            for i in range(psi_count[g]):
-                at = base[g] + i * row_stride
-                if row_best[at // n_trans] < threshold[n]:
-                    continue
-                used = False
-                for t in range(n_trans):
-                    if scores[at + t] >= threshold[n]:
-                        used = True
-                        low = min(low, slot_of_trans[n, t])
-                        high = max(high, slot_of_trans[n, t])
-                if used:
-                    psi_idx[angle] = coarse_psi_idx[coarse_psi_start[g] + i]
-                    psi_prior[angle] = coarse_psi_prior[coarse_psi_start[g] + i]
-                    angle += 1
-            if angle > begin:
-                block[group] = coarse_block[g]
-                particle[group] = n
-                prior[group] = coarse_prior[g]
-                psi_start[group] = begin
-                psi_count_out[group] = angle - begin
-                slot_first[group] = low
-                slot_count[group] = high - low + 1
-                group += 1
-
-
-@njit(**_OPTIONS)
-def mark_significant(
-    scores, row_best, group_ptr, base, row_stride,
-    coarse_psi_start, psi_count, coarse_psi_idx, coarse_block, n_trans, threshold,
-    slot_of_trans, fine_group_start, block, psi_count_out, slot_first, slot_count, mask_start, mask, first, last,
-):  # fmt: skip
-    """Sets mask (uint8): which (angle, translation) samples within each fine group were significant."""
-    for n in range(first, last):
-        if not np.isfinite(threshold[n]):
-            continue
-        group = fine_group_start[n]
-        for g in range(group_ptr[n], group_ptr[n + 1]):
-            if group >= fine_group_start[n + 1] or block[group] != coarse_block[g]:
-                continue
-            row = 0
-            for i in range(psi_count[g]):
-                at = base[g] + i * row_stride
-                if row_best[at // n_trans] < threshold[n]:
-                    continue
-                used = False
-                for t in range(n_trans):
-                    if scores[at + t] >= threshold[n]:
-                        used = True
-                        mask[mask_start[group] + row * slot_count[group] + slot_of_trans[n, t] - slot_first[group]] = 1
-                if used:
-                    row += 1
-            group += 1
-
-
-@njit(**_OPTIONS)
-def weigh_samples(
-    scores, group_ptr, psi_count, slot_count, out_start, mask, mask_start,
-    n_rot_children, n_shifts, fraction, best_only,
-    log_sum, best_score, best_group, best_sample, bad, first, last,
-):  # fmt: skip
-    """Turns the fine scores of particles first ... last-1 into posterior weights, in place.
-
-    Samples outside the coarse significance mask, and those below the smallest weight needed to hold `fraction` of
-    the total, become 0; the others exp(score) / total, so that they sum to slightly less than 1 as in the reference.
-    Sets log_sum (log of the total), best_score, best_group and best_sample (row * columns + column of that group).
-    bad[n] is set where no score is finite. best_only: the best sample has weight 1, all others 0.
-    """
-    n_bins = int(LOG_RANGE * BINS_PER_LOG)
-    weight_in_bin = np.empty(n_bins, np.float64)
-    count_in_bin = np.empty(n_bins, np.int64)
-    for n in range(first, last):
-        best = _MINUS_INFINITY
-        for g in range(group_ptr[n], group_ptr[n + 1]):
-            columns = slot_count[g] * n_shifts
-            for r in range(psi_count[g] * n_rot_children):
-                at = out_start[g] + r * columns
-                marks = mask_start[g] + (r // n_rot_children) * slot_count[g]
-                for c in range(columns):
-                    if mask[marks + c // n_shifts] == 0:
-                        scores[at + c] = _MINUS_INFINITY
-                    elif scores[at + c] > best:
-                        best = scores[at + c]
-                        best_group[n] = g
-                        best_sample[n] = r * columns + c
-        best_score[n] = best
-        if not np.isfinite(best):
-            bad[n] = True
-            for g in range(group_ptr[n], group_ptr[n + 1]):
-                scores[out_start[g] : out_start[g] + psi_count[g] * n_rot_children * slot_count[g] * n_shifts] = 0.0
-            continue
-        weight_in_bin[:] = 0.0
-        count_in_bin[:] = 0
-        for g in range(group_ptr[n], group_ptr[n + 1]):
-            size = psi_count[g] * n_rot_children * slot_count[g] * n_shifts
-            for at in range(out_start[g], out_start[g] + size):
-                if scores[at] > best - LOG_RANGE:
-                    b = min(_bin_of(scores[at], best, n_bins), n_bins - 1)
-                    weight_in_bin[b] += np.exp(scores[at] - best)
-                    count_in_bin[b] += 1
-        total = 0.0
-        for b in range(n_bins):
-            total += weight_in_bin[b]
-        depth, _ = _depth_of_threshold(weight_in_bin, count_in_bin, fraction, 0)
-        smallest = best if best_only else best - np.float32(depth)
-        log_sum[n] = best + np.log(total)
-        norm = 1.0 if best_only else 1.0 / total
-        for g in range(group_ptr[n], group_ptr[n + 1]):
-            size = psi_count[g] * n_rot_children * slot_count[g] * n_shifts
-            for at in range(out_start[g], out_start[g] + size):
-                scores[at] = np.float32(np.exp(scores[at] - best) * norm) if scores[at] >= smallest else np.float32(0.0)
-
-
-@njit(**_OPTIONS)
-def marginals(
-    weights, group_ptr, block, psi_count, slot_first, slot_count, out_start, n_rot_children, n_shifts, n_directions,
-    table_start, row_weight, block_weight, first, last,
-):  # fmt: skip
-    """Adds the posterior weight of each shift, per class, and of each block.
-
-    row_weight (K, rows of the table of shifted images); block_weight (K * n_directions,).
-    """
-    for n in range(first, last):
-        for g in range(group_ptr[n], group_ptr[n + 1]):
-            columns = slot_count[g] * n_shifts
-            start = table_start[n] + slot_first[g] * n_shifts
-            k = block[g] // n_directions
-            for r in range(psi_count[g] * n_rot_children):
-                at = out_start[g] + r * columns
-                for c in range(columns):
-                    if weights[at + c] > 0.0:
-                        row_weight[k, start + c] += weights[at + c]
-                        block_weight[block[g]] += weights[at + c]
-
-
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def _gather_weights(weights, start, n_rows, columns, row_used, column_used, row_list, column_list, out):
     """The rows and columns of a group's weights that are not all zero: their lists, and the dense block in `out`."""
     row_used[:n_rows] = False
@@ -519,7 +252,7 @@ def _gather_weights(weights, start, n_rows, columns, row_used, column_used, row_
     return n_used_rows, n_used_columns
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def _weighted_sums(block, table, rows, gathered, out):
     """out (R, 2P) = block (R, C) times table[rows[:C]] (each 2P): as a matrix product unless that is too small."""
     n_rows, n_columns = block.shape
@@ -537,7 +270,7 @@ def _weighted_sums(block, table, rows, gathered, out):
         np.dot(block, gathered[:n_columns], out[:n_rows])
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def sum_groups(
     volumes, pad, r_max, kx, ky, shell, distortion, dir_mats, psi_table, block, particle, psi_start, psi_count, psi_idx,
     slot_first, slot_count, out_start, table_start, shifted, n_shifts, recon_row, recon, ctf2, weights, residual,
@@ -665,7 +398,7 @@ def sum_groups(
         g = h
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def _rows_in_use(
     first, last, psi_start, psi_count, psi_idx, slot_count, out_start, n_shifts, n_children, slot_of_psi, weights,
     row_place, n_rows,
@@ -690,7 +423,7 @@ def _rows_in_use(
     return n_used
 
 
-@njit(**_OPTIONS)
+@njit(**KERNEL_OPTIONS)
 def _add_row(weight, row, masked_sum, plain_sum, ctf2, numerator, denominator, signal_sum, power_sum):
     """Adds one particle's share of one orientation: all arguments but `weight` are over pixels (or re, im pairs)."""
     for p in range(numerator.shape[0]):

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.backend import estep_numba as kernels
+from relion_py.compute.backend import selection_numba as selection
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.images import DiscPixels, PreparedImages
@@ -330,7 +331,7 @@ class Expectation:
         row_best = np.empty(len(scores) // t, np.float32)
 
         def best_of_rows(a: int, b: int) -> None:
-            kernels.row_maxima(scores, t, row_best, a, b)
+            selection.row_maxima(scores, t, row_best, a, b)
 
         self.backend.map(best_of_rows, self.backend.ranges(len(row_best)))
         return _Coarse(scores, row_best, group_ptr, groups.out_start, t, groups)
@@ -364,7 +365,7 @@ class Expectation:
         used = np.zeros((n, t), np.bool_)
 
         def find(a: int, b: int) -> None:
-            kernels.find_significant(
+            selection.find_significant(
                 coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_count, t,
                 s.adaptive_fraction, s.maximum_significants, s.correlate,
                 threshold, best.nr_significant, n_groups, n_angles, used, a, b,
@@ -384,7 +385,7 @@ class Expectation:
         )  # fmt: skip
 
         def fill(a: int, b: int) -> None:
-            kernels.list_significant(
+            selection.list_significant(
                 coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.block, c.prior,
                 c.psi_start, c.psi_count, c.psi_idx, c.psi_prior, t, threshold, slot_of_trans, group_start, psi_start,
                 fine.block, fine.particle, fine.prior, fine.psi_start, fine.psi_count, fine.psi_idx, fine.psi_prior,
@@ -397,7 +398,7 @@ class Expectation:
         mask = np.zeros(int(mask_start[-1]), np.uint8)
 
         def mark(a: int, b: int) -> None:
-            kernels.mark_significant(
+            selection.mark_significant(
                 coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_start,
                 c.psi_count, c.psi_idx, c.block, t, threshold, slot_of_trans, group_start,
                 fine.block, fine.psi_count, fine.slot_first,
@@ -469,7 +470,7 @@ class Expectation:
         self._weigh(groups, group_ptr, scores, mask, mask_start, chosen)
         row_weight = np.zeros((len(self.volumes), int(table_start[-1])))
         block_weight = np.zeros(len(self.volumes) * tables.directions)
-        kernels.marginals(
+        selection.marginals(
             scores, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count, groups.out_start,
             tables.rot_children, v, tables.directions, table_start, row_weight, block_weight, 0, n,
         )  # fmt: skip
@@ -497,7 +498,7 @@ class Expectation:
         s, tables = self.settings, self.sampling
 
         def work(a: int, b: int) -> None:
-            kernels.weigh_samples(
+            selection.weigh_samples(
                 scores, group_ptr, groups.psi_count, groups.slot_count, groups.out_start, mask, mask_start,
                 tables.rot_children, tables.shift_children, s.adaptive_fraction, s.correlate,
                 chosen.log_sum, chosen.score, chosen.group, chosen.sample, chosen.bad, a, b,
