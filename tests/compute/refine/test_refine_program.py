@@ -127,7 +127,9 @@ OPTIONS = {
 """What is added to the usual command, and what is taken out of it."""
 
 
-@pytest.mark.parametrize("what", OPTIONS)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[pytest.mark.slow] if what == "no norm and no scale" else []) for what in OPTIONS]
+)
 def test_an_option_changes_the_run_and_the_map_is_still_right(what: str, serial_run: Run, d2_project: Path) -> None:
     words, without = (text.split() for text in OPTIONS[what])
     run = refined(d2_project, what.replace(" ", "_"), "--iter", "2", *words, usual=usual_without(*without))
@@ -233,6 +235,7 @@ def test_an_object_without_symmetry(symmetry: str, tmp_path: Path) -> None:
     assert after[1:8].mean() > before[1:8].mean() + 0.1 and after[1:5].min() > 0.9
 
 
+@pytest.mark.slow
 def test_a_copy_elsewhere_gives_the_same_map(serial_run: Run, d2_project: Path, tmp_path: Path) -> None:
     """Nothing depends on where the project is."""
     run = refined(copy_of(d2_project, tmp_path / "p"), "serial", "--iter", "1")

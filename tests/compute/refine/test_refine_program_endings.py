@@ -36,7 +36,7 @@ def long_run(project: Path, name: str, *more: str) -> Run:
 
 
 @pytest.mark.req("P6")
-@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("threads", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_an_abort_request_is_obeyed_within_seconds_and_the_scratch_is_removed(threads: str, d2_project: Path) -> None:
     scratch = d2_project / f"scratch_abort{threads}"
     scratch.mkdir()

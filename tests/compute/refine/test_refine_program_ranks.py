@@ -51,7 +51,13 @@ WAYS = {
 
 
 @pytest.mark.req("A2")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=[pytest.mark.slow] if way in ("three ranks of two threads", "images in memory") else [])
+        for way in WAYS
+    ],
+)
 def test_no_way_of_sharing_the_work_changes_the_map(way: str, serial_run: Run, d2_project: Path) -> None:
     ranks, words = WAYS[way]
     (d2_project / "scratch_of_ranks").mkdir(exist_ok=True)
