@@ -257,7 +257,8 @@ def _initial_noise(
             averages.add(transforms, ctf, index, pixels.kx, pixels.ky, state.random_seed)
         np.add.at(power, particles.optics_group[index], spectrum)
         np.add.at(counts, particles.optics_group[index], 1.0)
-    for array in (power, average, counts, *([] if averages is None else [each.grid for each in averages.sums])):
+    grids = [] if averages is None else [each.grid for each in averages.sums]
+    for array in [power, average, counts, *grids]:
         host.comm.allreduce_sum(array)
     if (counts == 0).any():
         raise UserError("Some optics group has no particles; remove it from the table data_optics.")
