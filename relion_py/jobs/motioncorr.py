@@ -220,7 +220,7 @@ MOTION = Page(
             "Gain rotation:",
             ("No rotation (0)", "90 degrees (1)", "180 degrees (2)", "270 degrees (3)"),
             "No rotation (0)",
-            help="Rotate the gain reference by this angle, counter-clockwise, first.",
+            help="Rotate the gain reference by this angle, clockwise as Display shows it, first.",
             on_continue="inactive",
         ),
         choice(
@@ -236,8 +236,8 @@ MOTION = Page(
             "Defect file:",
             pattern="*",
             help=(
-                "List of defective pixels: a text file with x y width height per line, an image, or a "
-                "SerialEM defect file."
+                "Defective pixels: a text file (.txt) with x y width height per line, as MotionCor2 reads it, or an "
+                "image that is not 0 where a pixel is bad."
             ),
             on_continue="inactive",
         ),

@@ -126,6 +126,23 @@ def test_drift_is_the_truth(corrected: Path) -> None:
     assert np.corrcoef(found.ravel(), drift.ravel())[0, 1] > 0.99
 
 
+def test_relion_reads_the_trajectories(tmp_path: Path, debian_relion: Callable[[str], str]) -> None:
+    # With nothing left to do, RELION reads every file of a movie's motion and measures it.
+    program = debian_relion("relion_run_motioncorr")
+    list_movies(tmp_path, range(1, 3))
+    motioncorr(tmp_path, "--o", "job/", *GOLDEN_FLAGS)
+    ours = star.read(tmp_path / "job/corrected_micrographs.star")["micrographs"]
+    (tmp_path / "job/corrected_micrographs.star").unlink()
+    command = [program, "--i", "movies.star", "--o", "job/", *GOLDEN_FLAGS, "--only_do_unfinished"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    theirs = star.read(tmp_path / "job/corrected_micrographs.star")["micrographs"]
+    for label in ours.labels:
+        if label.startswith("rlnAccum"):
+            np.testing.assert_allclose(ours.floats(label), theirs.floats(label), atol=1e-4)
+        else:
+            assert ours.strings(label) == theirs.strings(label)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "mode", ["--bin_factor 2 --gain_rot 1 --gain_flip 1", "--bin_factor 2 --no_early_binning", "--save_noDW"]
