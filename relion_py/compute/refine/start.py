@@ -258,7 +258,8 @@ def _initial_noise(
         np.add.at(power, particles.optics_group[index], spectrum)
         np.add.at(counts, particles.optics_group[index], 1.0)
     grids = [] if averages is None else [each.grid for each in averages.sums]
-    for array in [power, average, counts, *grids]:
+    totals: list[NDArray] = [power, average, counts, *grids]
+    for array in totals:
         host.comm.allreduce_sum(array)
     if (counts == 0).any():
         raise UserError("Some optics group has no particles; remove it from the table data_optics.")
