@@ -255,9 +255,17 @@ class Project:
         """
         return self._launch_new(type_label, values, Status.RUNNING, alias)
 
-    def schedule(self, type_label: str, values: Mapping[str, str], alias: str = "", is_continue: bool = False) -> str:
-        """Keep a new job for later; returns its name. `is_continue`: it shall only do what is not done."""
-        return self._launch_new(type_label, values, Status.SCHEDULED, alias, is_continue)
+    def schedule(
+        self,
+        type_label: str,
+        values: Mapping[str, str],
+        alias: str = "",
+        is_continue: bool = False,
+        keep_draft: bool = True,
+    ) -> str:
+        """Keep a new job for later; returns its name. `is_continue`: it shall only do what is not done.
+        `keep_draft`: the next job of its type begins with these values."""
+        return self._launch_new(type_label, values, Status.SCHEDULED, alias, is_continue, keep_draft)
 
     def continue_job(self, job_name: str, values: Mapping[str, str] | None = None) -> str:
         """Continue a job in its own directory, or start a scheduled one; returns its name."""
@@ -568,7 +576,13 @@ class Project:
         launch.write_files(self.root, directory, graph, wanted, state, self.abort_grace, self.term_grace)
 
     def _launch_new(
-        self, type_label: str, values: Mapping[str, str], state: Status, alias: str, is_continue: bool = False
+        self,
+        type_label: str,
+        values: Mapping[str, str],
+        state: Status,
+        alias: str,
+        is_continue: bool = False,
+        keep_draft: bool = True,
     ) -> str:
         spec = self.spec(type_label)
         wanted_alias = f"{spec.directory}/{clean_alias(alias)}/" if alias else ""
@@ -587,8 +601,9 @@ class Project:
             self._start(wanted)
         else:
             launch.back_up(self.root, name)
-        with suppress(OSError):
-            self.save_draft(wanted.built.type_label, wanted.values)
+        if keep_draft:
+            with suppress(OSError):
+                self.save_draft(wanted.built.type_label, wanted.values)
         return name
 
     def _launch_again(self, name: str, values: Mapping[str, str] | None, is_continue: bool) -> str:
