@@ -49,6 +49,15 @@ def signed(size: int) -> NDArray[np.int64]:
     return np.where(k > size // 2, k - size, k)
 
 
+def total(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    """The sum of arrays of one shape and dtype, one after the other: np.sum would first copy all into one."""
+    iterator = iter(arrays)
+    result = next(iterator).copy()
+    for array in iterator:
+        result += array
+    return result
+
+
 def crop(transform: Complex, ny: int, nx: int) -> Complex:
     """The low frequencies of a half transform as that of an image (ny, nx), not larger, both even.
 
@@ -168,9 +177,9 @@ def align(frames: Sequence[Complex], grid: CcfGrid, max_iter: int = 5, run: Run 
     moved = list(frames)
     history: list[float] = []
     for _ in range(max_iter):
-        total: Complex = np.sum(moved, axis=0, dtype=np.complex64)
+        everything: Complex = total(moved)
 
-        def peak(frame: Complex, reference: Complex = total) -> tuple[float, float]:
+        def peak(frame: Complex, reference: Complex = everything) -> tuple[float, float]:
             product = (reference - frame) * frame.conj()
             product *= grid.weight
             return _peak(fft.irfft2(product, s=(grid.ny, grid.nx), norm="forward", overwrite_x=True), grid)

@@ -132,10 +132,13 @@ class _Correction:
         )  # fmt: skip
         self.transforms: list[al.Complex] = []
         self.images: list[Image] = []
+        self.doses = np.zeros(0)
 
     def do(self, gain: Image | None, defects: NDArray[np.bool_] | None) -> Corrected:
         settings = self.settings
         groups = self._groups()
+        if settings.dose_weighting:  # an odd voltage is told before the work, not after it
+            self.doses = doses_at_300kv(self.frames, settings.dose_per_frame, self.pre_exposure, self.voltage)
         with self._timed("read"):
             raw, total = self._read()
         with self._timed("defects"):
@@ -372,12 +375,11 @@ class _Correction:
     def _sum_frames(self, which: range) -> Image:
         model = self.motion.model
         if model is None:
-            return self._image(np.sum([self.transforms[i] for i in which], axis=0, dtype=np.complex64))
+            return self._image(al.total(self.transforms[i] for i in which))
         return self._sum_moved(lambda index: self.images[index], which, model)
 
     def _sum_weighted(self) -> Image:
-        settings = self.settings
-        doses = doses_at_300kv(self.frames, settings.dose_per_frame, self.pre_exposure, self.voltage)
+        doses = self.doses
         rate = decay(self.ny, self.nx, self.pixel_size * self.scale)
         norm = norm_of(rate, doses)
         every = range(len(self.frames))
@@ -405,7 +407,7 @@ class _Correction:
                 add_moved(total, image(index), model.of_frame(index))
             return total
 
-        return np.sum(list(self.run(share, range(workers))), axis=0, dtype=np.float32)
+        return al.total(self.run(share, range(workers)))
 
     def _binned_late(self, image: Image) -> Image:
         if self.early or self.settings.bin_factor == 1.0:

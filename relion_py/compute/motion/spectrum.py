@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from relion_py.compute.motion.align import Complex, Run, crop, serially
+from relion_py.compute.motion.align import Complex, Run, crop, serially, total
 
 TARGET_PIXEL_SIZE = 1.4
 """A: of a finer image the outer part of the spectrum is cut off, as CTFFIND 4.1 does."""
@@ -26,7 +26,7 @@ def amplitude_sum(frames: Sequence[Complex], group: int, ny: int, nx: int, run: 
     """
 
     def of_group(start: int) -> NDArray[np.float32]:
-        return np.abs(np.sum(frames[start : start + group], axis=0, dtype=np.complex64))
+        return np.abs(total(frames[start : start + group]))
 
     half = np.zeros((ny, nx // 2 + 1), np.float32)
     for amplitudes in run(of_group, range(0, len(frames), group)):
