@@ -169,13 +169,20 @@ def _resolution(
     return float(1 / frequency[-1]) if significant else _POOR
 
 
+def _even_contrast(profile: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A profile over its local root mean square, so that faint rings are as plain as strong ones."""
+    power = ndimage.gaussian_filter1d(np.minimum(np.abs(profile), 1.0) ** 2, 10.0)
+    return profile / np.sqrt(power + 1e-4)
+
+
 def fit_picture(
     spectrum: Spectrum, fit: CtfFit, curves: Profiles, microscope: Microscope, search: Search
 ) -> NDArray[np.float32]:
     """Spectrum and fit in one picture, float32 (box, box), values about 0 to 1.
 
     Right half: the ring heights, slightly smoothed. Left half, first rows: the heights averaged along lines
-    of equal CTF phase; left half, last rows: CTF^2 up to the finest resolution of the fit, heights beyond.
+    of equal CTF phase, brought to even contrast. Left half, last rows: CTF^2 up to the finest resolution of
+    the fit, ring heights beyond.
     """
     box, scale = spectrum.box, spectrum.box * spectrum.angpix
     heights = rings(spectrum, search.coarsest_resolution)
@@ -185,11 +192,10 @@ def fit_picture(
     fitted = (distance > scale / search.coarsest_resolution) & (distance < scale / search.finest_resolution)
     spread = 2.5 * float(smooth[fitted].std()) + 1e-30
     picture = np.clip(0.5 + 0.5 * smooth / spread, 0, 1)
-    averaged = np.interp(equal, np.arange(len(curves.equiphase)), curves.equiphase)
-    bright = 2.5 * float(averaged[fitted].std()) + 1e-30
+    averaged = np.interp(equal, np.arange(len(curves.equiphase)), _even_contrast(curves.equiphase))
     k = np.arange(box) - box // 2
     left, upper = (k < 0)[None, :], (k < 0)[:, None]
-    picture = np.where(left & upper, np.clip(0.5 + 0.5 * averaged / bright, 0, 1), picture)
+    picture = np.where(left & upper, np.clip(0.5 + 0.35 * averaged, 0, 1), picture)
     mean, half = (fit.defocus_u + fit.defocus_v) / 2, (fit.defocus_u - fit.defocus_v) / 2
     defocus = mean + half * _azimuth_cosine(box, fit.angle)
     model = np.sin(ctf_phase((distance.astype(float) / scale) ** 2, defocus, fit, microscope)) ** 2

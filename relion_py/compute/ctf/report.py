@@ -24,6 +24,7 @@ _CURVES = {
     "rlnCtfIceRingDensity": "Ice ring density",
 }
 _PER_PAGE = 4
+_A4 = (8.3, 11.7)
 _COLUMNS, _ROWS = 3, 4
 
 
@@ -38,43 +39,48 @@ def write_report(path: str, micrographs: Table) -> None:
     labels = [label for label in _CURVES if label in micrographs]
     with atomic_file(path) as file, PdfPages(file) as pdf:
         for start in range(0, len(labels), _PER_PAGE):
-            figure = Figure(figsize=(8.3, 11.7), layout="constrained")
+            figure = Figure(figsize=_A4)
             _curves(figure, micrographs, labels[start : start + _PER_PAGE])
             pdf.savefig(figure)
-        figure = Figure(figsize=(8.3, 11.7), layout="constrained")
+        figure = Figure(figsize=_A4)
         _pictures(figure, micrographs)
         pdf.savefig(figure)
 
 
 def _curves(figure: Any, micrographs: Table, labels: list[str]) -> None:
     figure.suptitle(f"CTF estimation: {len(micrographs)} micrographs")
-    for row, label in zip(figure.subplots(_PER_PAGE, 2), (*labels, *[""] * _PER_PAGE), strict=False):
-        if not label:
-            row[0].axis("off")
-            row[1].axis("off")
-            continue
+    grid = figure.add_gridspec(_PER_PAGE, 2, hspace=0.5, left=0.1, right=0.96, top=0.93, bottom=0.05)
+    for row, label in enumerate(labels):
         values = micrographs.floats(label)
-        row[0].plot(np.arange(1, len(values) + 1), values, ".", markersize=3)
-        row[0].set(title=_CURVES[label], xlabel="micrograph")
-        row[1].hist(values, bins=min(50, max(5, int(np.sqrt(len(values)) * 2))))
-        row[1].set(title=_CURVES[label], ylabel="micrographs")
+        axis = figure.add_subplot(grid[row, 0])
+        axis.plot(np.arange(1, len(values) + 1), values, ".", markersize=3)
+        axis.set(title=_CURVES[label], xlabel="micrograph")
+        axis = figure.add_subplot(grid[row, 1])
+        axis.hist(values, bins=min(50, max(5, int(np.sqrt(len(values)) * 2))))
+        axis.set(title=_CURVES[label], ylabel="micrographs")
 
 
 def _pictures(figure: Any, micrographs: Table) -> None:
-    """The fits of the poorest resolution."""
-    figure.suptitle("The poorest fits: right, the spectrum; top left, averaged along the rings; bottom left, the CTF")
+    """The fits of the poorest resolution, as tiles of one pair of axes: axes of their own would be slow."""
+    figure.suptitle(
+        "The poorest fits: right, the spectrum; top left, averaged along the rings; bottom left, the CTF",
+        fontsize=10,
+    )
+    axis = figure.add_axes((0.03, 0.02, 0.94, 0.92))
+    axis.set(xlim=(0, _COLUMNS), ylim=(_ROWS, 0), frame_on=False)
+    axis.axis("off")
     resolution = micrographs.floats("rlnCtfMaxResolution")
     names, images = micrographs.strings("rlnMicrographName"), micrographs.strings("rlnCtfImage")
     poorest = np.argsort(-resolution, kind="stable")[: _COLUMNS * _ROWS]
-    axes = figure.subplots(_ROWS, _COLUMNS).ravel()
-    for axis in axes:
-        axis.axis("off")
-    for axis, index in zip(axes, poorest, strict=False):
-        name = names[index]
-        axis.set_title(f"{name[-40:]}\n{resolution[index]:.1f} A", fontsize=5)
+    for place, index in enumerate(poorest):
+        row, column = divmod(place, _COLUMNS)
+        axis.text(column + 0.03, row + 0.06, names[index][-44:], fontsize=5)
+        axis.text(column + 0.03, row + 0.11, f"{resolution[index]:.1f} A", fontsize=5)
         try:
             picture = read_image(images[index].removesuffix(":mrc"))[0]
         except UserError:
-            continue  # CTFFIND may have been told to write none; the values still count
+            continue  # CTFFIND may have left none; the values still count
         low, high = np.percentile(picture, [1, 99])
-        axis.imshow(picture[::2, ::2], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        extent = (column + 0.03, column + 0.97, row + 0.97, row + 0.13)
+        axis.imshow(picture[::2, ::2], cmap="gray", vmin=low, vmax=high, interpolation="nearest", extent=extent)
+    axis.set(xlim=(0, _COLUMNS), ylim=(_ROWS, 0), aspect="auto")
