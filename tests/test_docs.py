@@ -70,9 +70,7 @@ def test_the_readme_says_which_jobs_run_with_this_package_alone():
 def test_extras_in_the_readme_exist():
     extras = set(PROJECT["optional-dependencies"])
     named = {name for row in table(README, "extra") for name in re.findall(r"`(\w+)`", row[0])}
-    assert named <= extras
-    # those for GPUs are not offered before a program uses them
-    assert extras - named <= {"cuda12", "cuda13"}
+    assert named == extras
 
 
 def test_the_changelog_begins_with_this_version():

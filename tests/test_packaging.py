@@ -130,9 +130,16 @@ def test_every_imported_library_is_required():
         required += extra
     named = {re.split(r"[\[<>=;! ]", line)[0].lower() for line in required}
     missing = {name for name in imported_libraries() if distributions.get(name, name).lower() not in named}
-    missing -= {"cupy"} if any(name.startswith("cupy-") for name in named) else set()
     # these come, at the only version that fits, with PySide6 and Numba
     assert missing - {"shiboken6", "llvmlite"} == set()
+
+
+def test_every_requirement_is_used():
+    """Nothing is downloaded for nothing."""
+    distributions = {"pyside6-essentials": "PySide6"}
+    used = imported_libraries() | {"imagecodecs"}  # tifffile's decoders
+    names = {re.split(r"[\[<>=;! ]", line)[0].lower() for line in PROJECT["dependencies"]}
+    assert {name for name in names if distributions.get(name, name) not in used} == set()
 
 
 # ---- the wheel --------------------------------------------------------------------------------------------
