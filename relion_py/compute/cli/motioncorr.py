@@ -139,7 +139,8 @@ def _choose(
     limit = args.integer("--do_at_most")
     for entry in entries:
         root = output_root(directory, entry.movie)
-        done = args.on("--only_do_unfinished") and is_done(root, settings.grouping_for_ps > 0, settings.even_odd)
+        wanted = (settings.grouping_for_ps > 0, settings.save_unweighted, settings.even_odd)
+        done = args.on("--only_do_unfinished") and is_done(root, *wanted)
         if not done:
             if 0 <= limit <= len(todo):
                 continue

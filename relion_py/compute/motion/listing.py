@@ -115,9 +115,11 @@ def output_root(directory: str, movie: str) -> str:
     return directory + root
 
 
-def is_done(root: str, with_spectrum: bool, even_odd: bool) -> bool:
+def is_done(root: str, with_spectrum: bool, with_unweighted: bool, even_odd: bool) -> bool:
     """Whether a movie's outputs are all there."""
     endings = [".mrc", ".star"]
+    if with_unweighted:
+        endings.append("_noDW.mrc")
     if with_spectrum:
         endings.append("_PS.mrc")
     if even_odd:

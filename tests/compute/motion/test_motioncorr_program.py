@@ -185,6 +185,16 @@ def test_continuing_does_only_what_is_not_done(project: Path) -> None:
     assert code == 0 and "m.1.tiff" in out and "m.2.tiff" not in out
 
 
+@pytest.mark.req("J2")
+def test_a_request_to_stop_is_heard(project: Path) -> None:
+    (project / "out").mkdir()
+    (project / "out/RELION_JOB_ABORT_NOW").touch()
+    command = ("--i", "movies.star", "--o", "out/", *OWN, "--pipeline_control", "out/")
+    assert motioncorr(project, *command)[0] == 1
+    assert (project / "out/RELION_JOB_EXIT_ABORTED").exists()
+    assert not (project / "out/corrected_micrographs.star").exists()
+
+
 def spoil(project: Path, frames: np.ndarray) -> list[str]:
     """Movies that cannot be corrected, each for another reason."""
     movies = project / "Movies"
