@@ -6,7 +6,7 @@ of their names' characters, as RELION's have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -142,7 +142,9 @@ def dumps(scheme: Scheme) -> str:
     return star.dumps(file)
 
 
-def _put(file: star.StarFile, name: str, labels: tuple[str, ...], rows: list[tuple[tuple[Value, ...], Extra]]) -> None:
+def _put(
+    file: star.StarFile, name: str, labels: tuple[str, ...], rows: Sequence[tuple[tuple[Value, ...], Extra]]
+) -> None:
     """Add a table, unless it would be empty. Unknown columns that only some rows have are filled up."""
     if not rows:
         return
