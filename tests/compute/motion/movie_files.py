@@ -29,8 +29,10 @@ def counts(track: np.ndarray, size: tuple[int, int] = (256, 256), dose: float = 
     return np.clip(frames, 0, 255).astype(np.uint8)
 
 
-def eer_page(events: list[tuple[int, int, int, int]], width: int, height: int, run_bits: int) -> bytes:
-    """One readout: electrons (x, y, quarter x, quarter y), quarters -2..1, as a stream of bits."""
+def eer_page(
+    events: list[tuple[int, int, int, int]], width: int, height: int, run_bits: int, position_bits: int = 2
+) -> bytes:
+    """One readout: electrons (x, y, part x, part y), parts -2..1 (2 bits) or -1..0, as a stream of bits."""
     bits = 0
     length = 0
 
@@ -52,7 +54,8 @@ def eer_page(events: list[tuple[int, int, int, int]], width: int, height: int, r
 
     for x, y, sub_x, sub_y in sorted(events, key=lambda e: (e[1], e[0])):
         run(y * width + x - pixel)
-        put((sub_x & 3) | (sub_y & 3) << 2, 4)
+        mask = (1 << position_bits) - 1
+        put((sub_x & mask) | (sub_y & mask) << position_bits, 2 * position_bits)
         pixel = y * width + x + 1
     run(width * height - pixel)
     if run_bits == 8:
@@ -61,7 +64,7 @@ def eer_page(events: list[tuple[int, int, int, int]], width: int, height: int, r
 
 
 def write_eer(path: Path, pages: list[bytes], width: int, height: int, compression: int = 65001) -> None:
-    """A little-endian TIFF with one strip a page."""
+    """A little-endian TIFF with one strip a page; 65002 says 7 bits for runs and one for each position."""
     out = bytearray(b"II*\0" + bytes(4))
     link = 4
     for data in pages:
@@ -72,6 +75,8 @@ def write_eer(path: Path, pages: list[bytes], width: int, height: int, compressi
             (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1),
             (273, 4, 1, start), (277, 3, 1, 1), (278, 4, 1, height), (279, 4, 1, len(data)),
         ]  # fmt: skip
+        if compression == 65002:
+            tags += [(65007, 3, 1, 7), (65008, 3, 1, 1), (65009, 3, 1, 1)]
         out += struct.pack("<H", len(tags))
         for tag in tags:
             out += struct.pack("<HHII", *tag)

@@ -84,6 +84,16 @@ def test_eer_electrons_lie_where_they_were_put(tmp_path: Path, compression: int,
     assert found.tolist() == [[1, 0], [40, 127], [95, 11]]
 
 
+def test_eer_with_one_bit_per_position(tmp_path: Path) -> None:
+    events = [(0, 0, -1, 0), (9, 20, 0, -1), (5, 47, 0, 0)]
+    page = eer_page(events, 64, 48, 7, 1)
+    write_eer(tmp_path / "m.eer", [page], 64, 48, 65002)
+    with open_movie(str(tmp_path / "m.eer"), 1, 2) as movie:
+        found = movie.frame(0)
+    assert np.argwhere(found).tolist() == [[1, 0], [40, 19], [95, 11]]
+    np.testing.assert_array_equal(found, imagecodecs.eer_decode(page, (96, 128), 7, 1, 1, superres=1))
+
+
 def test_damaged_eer_readout_is_passed_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     good = eer_page([(3, 2, 0, 0)], 16, 16, 7)
     write_eer(tmp_path / "m.eer", [good, b"\x7f\xff", good], 16, 16)
