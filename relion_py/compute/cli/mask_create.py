@@ -98,9 +98,7 @@ def _from_map(args: Arguments, job: Job) -> tuple[Map, float]:
     if args.on("--helix"):
         fraction = args.number("--z_percentage")
         if not 0.1 <= fraction <= 0.9:
-            raise UserError(
-                f"--z_percentage must lie between 0.1 and 0.9, not {args.text('--z_percentage')}."
-            )
+            raise UserError(f"--z_percentage must lie between 0.1 and 0.9, not {args.text('--z_percentage')}.")
         mask = keep_centre_along_z(mask, fraction, args.number("--width_soft_edge"))
     return mask, angpix if angpix > 0 else 1.0
 

@@ -48,8 +48,9 @@ class Classification(Engine):
             self.iterate()
             self.job.say(
                 f" Iteration {self.state.iteration}: resolution {model.current_resolution:g} A, classes with particles "
-                f"{int(np.sum(model.pdf_class > 0))}, changes in angles {self.state.current_changes_optimal_orientations:g} "
-                f"degrees, in offsets {self.state.current_changes_optimal_offsets:g} A, in classes "
+                f"{int(np.sum(model.pdf_class > 0))}, changes in angles "
+                f"{self.state.current_changes_optimal_orientations:g} degrees, in offsets "
+                f"{self.state.current_changes_optimal_offsets:g} A, in classes "
                 f"{100 * self.state.current_changes_optimal_classes:.1f} %"
             )
             self.job.say(f" Time per step (s): {self.clock}")

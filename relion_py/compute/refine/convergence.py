@@ -143,7 +143,7 @@ def update_changes(
     rms_offset: float,
     class_share: float,
 ) -> None:
-    """Counts iterations without large changes: mean_angle (degrees), rms_offset (A per dimension), share of particles."""
+    """Counts iterations without large changes: mean_angle (degrees), rms_offset (A per axis), share of particles."""
     state.current_changes_optimal_orientations = mean_angle
     state.current_changes_optimal_offsets = rms_offset
     state.current_changes_optimal_classes = class_share

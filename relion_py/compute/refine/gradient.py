@@ -241,9 +241,9 @@ class GradientClassification(Classification):
     def write(self) -> None:
         """The iteration's files, every --grad_write_iter iterations and at the end."""
         iteration, model = self.state.iteration, self.models[0]
-        if self.residual and self.state.subset_size > 0 and iteration != self.schedule.iterations:
-            if iteration % self.options.gradient_write_every != 0:
-                return
+        on_the_way = self.residual and self.state.subset_size > 0 and iteration != self.schedule.iterations
+        if on_the_way and iteration % self.options.gradient_write_every != 0:
+            return
         if self.job.comm.size > 1:
             model.moments = [self.job.comm.bcast(m, self._owner(k)) for k, m in enumerate(model.moments)]
         super().write()

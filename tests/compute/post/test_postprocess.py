@@ -75,9 +75,7 @@ def test_map_of_relion_5_from_its_own_curve(bgal) -> None:  # type: ignore[no-un
     assert result.fit.intercept == pytest.approx(-10.73382, abs=1e-4)
     assert result.fit.correlation == pytest.approx(0.985923, abs=5e-5)
     for stage, label in (("in", "Original"), ("weighted", "Weighted"), ("sharpened", "Sharpened")):
-        np.testing.assert_allclose(
-            result.guinier[stage], guinier.floats(f"rlnLogAmplitudes{label}"), atol=3e-5
-        )
+        np.testing.assert_allclose(result.guinier[stage], guinier.floats(f"rlnLogAmplitudes{label}"), atol=3e-5)
     assert np.abs(result.map - golden_map).max() < 1e-4 * np.abs(golden_map).max()
 
 
@@ -96,9 +94,7 @@ def test_bfactor_hardly_depends_on_the_random_phases(bgal) -> None:  # type: ign
 def blob(box: int, angpix: float, bfactor: float) -> np.ndarray:
     """A centred map whose amplitudes are exp(-B / 4 s^2) exactly."""
     s = radius_grid(box, 3) / (box * angpix)
-    return np.fft.fftshift(np.fft.irfftn(np.exp(-bfactor / 4 * s**2), s=(box,) * 3, axes=(0, 1, 2))).astype(
-        np.float64
-    )
+    return np.fft.fftshift(np.fft.irfftn(np.exp(-bfactor / 4 * s**2), s=(box,) * 3, axes=(0, 1, 2))).astype(np.float64)
 
 
 def test_bfactor_of_a_known_map_is_found_and_undone() -> None:
@@ -145,9 +141,7 @@ def test_no_data_to_fit() -> None:
 
 def test_mtf(tmp_path: Path) -> None:
     path = tmp_path / "mtf.star"
-    path.write_text(
-        "data_\nloop_\n_rlnResolutionInversePixel #1\n_rlnMtfValue #2\n0.0 1.0\n0.25 0.6\n0.5 0.2\n"
-    )
+    path.write_text("data_\nloop_\n_rlnResolutionInversePixel #1\n_rlnMtfValue #2\n0.0 1.0\n0.25 0.6\n0.5 0.2\n")
     mtf = sharpening.read_mtf(str(path), 1.5)
     np.testing.assert_allclose(mtf.at(np.array([0.0, 0.125 / 1.5, 0.5 / 1.5, 9.0])), [1.0, 0.8, 0.2, 0.2])
     transform = np.ones((16, 16, 9), np.complex64)

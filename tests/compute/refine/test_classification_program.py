@@ -15,7 +15,26 @@ from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map, read_stack
 from relion_py.compute.simulate import simulate_particles
 
-COMMON = ["--ctf", "--particle_diameter", "140", "--flatten_solvent", "--zero_mask", "--oversampling", "1", "--norm", "--scale", "--j", "2", "--offset_range", "3", "--offset_step", "2", "--random_seed", "1", "--dont_combine_weights_via_disc"]
+COMMON = [
+    "--ctf",
+    "--particle_diameter",
+    "140",
+    "--flatten_solvent",
+    "--zero_mask",
+    "--oversampling",
+    "1",
+    "--norm",
+    "--scale",
+    "--j",
+    "2",
+    "--offset_range",
+    "3",
+    "--offset_step",
+    "2",
+    "--random_seed",
+    "1",
+    "--dont_combine_weights_via_disc",
+]
 
 
 @pytest.fixture(scope="module")

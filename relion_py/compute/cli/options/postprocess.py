@@ -48,9 +48,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--locres_edgwidth", "value", "-1", "width of its soft edge (A); -1: the sampling", _LOCAL),
     Flag("--locres_randomize_at", "value", "25.", "phases are random beyond this resolution (A)", _LOCAL),
     Flag("--locres_minres", "value", "50.", "lowest local resolution allowed (A)", _LOCAL),
-    Flag(
-        "--randomize_at_fsc", "value", "0.8", "phases are random from where the FSC drops below this", _EXPERT
-    ),
+    Flag("--randomize_at_fsc", "value", "0.8", "phases are random from where the FSC drops below this", _EXPERT),
     Flag(
         "--randomize_at_A",
         "value",
