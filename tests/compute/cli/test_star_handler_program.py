@@ -1,0 +1,299 @@
+"""relion_star_handler beside Debian's program, on lists of particles of two microscopes."""
+
+import contextlib
+import io
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relion_py.compute.cli.program import run
+from relion_py.compute.cli.star_handler import _main
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import write_stack
+from relion_py.compute.io.star import StarFile, Table
+from relion_py.compute.post.star_lists import later_duplicates, split_rows
+
+N = 60
+
+
+def program(directory: Path, *arguments: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
+
+
+def particles(directory: Path, name: str, seed: int, groups: tuple[str, ...], **more: float) -> None:
+    """A list of N particles on 4 micrographs, some of them picked twice, and their images."""
+    rng = np.random.default_rng(seed)
+    optics = Table({"rlnOpticsGroup": range(1, len(groups) + 1), "rlnOpticsGroupName": groups})
+    for label, value in {
+        "rlnImagePixelSize": 3.0, "rlnVoltage": 300.0, "rlnSphericalAberration": 2.7, "rlnAmplitudeContrast": 0.1,
+        "rlnImageSize": 16, "rlnImageDimensionality": 2, **more,
+    }.items():  # fmt: skip
+        optics.set(label, value)
+    images = rng.normal(size=(N, 16, 16)).astype(np.float32)
+    images[7] += 5
+    images[9] *= 6
+    write_stack(directory / f"{name}.mrcs", images, 3.0)
+    x, y = rng.uniform(0, 400, (2, N))
+    x[30:40], y[30:40] = x[:10] + rng.uniform(-4, 4, 10), y[:10] + rng.uniform(-4, 4, 10)
+    rows = Table({"rlnImageName": [f"{n + 1:06d}@{name}.mrcs" for n in range(N)]})
+    rows.set("rlnMicrographName", [f"{name}/mic{n % 30 % 4}.mrc" for n in range(N)])
+    for label, values in {
+        "rlnCoordinateX": x, "rlnCoordinateY": y,
+        "rlnOriginXAngst": rng.uniform(-6, 6, N), "rlnOriginYAngst": rng.uniform(-6, 6, N),
+        "rlnAngleRot": rng.uniform(-180, 180, N), "rlnAngleTilt": rng.uniform(0, 180, N),
+        "rlnAnglePsi": rng.uniform(-180, 180, N), "rlnDefocusU": rng.uniform(8000, 20000, N),
+        "rlnClassNumber": rng.integers(1, 5, N), "rlnOpticsGroup": rng.integers(1, len(groups) + 1, N),
+    }.items():  # fmt: skip
+        rows.set(label, values)
+    rows.set("rlnGroupName", [f"group_{n % 3}" for n in range(N)])
+    star.write(directory / f"{name}.star", StarFile({"optics": optics, "particles": rows}))
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Path:
+    particles(tmp_path, "a", 1, ("krios", "glacios"))
+    particles(tmp_path, "b", 2, ("talos", "krios"), rlnBeamTiltX=0.3, rlnBeamTiltY=-0.2)
+    return tmp_path
+
+
+def same(ours: StarFile, theirs: StarFile) -> None:
+    for block in theirs:
+        assert sorted(ours[block].labels) == sorted(theirs[block].labels), block
+        assert len(ours[block]) == len(theirs[block]), block
+        for label in theirs[block].labels:
+            try:
+                expected = theirs[block].floats(label)
+            except star.StarError:
+                assert ours[block].strings(label) == theirs[block].strings(label), label
+            else:
+                np.testing.assert_allclose(ours[block].floats(label), expected, atol=2e-4, err_msg=label)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--i a.star --select rlnDefocusU --minval 9000 --maxval 15000",
+        "--i a.star --select rlnClassNumber --minval 2 --maxval 3",
+        "--i a.star --select_by_str rlnMicrographName --select_exclude mic2",
+        "--i a.star --discard_on_stats --discard_sigma 3",
+        "--i a.star --remove_duplicates 20 --image_angpix 1.5",
+        "--i a.star --remove_duplicates 12",
+        "--i a.star --operate rlnDefocusU --operate2 rlnOriginXAngst --multiply_by 1.5 --add_to 2",
+        "--i a.star --operate rlnClassNumber --set_to 7",
+        "--i a.star --center --center_X 3 --center_Y -2 --center_Z 5",
+        "--i a.star --remove_column rlnDefocusU",
+        "--i a.star --add_column rlnCtfMaxResolution --add_column_value 4.5",
+        "--i a.star --add_column rlnDefocusV --copy_column_from rlnDefocusU",
+    ],
+)
+def test_as_debians_relion(lists: Path, debian_relion: Callable[[str], str], flags: str) -> None:
+    code, _, err = program(lists, *flags.split(), "--o", "ours.star")
+    assert code == 0, err
+    command = [debian_relion("relion_star_handler"), *flags.split(), "--o", "theirs.star"]
+    subprocess.run(command, cwd=lists, check=True, capture_output=True)
+    same(star.read(lists / "ours.star"), star.read(lists / "theirs.star"))
+    if "duplicates" in flags:
+        removed = star.read(lists / "ours_removed.star")["particles"]
+        assert 2 < len(removed) < 20
+        theirs = star.read(lists / "theirs_removed.star")
+        assert removed.strings("rlnImageName") == next(iter(theirs.values())).strings("rlnImageName")
+
+
+@pytest.mark.req("G5")
+def test_files_are_combined_as_by_debians_relion(lists: Path, debian_relion: Callable[[str], str]) -> None:
+    words = ["--combine", "--i", " a.star b.star ", "--check_duplicates", "rlnImageName"]
+    code, _, err = program(lists, *words, "--o", "JoinStar/job007/join_particles.star")
+    assert code == 0, err
+    command = [debian_relion("relion_star_handler"), *words, "--o", "theirs.star"]
+    subprocess.run(command, cwd=lists, check=True, capture_output=True)
+    ours, theirs = star.read(lists / "JoinStar/job007/join_particles.star"), star.read(lists / "theirs.star")
+    assert ours["optics"].strings("rlnOpticsGroupName") == ["krios", "glacios", "talos"]
+    assert ours["optics"].floats("rlnBeamTiltX").tolist() == [0.0, 0.0, 0.3]
+    for label in ("rlnImageName", "rlnOpticsGroup"):
+        assert ours["particles"].strings(label) == theirs["particles"].strings(label)
+    same(StarFile({"optics": ours["optics"]}), StarFile({"optics": theirs["optics"]}))
+    assert "krios are joined" in err
+    assert (
+        ours["particles"].strings("rlnGroupName")[N]
+        == f"optics{ours['particles'].ints('rlnOpticsGroup')[N]}_group_0"
+    )
+
+
+def test_the_same_file_twice_is_told(lists: Path) -> None:
+    words = ["--combine", "--i", "a.star a.star missing.star", "--check_duplicates", "rlnImageName"]
+    code, _, err = program(lists, *words, "--o", "out.star")
+    assert code == 0
+    assert f"Total number of duplicate rlnImageName entries: {N}" in err
+    assert "missing.star does not match" in err
+    assert len(star.read(lists / "out.star")["particles"]) == 2 * N
+
+
+def test_an_old_file_joins_a_new_one(lists: Path) -> None:
+    rows = star.read(lists / "b.star")["particles"]
+    old = Table({"rlnImageName": rows.strings("rlnImageName"), "rlnOriginX": [1.0] * N})
+    for label, value in (("rlnVoltage", 200.0), ("rlnSphericalAberration", 2.0), ("rlnAmplitudeContrast", 0.1),
+                         ("rlnDetectorPixelSize", 5.0), ("rlnMagnification", 25000.0)):  # fmt: skip
+        old.set(label, value)
+    star.write(lists / "old.star", StarFile({"": old}))
+    code, _, err = program(lists, "--combine", "--i", "a.star old.star", "--o", "out.star")
+    assert code == 0, err
+    joined = star.read(lists / "out.star")
+    assert joined["optics"].floats("rlnImagePixelSize").tolist() == [3.0, 3.0, 2.0]
+    assert joined["optics"].floats("rlnVoltage").tolist() == [300.0, 300.0, 200.0]
+    assert set(joined["particles"].ints("rlnOpticsGroup")[N:]) == {3}
+    assert joined["particles"].floats("rlnOriginXAngst")[N] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes"),
+    [
+        ("--nr_split 4", [15, 15, 15, 15]),
+        ("--size_split 25", [25, 25, 10]),
+        ("--nr_split 2 --size_split 10", [10, 10]),
+        ("--nr_split 7 --random_order --random_seed 3", [9, 9, 9, 9, 9, 9, 6]),
+    ],
+)
+def test_split(lists: Path, flags: str, sizes: list[int]) -> None:
+    out = "Select/job009/particles.star"
+    code, _, err = program(lists, "--i", "a.star", "--o", out, "--split", *flags.split())
+    assert code == 0, err
+    nodes = star.read(lists / "Select/job009/RELION_OUTPUT_NODES.star")["output_nodes"]
+    names = nodes.strings("rlnPipeLineNodeName")
+    assert names[1] == "Select/job009/particles_split2.star"
+    assert set(nodes.strings("rlnPipeLineNodeTypeLabel")) == {"ParticleGroupMetadata.star.relion"}
+    parts = [star.read(lists / name)["particles"].strings("rlnImageName") for name in names]
+    assert [len(part) for part in parts] == sizes
+    whole = star.read(lists / "a.star")["particles"].strings("rlnImageName")[: sum(sizes)]
+    found = [name for part in parts for name in part]
+    assert (found == whole) != ("random" in flags)
+    if sum(sizes) == N:
+        assert sorted(found) == sorted(whole)
+
+
+@given(st.integers(1, 200), st.integers(-1, 30), st.integers(-1, 60))
+def test_parts_are_whole_and_apart(count: int, parts: int, size: int) -> None:
+    if parts < 1 and size < 1:
+        return
+    found = np.concatenate(split_rows(count, parts, size, None))
+    assert found.tolist() == list(range(len(found)))
+    if parts < 1 or size < 1:
+        assert len(found) == count
+
+
+def test_duplicates_by_brute_force() -> None:
+    rng = np.random.default_rng(8)
+    table = Table({"rlnMicrographName": [f"m{n % 3}" for n in range(90)]})
+    for label in ("rlnCoordinateX", "rlnCoordinateY", "rlnOriginXAngst", "rlnOriginYAngst"):
+        table.set(label, rng.uniform(0, 60, 90))
+    found = later_duplicates(table, 16.0, 2.0)
+    x, y = (table.floats(f"rlnCoordinate{a}") - table.floats(f"rlnOrigin{a}Angst") / 2 for a in "XY")
+    expected = [
+        any(i % 3 == j % 3 and np.hypot(x[i] - x[j], y[i] - y[j]) <= 8 for j in range(i + 1, 90))
+        for i in range(90)
+    ]
+    assert 10 < sum(expected) < 90
+    assert found.tolist() == expected
+
+
+def test_compare_by_text_and_by_distance(lists: Path) -> None:
+    table = star.read(lists / "a.star")
+    moved = table["particles"].select(list(range(20, N)))
+    moved.set("rlnCoordinateX", moved.floats("rlnCoordinateX") + 0.3)
+    moved.set(
+        "rlnImageName",
+        [name if n < 30 else f"x{name}" for n, name in enumerate(moved.strings("rlnImageName"))],
+    )
+    star.write(lists / "moved.star", StarFile({"optics": table["optics"], "particles": moved}))
+    for flags, expected in (
+        ("--label1 rlnImageName", (30, 30, 10)),
+        ("--label1 rlnCoordinateX --label2 rlnCoordinateY --max_dist 0.4", (40, 20, 0)),
+        ("--label1 rlnCoordinateX --label2 rlnCoordinateY --max_dist 0.2", (0, 60, 40)),
+    ):
+        code, _, err = program(
+            lists, "--i", "a.star", "--compare", "moved.star", *flags.split(), "--o", "c.star"
+        )
+        assert code == 0, err
+        found = [len(star.read(lists / f"c_{part}.star")["particles"]) for part in ("both", "only1", "only2")]
+        assert tuple(found) == expected
+
+
+def test_selection_by_text_keeps_used_optics_groups_only(lists: Path) -> None:
+    table = star.read(lists / "a.star")
+    table["particles"].set("rlnOpticsGroup", [2 if n % 30 % 4 == 1 else 1 for n in range(N)])
+    star.write(lists / "a.star", table)
+    words = [
+        "--i",
+        "a.star",
+        "--select_by_str",
+        "rlnMicrographName",
+        "--select_include",
+        "mic1",
+        "--o",
+        "out.star",
+    ]
+    assert program(lists, *words)[0] == 0
+    chosen = star.read(lists / "out.star")
+    assert chosen["optics"].strings("rlnOpticsGroupName") == ["glacios"]
+    assert set(chosen["particles"].ints("rlnOpticsGroup")) == {1}
+
+
+def test_images_that_cannot_be_read_are_discarded_and_told(lists: Path) -> None:
+    table = star.read(lists / "a.star")
+    names = table["particles"].strings("rlnImageName")
+    names[3] = "000001@gone.mrcs"
+    names[4] = "000999@a.mrcs"
+    table["particles"].set("rlnImageName", names)
+    star.write(lists / "a.star", table)
+    code, _, err = program(lists, "--i", "a.star", "--discard_on_stats", "--o", "out.star")
+    assert code == 0, err
+    assert "gone.mrcs" in err and "a.mrcs" in err
+    kept = star.read(lists / "out.star")["particles"].strings("rlnImageName")
+    assert names[3] not in kept and names[4] not in kept and names[5] in kept
+
+
+def test_histogram(lists: Path) -> None:
+    words = [
+        "--i",
+        "a.star",
+        "--hist_column",
+        "rlnDefocusU",
+        "--hist_bins",
+        "4",
+        "--show_cumulative",
+        "--o",
+        "h.star",
+    ]
+    code, out, _ = program(lists, *words)
+    assert code == 0
+    assert out.count(") ") == 4
+    assert float(out.splitlines()[4].split()[-1]) == N
+    assert (lists / "h.eps").read_bytes().startswith(b"%!PS")
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--i a.star --select rlnNothing", "no column _rlnNothing"),
+        ("--i a.star --select rlnMicrographName", "not a number"),
+        ("--i a.star --select rlnDefocusU --split", "cannot be done at once"),
+        ("--i a.star --split", "--nr_split"),
+        ("--i gone.star --split --nr_split 2", "no such file"),
+        ("--i a.star --combine_picks", "not available"),
+        ("--combine --i gone.star", "no STAR files to combine"),
+        ("--i a.star --operate rlnDefocusU --set_to much", "needs a number"),
+        ("--select rlnDefocusU", "--i must be given"),
+    ],
+)
+def test_mistakes(lists: Path, flags: str, sentence: str) -> None:
+    code, _, err = program(lists, *flags.split(), "--o", "out.star", "--pipeline_control", "./")
+    assert code == 1
+    assert sentence in err and "Traceback" not in err
+    assert not (lists / "out.star").exists()
+    assert (lists / "RELION_JOB_EXIT_FAILURE").exists()
