@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from relion_py.gui.display.coordinates import read_pick_set
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.images import images_of_mrc, images_of_star
+from relion_py.gui.display.manualpick_data import job_of_picks
 from relion_py.gui.display.map_data import load_map
 from relion_py.gui.display.series import read_star
 from relion_py.gui.display.sources import (
@@ -89,19 +90,32 @@ def _prepare_mrc(path: Path) -> Builder:
 
 def _prepare_star(path: Path, root: Path, node_type: str) -> Builder:
     if path.name.startswith("coords_suffix_"):
-        picks = read_pick_set(path, root)
-        return lambda parent: _module("micrograph_window").MicrographWindow(path, picks, root, parent=parent)
+        return _picks(path, root)
     blocks = read_star(path)
     if "fsc" in blocks and "rlnResolution" in blocks["fsc"]:
         return lambda parent: _module("curve_window").CurveWindow(path, root, parent)
     if "coordinate_files" in blocks or "CoordsGroup" in node_type:
-        picks = read_pick_set(path, root)
-        return lambda parent: _module("micrograph_window").MicrographWindow(path, picks, root, parent=parent)
+        return _picks(path, root)
     try:
         images = images_of_star(path, root, blocks=blocks)
     except DisplayError:
         return lambda parent: _module("star_window").StarWindow(path, root, blocks, parent=parent)
     return lambda parent: _module("grid_window").GridWindow(images, parent=parent)
+
+
+def _picks(path: Path, root: Path) -> Builder:
+    """Micrographs with picks; these can be edited where each micrograph has a coordinate file of its own."""
+    picks = read_pick_set(path, root)
+    if not picks.micrographs or picks.inline or not all(m.coordinates for m in picks.micrographs):
+        return lambda parent: _module("micrograph_window").MicrographWindow(path, picks, root, parent=parent)
+    job = job_of_picks(picks, root, path)
+
+    def build(parent: QWidget | None) -> QWidget:
+        window: QWidget = _module("manualpick_window").PickWindow(job, path.name, parent=parent)
+        window.edit_switch.setChecked(False)  # type: ignore[attr-defined]  # who only looks changes nothing
+        return window
+
+    return build
 
 
 def _looks_like_mrc(path: Path) -> bool:

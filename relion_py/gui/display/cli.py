@@ -8,14 +8,14 @@ refused with a sentence, never ignored.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from relion_py import __version__
 from relion_py.gui.display.errors import DisplayError
+from relion_py.gui.display.program import ABORTED, FAILURE, SUCCESS, Parser, choose_platform, exit_file
 
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QWidget
@@ -37,17 +37,11 @@ REFUSED = {
     "--verb": "this program prints nothing but mistakes",
 }
 COLOURS = ("fire", "ice", "fire-n-ice", "rainbow", "difference")
-SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise DisplayError(f"{message[:1].upper()}{message[1:]}; relion_display --help lists the options")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``relion_display``."""
-    parser = _Parser("relion_display", allow_abbrev=False, description=(__doc__ or "").split("\n")[0])
+    parser = Parser("relion_display", allow_abbrev=False, description=(__doc__ or "").split("\n")[0])
     general = parser.add_argument_group("General options")
     add = general.add_argument
     add("--i", default="", help="STAR file, image, stack, map, text or PDF file to show")
@@ -125,21 +119,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(options)
     except DisplayError as error:
         print(f"{str(error).rstrip('.')}.", file=sys.stderr)
-        _exit_file(directory, FAILURE)
+        exit_file(directory, FAILURE)
         return 1
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.i and not Path(options.i).exists():
         raise DisplayError(f"{options.i} is not there")
-    _choose_platform(bool(options.export))
+    choose_platform(bool(options.export))
     from PySide6.QtWidgets import QApplication
 
     application = QApplication.instance() or QApplication(["relion_display"])
     if not options.i:
         options.i = _ask_for_file(options)
         if not options.i:
-            _exit_file(options.pipeline_control, ABORTED)
+            exit_file(options.pipeline_control, ABORTED)
             return 0
     saved: list[bool] = []
     window = make_window(options, lambda: saved.append(True))
@@ -153,20 +147,8 @@ def _run(options: argparse.Namespace) -> int:
         window.close()
     if options.pipeline_control:
         done = bool(saved) or not (options.fn_imgs or options.fn_parts)
-        _exit_file(options.pipeline_control, SUCCESS if done else ABORTED)
+        exit_file(options.pipeline_control, SUCCESS if done else ABORTED)
     return 0
-
-
-def _choose_platform(exporting: bool) -> None:
-    """Without a screen pictures are drawn off-screen; a window cannot be: say so before Qt gives up."""
-    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if screen or os.environ.get("QT_QPA_PLATFORM") or not sys.platform.startswith("linux"):
-        return
-    if not exporting:
-        raise DisplayError(
-            "There is no screen to open a window on (DISPLAY is not set); --export FILE.png writes a picture"
-        )
-    os.environ["QT_QPA_PLATFORM"] = "offscreen"
 
 
 def _ask_for_file(options: argparse.Namespace) -> str:
@@ -361,15 +343,6 @@ def _micrograph_with_picks(path: Path, options: argparse.Namespace) -> QWidget:
     window = MicrographWindow(path, chosen, path.resolve().parent)
     _set_up_micrographs(window, options)
     return window
-
-
-def _exit_file(directory: str, name: str) -> None:
-    """Tell the pipeline how it ended."""
-    if not directory or not Path(directory).is_dir():
-        return
-    for other in (SUCCESS, FAILURE, ABORTED):
-        Path(directory, other).unlink(missing_ok=True)
-    Path(directory, name).touch()
 
 
 if __name__ == "__main__":

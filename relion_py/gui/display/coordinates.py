@@ -152,11 +152,18 @@ def _from_suffix_file(path: Path, root: Path) -> PickSet:
     folder = path.parent if not path.is_relative_to(root) else path.parent.relative_to(root)
     found = []
     for mic in micrographs.micrographs:
-        # RELION keeps the micrograph's path without the job directory that made it
-        parts = Path(mic.name).parts
-        inside = Path(*parts[2:]) if len(parts) > 2 and parts[1].startswith("job") else Path(mic.name)
-        found.append(PickedMicrograph(mic.name, str(folder / inside.with_name(f"{inside.stem}_{suffix}.star"))))
+        found.append(PickedMicrograph(mic.name, str(folder / coordinate_name(mic.name, suffix))))
     return PickSet(tuple(found), {}, micrographs.pixel_size)
+
+
+def coordinate_name(micrograph: str, suffix: str) -> str:
+    """The coordinate file of a micrograph, relative to the picking job's directory: its path without the job
+    directory that made it, ``Movies/mic1_autopick.star`` (RELION 5, manualpicker.cpp, fill)."""
+    parts = Path(micrograph).parts
+    inside = Path(*parts[2:]) if len(parts) > 2 and parts[1].startswith("job") else Path(micrograph)
+    if inside.is_absolute():
+        inside = inside.relative_to(inside.anchor)
+    return str(inside.with_name(f"{inside.stem}_{suffix}.star"))
 
 
 def optics_pixel_size(blocks: Any) -> float:

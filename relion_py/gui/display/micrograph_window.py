@@ -7,6 +7,7 @@ Reading and filtering happen in a worker thread; the view is at most ``VIEW_EDGE
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from relion_py.gui.display.image_window import ScaleBar
 from relion_py.gui.display.sources import Opened
 
 VIEW_EDGE = 1400
+GREEN = (80, 255, 80)
 Prepared = tuple[NDArray[np.float32] | None, int, tuple[int, int], float, Picks, str]
 
 
@@ -75,10 +77,11 @@ class MicrographPanel(QWidget):
         self.list.setTextElideMode(Qt.TextElideMode.ElideLeft)
         self.list.currentItemChanged.connect(self._on_choice)
         self.view = pg.GraphicsLayoutWidget()
-        self.box = self.view.addViewBox(lockAspect=True, invertY=True)
+        self.box = self._make_box()
+        self.view.addItem(self.box)
         self.item = pg.ImageItem(axisOrder="row-major")
         self.box.addItem(self.item)
-        self.circles = pg.ScatterPlotItem(pxMode=False, brush=None)
+        self.circles = self._make_circles()
         self.box.addItem(self.circles)
         self._scale_bar = ScaleBar(self.box)
         self._delay = QTimer(self)
@@ -87,6 +90,13 @@ class MicrographPanel(QWidget):
         self._delay.timeout.connect(self.reload)
         self._build_controls(diameter)
         self._lay_out()
+
+    def _make_box(self) -> Any:
+        """The view of pixels and circles."""
+        return self._pg.ViewBox(lockAspect=True, invertY=True)
+
+    def _make_circles(self) -> Any:
+        return self._pg.ScatterPlotItem(pxMode=False, brush=None)
 
     def _build_controls(self, diameter: float) -> None:
         def spin(low: float, high: float, value: float, suffix: str, tip: str) -> QDoubleSpinBox:
@@ -134,7 +144,7 @@ class MicrographPanel(QWidget):
             line.addWidget(QLabel(label), row, 2 * column)
             line.addWidget(widget, row, 2 * column + 1)
         line.setColumnStretch(4, 1)
-        second = QHBoxLayout()
+        self.pick_line = second = QHBoxLayout()
         second.addWidget(self.show_picks)
         second.addWidget(self.threshold_text)
         second.addWidget(self.threshold, 1)
@@ -164,11 +174,8 @@ class MicrographPanel(QWidget):
         self.list.blockSignals(True)
         self.list.clear()
         items = []
-        for micrograph in picks.micrographs:
-            item = QTreeWidgetItem([Path(micrograph.name).name, ""])
-            item.setToolTip(0, micrograph.name)
-            item.setTextAlignment(1, Qt.AlignmentFlag.AlignRight)
-            items.append(item)
+        for index in range(len(picks.micrographs)):
+            items.append(self._row(index))
         self.list.addTopLevelItems(items)
         self.list.blockSignals(False)
         if not items:
@@ -177,7 +184,24 @@ class MicrographPanel(QWidget):
         names = [m.name for m in picks.micrographs]
         self.current = -1
         self.list.setCurrentItem(items[names.index(before) if before in names else 0])
-        self._counter.start(lambda: count_picks(root, picks), self._show_counts, lambda sentence: None)
+        self.recount()
+
+    def _row(self, index: int) -> QTreeWidgetItem:
+        """The list's entry of a micrograph."""
+        assert self.picks is not None
+        name = self.picks.micrographs[index].name
+        item = QTreeWidgetItem([Path(name).name, ""])
+        item.setToolTip(0, name)
+        item.setTextAlignment(1, Qt.AlignmentFlag.AlignRight)
+        return item
+
+    def recount(self) -> None:
+        """Count the picks of all micrographs in the background."""
+        self._counter.start(self._counting(), self._show_counts, lambda sentence: None)
+
+    def _counting(self) -> Callable[[], list[int]]:
+        root, picks = self.root, self.picks
+        return lambda: [] if picks is None else count_picks(root, picks)
 
     @property
     def current_name(self) -> str:
@@ -220,14 +244,19 @@ class MicrographPanel(QWidget):
     def _show(self, prepared: Prepared) -> None:
         pixels, binning, (ny, nx), pixel_size, picks, problem = prepared
         self._shown_picks = picks
+        self._image_shape = None if pixels is None else (ny, nx)
         if pixels is None:
             self.item.clear()
         else:
-            self.item.setImage(pixels, levels=render.contrast_limits(pixels, sigma=self.sigma.value()))
+            limits = self.fixed_limits or render.contrast_limits(pixels, sigma=self.sigma.value())
+            self.item.setImage(pixels, levels=limits)
             by, bx = pixels.shape
-            self.item.setRect(self._pg.QtCore.QRectF(0, 0, bx * binning, by * binning))
+            # the coordinate of a pixel is that of its centre
+            self.item.setRect(self._pg.QtCore.QRectF(-0.5, -0.5, bx * binning, by * binning))
         self._pixel_size = pixel_size
-        self.box.setRange(xRange=(0, nx), yRange=(0, ny), padding=0.01)
+        if self._framed != self.current_name:  # other filters leave the zoom alone
+            self._framed = self.current_name
+            self._frame(nx, ny)
         self._scale_bar.show_for((ny, nx), pixel_size)
         self.draw_picks()
         text = f"{self.current_name}: {len(picks)} picks"
@@ -236,7 +265,15 @@ class MicrographPanel(QWidget):
         self.message.setText(problem or text)
         self.message.setToolTip(problem or text)
 
+    def _frame(self, nx: int, ny: int) -> None:
+        """Show the whole micrograph."""
+        self.box.setRange(xRange=(-0.5, nx - 0.5), yRange=(-0.5, ny - 0.5), padding=0.01)
+
+    _framed = ""
+    _image_shape: tuple[int, int] | None = None
     _pixel_size = 0.0
+    fixed_limits: tuple[float, float] | None = None
+    """Pixel values shown as black and white, instead of the contrast in sigma."""
     minimum_score = -np.inf
     """Picks of lower figure of merit are never shown."""
     diameter_pixels = 0.0
@@ -249,44 +286,46 @@ class MicrographPanel(QWidget):
         scores = self._shown_picks.score[np.isfinite(self._shown_picks.score)]
         return (float(scores.min()), float(scores.max())) if scores.size else (np.nan, np.nan)
 
-    def visible_picks(self) -> NDArray[np.int64]:
-        """Rows of the picks that pass the threshold."""
+    def limit(self) -> float:
+        """Smallest figure of merit that is shown."""
         low, high = self.score_range()
         if not np.isfinite(low):
-            return np.arange(len(self._shown_picks))
-        limit = max(self.minimum_score, low + self.threshold.value() / 1000 * (high - low))
-        return np.flatnonzero(self._shown_picks.score >= limit)
+            return self.minimum_score
+        return max(self.minimum_score, low + self.threshold.value() / 1000 * (high - low))
+
+    def visible_picks(self) -> NDArray[np.int64]:
+        """Rows of the picks that pass the threshold; those without a score always do."""
+        return np.flatnonzero(~(self._shown_picks.score < self.limit()))
 
     def draw_picks(self) -> None:
         """Draw the circles; scores colour them from red (low) to green (high)."""
-        picks = self._shown_picks
-        low, high = self.score_range()
-        self.threshold.setEnabled(bool(np.isfinite(low)))
-        if np.isfinite(low):
-            limit = max(self.minimum_score, low + self.threshold.value() / 1000 * (high - low))
-            rows = self.visible_picks()
-            self.threshold_text.setText(f"score ≥ {limit:.3f}: {len(rows)} of {len(picks)}")
-        else:
-            rows = np.arange(len(picks))
-            self.threshold_text.setText(f"{len(picks)} picks without score")
+        picks, rows = self._shown_picks, self.visible_picks()
+        scored = bool(np.isfinite(self.score_range()[0]))
+        self.threshold.setEnabled(scored)
+        text = (
+            f"score ≥ {self.limit():.3f}: {len(rows)} of {len(picks)}"
+            if scored
+            else f"{len(picks)} picks without score"
+        )
+        self.threshold_text.setText(text)
         if not self.show_picks.isChecked() or len(rows) == 0:
             self.circles.setData([], [])
             return
-        pixel = self._pixel_size or 1.0
-        pens = self._pg.mkPen((80, 255, 80), width=1.5)
-        if np.isfinite(low) and high > low:
-            share = (picks.score[rows] - low) / (high - low)
-            levels = [
-                self._pg.mkPen((int(255 * (1 - v)), int(90 + 165 * v), 80), width=1.5) for v in np.linspace(0, 1, 16)
-            ]
-            pens = [levels[int(min(15, max(0.0, v) * 15))] for v in np.nan_to_num(share)]
-        self.circles.setData(
-            picks.x[rows],
-            picks.y[rows],
-            size=self.diameter_pixels or self.diameter.value() / pixel,
-            pen=pens,
-            brush=None,
-        )
+        self.circles.setData(picks.x[rows], picks.y[rows], size=2 * self.radius(), pen=self._pens(rows), brush=None)
+
+    def radius(self) -> float:
+        """Radius of the circles in pixels of the micrograph."""
+        return (self.diameter_pixels or self.diameter.value() / (self._pixel_size or 1.0)) / 2
+
+    def _pens(self, rows: NDArray[np.int64]) -> Any:
+        """Outlines of the circles: by score, green where there is none."""
+        low, high = self.score_range()
+        if not np.isfinite(low) or high <= low:
+            return self._pg.mkPen(GREEN, width=1.5)
+        share = (self._shown_picks.score[rows] - low) / (high - low)
+        colours = [(int(255 * (1 - v)), int(90 + 165 * v), 80) for v in np.linspace(0, 1, 16)]
+        levels = [self._pg.mkPen(colour, width=1.5) for colour in (*colours, GREEN)]
+        return [levels[int(min(15, max(0.0, v) * 15)) if np.isfinite(v) else 16] for v in share]
 
     def finish(self) -> None:
         """Show the chosen micrograph now; for picture export and tests."""
@@ -307,7 +346,7 @@ class MicrographPanel(QWidget):
             )
         )
         self._counter.stop()
-        self._show_counts(count_picks(self.root, self.picks))
+        self._show_counts(self._counting()())
 
 
 def prepare(
@@ -353,8 +392,8 @@ class MicrographWindow(QWidget):
         if not picks.micrographs:
             raise DisplayError(f"{path} names no micrographs")
         self.setWindowTitle(f"{path.name} – {len(picks.micrographs)} micrographs")
-        self.panel = MicrographPanel(diameter=diameter)
-        step = QHBoxLayout()
+        self.panel = self._make_panel(diameter)
+        self.buttons = step = QHBoxLayout()
         for text, by in (("Previous", -1), ("Next", 1)):
             button = QPushButton(text)
             button.clicked.connect(lambda _=False, d=by: self.step(d))
@@ -366,6 +405,9 @@ class MicrographWindow(QWidget):
         box.addLayout(step)
         self.resize(1080, 760)
         self.panel.show_set(picks, root)
+
+    def _make_panel(self, diameter: float) -> MicrographPanel:
+        return MicrographPanel(diameter=diameter)
 
     def step(self, by: int) -> None:
         """Go to the next (or previous) micrograph."""

@@ -28,7 +28,8 @@ def _star() -> Any:
     return star
 
 
-def _write(path: Path, blocks: dict[str, Any]) -> None:
+def save_star(path: Path, blocks: dict[str, Any]) -> None:
+    """Write a STAR file and the directories above it; DisplayError when that cannot be done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _star().write(path, blocks)
@@ -40,7 +41,7 @@ def save_backup(path: Path, selected: Sequence[int], total: int) -> None:
     """Write ``backup_selection.star``: column rlnSelected, 1 for the images (numbers from 0) in
     ``selected``."""
     chosen = set(selected)
-    _write(path, {"": _star().Table({"rlnSelected": [int(i in chosen) for i in range(total)]})})
+    save_star(path, {"": _star().Table({"rlnSelected": [int(i in chosen) for i in range(total)]})})
 
 
 def load_backup(path: Path, total: int) -> list[int]:
@@ -66,7 +67,7 @@ def save_images(path: Path, blocks: Any, table_name: str, rows: Sequence[int]) -
     table = blocks[table_name].select(sorted(rows))
     out: dict[str, Any] = {"optics": blocks["optics"]} if "optics" in blocks else {}
     out[table_name] = table
-    _write(path, out)
+    save_star(path, out)
     return len(rows)
 
 
@@ -79,7 +80,7 @@ def save_class_averages(path: Path, classes: Any, rows: Sequence[int]) -> int:
     if not rows:
         raise DisplayError("No class is selected: click the classes that you want to keep, then save again")
     table = with_class_numbers(classes).select(sorted(rows))
-    _write(path, {"": table})
+    save_star(path, {"": table})
     return len(rows)
 
 
@@ -133,7 +134,7 @@ def save_particles_of_classes(
         _regroup(table, data_star, regroup)
     out: dict[str, Any] = {"optics": blocks["optics"]} if "optics" in blocks else {}
     out[name or "particles"] = table
-    _write(path, out)
+    save_star(path, out)
     return len(rows)
 
 

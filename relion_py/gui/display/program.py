@@ -1,0 +1,44 @@
+"""What the window programs share: options, a screen to draw on, and the files that tell the pipeline how it
+ended."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from relion_py.gui.display.errors import DisplayError
+
+SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
+ABORT_NOW = "RELION_JOB_ABORT_NOW"
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes in the options are DisplayErrors: one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise DisplayError(f"{message[:1].upper()}{message[1:]}; {self.prog} --help lists the options")
+
+
+def choose_platform(exporting: bool = False) -> None:
+    """Without a screen pictures are drawn off-screen; a window cannot be: say so before Qt gives up."""
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if screen or os.environ.get("QT_QPA_PLATFORM") or not sys.platform.startswith("linux"):
+        return
+    if not exporting:
+        raise DisplayError(
+            "There is no screen to open a window on (DISPLAY is not set); relion_display --export FILE.png "
+            "writes a picture"
+        )
+    os.environ["QT_QPA_PLATFORM"] = "offscreen"
+
+
+def exit_file(directory: str, name: str) -> None:
+    """Tell the pipeline how it ended."""
+    if not directory or not Path(directory).is_dir():
+        return
+    for other in (SUCCESS, FAILURE, ABORTED):
+        Path(directory, other).unlink(missing_ok=True)
+    Path(directory, name).touch()
