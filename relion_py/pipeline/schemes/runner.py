@@ -260,8 +260,14 @@ class SchemeRunner:
 
     def _run_job(self, node: str) -> None:
         self._rest.clear()
-        name = self._job_under_way(node) or self._start_job(node)
+        under_way = self._job_under_way(node)
+        name = under_way or self._start_job(node)
         ended = self._wait_for(name)
+        if under_way and ended == Status.FAILED and self._never_began(name):
+            self._tell(f"{name} was made, but never started, when the run before this one ended")
+            self.store.set_visit(None)
+            name = self._start_job(node)
+            ended = self._wait_for(name)
         if ended == Status.SUCCEEDED:
             return
         self.store.set_visit(None)
@@ -286,6 +292,10 @@ class SchemeRunner:
             self._begin_new(node, visit.job)
         self._tell(f"Going on with the job {visit.job} of {node}, which is {process.status.lower()}")
         return visit.job
+
+    def _never_began(self, name: str) -> bool:
+        record = control.read_record(job_directory(self.project.root, name))
+        return record is not None and record.state in ("starting", "submitting")
 
     def _start_job(self, node: str) -> str:
         scheme = self.store.read()
