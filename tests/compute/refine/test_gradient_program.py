@@ -155,12 +155,12 @@ def test_last_iterations_by_expectation_maximization(flat_run: Run) -> None:
 
 # ---- initial model ----
 
-MODEL_BOX, MODEL_PIXEL, DIAMETER = 32, 6.0, 130
-INITIAL_MODEL = (
-    f"--iter 40 --grad --denovo_3dref --i particles.star --ctf --K 1 --sym C1 --flatten_solvent --zero_mask "
-    f"--dont_combine_weights_via_disc --pool 30 --pad 1 --particle_diameter {DIAMETER} --oversampling 1 "
-    "--healpix_order 1 --offset_range 6 --offset_step 2 --auto_sampling --tau2_fudge 4 --random_seed 1"
-).split()
+INITIAL_MODEL = shlex.split(
+    "--grad --denovo_3dref --i particles.star --ctf --K 1 --sym C1 --flatten_solvent --zero_mask "
+    "--dont_combine_weights_via_disc --pool 30 --pad 1 --particle_diameter 130 --oversampling 1 --healpix_order 1 "
+    "--offset_range 6 --offset_step 2 --tau2_fudge 4 --random_seed 1 --j 2"
+)
+"""A job of an initial model as the window writes it, without --iter and --auto_sampling."""
 
 
 def best_agreement(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -174,14 +174,29 @@ def best_agreement(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return max(curves, key=lambda curve: curve[1:8].mean())
 
 
-def test_initial_model_of_a_d2_object(tmp_path: Path) -> None:
-    """From nothing but images: 24 A and better, refined in C1, then aligned with and averaged over D2."""
-    simulate_particles(tmp_path, 600, box=MODEL_BOX, angpix=MODEL_PIXEL, symmetry="D2", seed=5, snr=0.15)
-    run = refined(tmp_path, "InitialModel", "--j", "2", usual=INITIAL_MODEL)
-    assert mrcfile.read(run.out / "run_it010_1moment002.mrc").shape == (32, 32, 34)
-    words = shlex.split("--i InitialModel/run_it040_model.star --o InitialModel/initial_model.mrc --sym D2 --apply_sym")
+def initial_model(project: Path, iterations: int, *more: str) -> Run:
+    """Refines in C1, then aligns with and averages over D2 into initial_model.mrc, as the job does."""
+    run = refined(project, "InitialModel", "--iter", str(iterations), *more, usual=INITIAL_MODEL, seconds=1200.0)
+    words = ["--i", f"InitialModel/run_it{iterations:03d}_model.star", "--o", "InitialModel/initial_model.mrc"]
+    words += ["--sym", "D2", "--apply_sym", "--select_largest_class", "--pipeline_control", "InitialModel/"]
     program = [sys.executable, "-m", "relion_py.compute.cli.align_symmetry"]
-    subprocess.run([*program, *words, "--select_largest_class"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run([*program, *words], cwd=project, check=True, capture_output=True)
+    return run
+
+
+def test_initial_model_of_a_d2_object(tmp_path: Path) -> None:
+    """From nothing but images to better than 20 A."""
+    simulate_particles(tmp_path, 500, box=32, angpix=6.0, symmetry="D2", seed=7, snr=0.5)
+    run = initial_model(tmp_path, 40)
+    assert run.map("run_it010_1moment002.mrc").shape == (32, 32, 34)
     curve = best_agreement(run.map("initial_model.mrc"), mrcfile.read(tmp_path / "truth.mrc"))
-    last = int(MODEL_BOX * MODEL_PIXEL / 24.0)
-    assert curve[: last + 1].min() > 0.5
+    assert curve[: int(32 * 6.0 / 20.0) + 1].min() > 0.5
+
+
+@pytest.mark.slow
+def test_initial_model_with_automatic_sampling(tmp_path: Path) -> None:
+    """The window's whole command on 1,000 noisier particles."""
+    simulate_particles(tmp_path, 1000, box=48, angpix=4.0, symmetry="D2", seed=5, snr=0.08)
+    run = initial_model(tmp_path, 60, "--auto_sampling")
+    curve = best_agreement(run.map("initial_model.mrc"), mrcfile.read(tmp_path / "truth.mrc"))
+    assert curve[: int(48 * 4.0 / 20.0) + 1].min() > 0.5
