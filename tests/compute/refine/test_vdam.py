@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.refine import vdam
+from relion_py.compute.refine import outputs, vdam
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.model import ModelState
+from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.projector import FourierReference
 
 # ---- schedules ----
@@ -331,3 +334,62 @@ def test_parameters_keep_a_share_of_what_they_were() -> None:
     assert model.sigma_offset == pytest.approx(math.sqrt(0.9 * 9.0 + 0.1 * 1.0))
     np.testing.assert_allclose(model.prior_offset_class[0], [1.1, 2.0])
     np.testing.assert_allclose(model.sigma2_noise, 3.8)
+
+
+# ---- on disc ----
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_moments_come_back_from_disc(tmp_path: Path, ndim: int) -> None:
+    """Written as the reference does: real and imaginary parts in turn, halves one after the other."""
+    random = np.random.default_rng(4)
+    model = ModelState.new(
+        BOX, 2.0, group_names=["a"], nr_particles_per_group=np.array([10]), nr_classes=2,
+        nr_directions=1, ref_dim=ndim,
+    )  # fmt: skip
+    model.references = [random.normal(size=(BOX,) * ndim).astype(np.float32) for _ in range(2)]
+    model.moments = [vdam.new_moments(BOX, 1.0, ndim) for _ in range(2)]
+    for each in model.moments:
+        parts = random.normal(size=(2, *each.first.shape))
+        each.first = (parts[0] + 1j * parts[1]).astype(np.complex64)
+        each.second = random.uniform(size=each.second.shape).astype(np.float32)
+    names = outputs.OutputNames(str(tmp_path / "run"), 10)
+    outputs.write_model(names, model)
+    found = outputs._read_model(names.model(), 1, True)
+    for written, read in zip(model.moments, found.moments, strict=True):
+        np.testing.assert_array_equal(read.first, written.first)
+        np.testing.assert_array_equal(read.second, written.second)
+    # the file itself, read by another library
+    second_half = (
+        mrcfile.read(tmp_path / "run_it010_1moment.mrcs")[3]
+        if ndim == 2
+        else mrcfile.read(tmp_path / "run_it010_1moment004.mrc")
+    )
+    expected = model.moments[1].first[1]
+    np.testing.assert_array_equal(second_half.reshape(expected.shape[0], BOX, -1)[..., ::2], expected.real)
+    np.testing.assert_array_equal(second_half.reshape(expected.shape[0], BOX, -1)[..., 1::2], expected.imag)
+
+
+GIVEN = {"--i": "p.star", "--o": "Class2D/job001/run", "--grad": True}
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"--auto_refine": True, "--split_random_halves": True, "--ref": "r.mrc"}, "--grad is for classifications"),
+        ({"--fast_subsets": True, "--iter": "30"}, "--fast_subsets and --grad exclude each other"),
+        ({"--grad": False, "--class_inactivity_threshold": "0.1"}, "has no effect without --grad"),
+        ({"--denovo_3dref": True, "--ref": "r.mrc"}, "--denovo_3dref makes a reference"),
+        ({"--grad_ini_frac": "1.5"}, "--grad_ini_frac must be at most"),
+        ({"--mu": "1"}, "--mu must be at most"),
+    ],
+)
+def test_options_that_contradict_each_other(more: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        RefineOptions.from_args({**GIVEN, **more})
+
+
+def test_a_gradient_run_has_200_iterations_unless_told_otherwise() -> None:
+    assert RefineOptions.from_args(GIVEN).max_iterations == 200
+    assert RefineOptions.from_args({**GIVEN, "--iter": "7"}).max_iterations == 7
+    assert RefineOptions.from_args({**GIVEN, "--grad": False}).max_iterations == 50
