@@ -34,7 +34,7 @@ from PySide6.QtWidgets import (
 )
 
 from relion_py.gui.display import render, selection
-from relion_py.gui.display.background import stop_workers
+from relion_py.gui.display.background import Background, stop_workers
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.images import ImageSet
 from relion_py.gui.display.tile_grid import Look, TileGrid
@@ -186,7 +186,9 @@ class GridPanel(QWidget):
 
     def _show_source(self, keep: bool) -> None:
         label = self._caption_label()
-        lines = 1 if label else 2 if self.images.kind == "classes" else 0
+        lines = 1 if label else 0
+        if not label and self.images.kind == "classes":
+            lines = 3 if self.images.class_sizes is not None else 2
         self.grid.set_source(
             self.images.source,
             (lambda index: self.images.caption(index, self._caption_label())) if lines else None,
@@ -194,6 +196,10 @@ class GridPanel(QWidget):
             keep_selection=keep,
         )
         self.refresh_look()
+
+    def refresh_captions(self) -> None:
+        """Write the captions again, when more is known about the images."""
+        self._on_caption()
 
     def _caption_label(self) -> str:
         return self.caption.currentText() if self.caption.currentIndex() > 0 else ""
@@ -271,7 +277,10 @@ class GridWindow(QWidget):
         self.grid.set_selectable(selectable)
         self.status = QLabel()
         self.status.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.save_button = QPushButton("Save selection …")
+        for_job = bool(self.saving.images or self.saving.particles)
+        self.save_button = QPushButton("Save and finish" if for_job else "Save selection …")
+        self._saved: set[int] = set()  # the selection that was saved last
+        self._counter = Background(self)
         self.save_button.setVisible(selectable and images.table is not None)
         bottom = QHBoxLayout()
         bottom.addWidget(self.status, 1)
@@ -289,7 +298,9 @@ class GridWindow(QWidget):
         box.setContentsMargins(4, 4, 4, 4)
         box.addWidget(self.panel, 1)
         box.addLayout(bottom)
-        self.save_button.clicked.connect(lambda: self.try_or_tell(self.save_selection))
+        self.save_button.clicked.connect(
+            lambda: self.try_or_tell(self.save_and_finish if for_job else self.save_selection)
+        )
         self.grid.selection_changed.connect(self._update_status)
         self.grid.menu_wanted.connect(self._show_menu)
         self.grid.activated.connect(self.open_image)
@@ -299,6 +310,14 @@ class GridWindow(QWidget):
         backup = self.saving.backup
         if backup is not None and backup.is_file():
             QTimer.singleShot(0, lambda: self.try_or_tell(lambda: self.read_selection(backup)))
+        self._update_status()
+        data = images.data_star
+        if images.kind == "classes" and data is not None and images.class_sizes is None:
+            self._counter.start(lambda: selection.class_sizes(data), self._take_sizes, lambda sentence: None)
+
+    def _take_sizes(self, sizes: dict[int, int]) -> None:
+        self.images.class_sizes = sizes
+        self.panel.refresh_captions()
         self._update_status()
 
     def finish(self) -> None:
@@ -321,6 +340,8 @@ class GridWindow(QWidget):
     def read_selection(self, path: Path) -> None:
         """Select what a backup_selection.star says."""
         self.grid.select(selection.load_backup(path, len(self.images)))
+        if path == self.saving.backup:
+            self._saved = {int(i) for i in self.grid.selected}
 
     def load_selection(self) -> None:
         """Ask for a backup_selection.star and select what it says."""
@@ -335,6 +356,9 @@ class GridWindow(QWidget):
         if chosen and self.images.kind == "classes" and table is not None and "rlnClassDistribution" in table:
             share = float(np.nansum(self.images.numbers("rlnClassDistribution")[chosen]))
             text += f" with {100 * share:.1f} % of the particles"
+            if self.images.class_sizes is not None:
+                sizes = self.images.class_sizes
+                text += f" ({sum(sizes.get(self.images.class_number(int(i)), 0) for i in chosen):,})"
         ny, nx = self.images.source.shape
         pixel = f", {self.images.pixel_size:.4g} Å/px" if self.images.pixel_size else ""
         self.status.setText(f"{text} – {nx} × {ny}{pixel}")
@@ -357,11 +381,38 @@ class GridWindow(QWidget):
             if not (saving.images or saving.particles):
                 return []
         written = self.write_selection(saving)
+        self._saved = {int(i) for i in self.grid.selected}
         names = ", ".join(str(path) for path in written)
         self.status.setText(f"Saved {names}")
         if saving.on_saved is not None:
             saving.on_saved()
         return written
+
+    def save_and_finish(self) -> None:
+        """Save where the job wants it, and close."""
+        if self.save_selection():
+            self.close()
+
+    def _may_close(self) -> bool:
+        """Ask what shall become of a selection for a job that has not been saved."""
+        chosen = {int(i) for i in self.grid.selected}
+        if not (self.saving.images or self.saving.particles) or not chosen or chosen == self._saved:
+            return True
+        buttons = QMessageBox.StandardButton
+        answer = QMessageBox.question(
+            self,
+            "Selection",
+            f"Save the selection of {len(chosen)} {self.images.kind}?",
+            buttons.Save | buttons.Discard | buttons.Cancel,
+            buttons.Save,
+        )
+        if answer == buttons.Save:
+            try:
+                self.save_selection()
+            except DisplayError as error:
+                QMessageBox.warning(self, "Display", str(error))
+                return False
+        return answer in (buttons.Save, buttons.Discard)
 
     def _ask_where(self) -> Saving:
         if self.images.kind == "classes":
@@ -504,6 +555,9 @@ class GridWindow(QWidget):
         self.make_menu(index).popup(at)
 
     def closeEvent(self, event: Any) -> None:
+        if self.isVisible() and not self._may_close():
+            event.ignore()
+            return
         stop_workers(self)
         for window in self.children_windows:
             window.close()

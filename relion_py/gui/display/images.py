@@ -49,6 +49,7 @@ class ImageSet:
     image_column: str = ""
     data_star: Path | None = None  # the particles of the classes
     model_path: Path | None = None
+    class_sizes: dict[int, int] | None = None  # number of particles of each class, once they are counted
     named: tuple[str, ...] = ()  # names of the images, as they were found
     _numbers: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -107,7 +108,9 @@ class ImageSet:
             resolution = (
                 self.numbers("rlnEstimatedResolution")[index] if "rlnEstimatedResolution" in self.table else math.nan
             )
-            return class_caption(self.class_number(index), share, resolution)
+            number = self.class_number(index)
+            lines = class_caption(number, share, resolution)
+            return lines if self.class_sizes is None else [*lines, f"{self.class_sizes.get(number, 0):,} particles"]
         return []
 
     def _text(self, label: str, index: int) -> str:

@@ -110,6 +110,16 @@ def particles_of_classes(
     return rows
 
 
+def class_sizes(data_star: Path) -> dict[int, int]:
+    """Number of particles of each class (numbers from 1) in a ``_data.star``; DisplayError where it has no
+    classes."""
+    for table in read_star(data_star).values():
+        if "rlnClassNumber" in table:
+            numbers, counts = np.unique(table.ints("rlnClassNumber"), return_counts=True)
+            return {int(n): int(c) for n, c in zip(numbers, counts, strict=True)}
+    raise DisplayError(f"{data_star} has no particles with class numbers")
+
+
 def save_particles_of_classes(
     path: Path, data_star: Path, classes: Sequence[int], most_per_class: int = 0, regroup: int = 0
 ) -> int:
