@@ -191,6 +191,28 @@ def test_initial_model_of_a_d2_object(tmp_path: Path) -> None:
     assert run.map("run_it010_1moment002.mrc").shape == (32, 32, 34)
     curve = best_agreement(run.map("initial_model.mrc"), mrcfile.read(tmp_path / "truth.mrc"))
     assert curve[: int(32 * 6.0 / 20.0) + 1].min() > 0.5
+    # three-dimensional moments, step and regularisation go on where they were
+    words = ["--continue", "InitialModel/run_it030_optimiser.star", "--pool", "30", "--j", "2"]
+    again = refined(tmp_path, "Continued", "--dont_combine_weights_via_disc", usual=words).map("run_it040_class001.mrc")
+    whole = run.map("run_it040_class001.mrc")
+    assert np.abs(again - whole).max() < 0.05 * np.abs(whole).max()
+
+
+def test_two_structures_grow_from_one_reference(tmp_path: Path) -> None:
+    """3D classification by steps: most particles end with those of their kind."""
+    simulate_particles(tmp_path, 240, 32, 5.5, "C2", 5, 1.0, classes=2, reference_resolution=25.0)
+    words = shlex.split(
+        "--i particles.star --ref reference.mrc --K 2 --grad --iter 24 --grad_ini_subset 100 --grad_fin_subset 160 "
+        "--tau2_fudge 4 --ini_high 25 --firstiter_cc --healpix_order 2 --sym C2 --ctf --particle_diameter 140 "
+        "--flatten_solvent --zero_mask --oversampling 1 --norm --scale --j 2 --offset_range 3 --offset_step 2 "
+        "--random_seed 1 --dont_combine_weights_via_disc"
+    )
+    run = refined(tmp_path, "Class3D", usual=words)
+    truth = star.read(tmp_path / "truth.star")["particles"]
+    wanted = dict(zip(truth.strings("rlnImageName"), truth.ints("rlnClassNumber"), strict=True))
+    found = star.read(run.out / "run_it024_data.star")["particles"]
+    right = np.array([wanted[n] for n in found.strings("rlnImageName")]) == found.ints("rlnClassNumber")
+    assert max(right.mean(), 1 - right.mean()) > 0.8
 
 
 @pytest.mark.slow
