@@ -1,0 +1,230 @@
+"""relion_image_handler beside RELION 5's maps and Debian's program."""
+
+import contextlib
+import gzip
+import io
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+from relion_py.compute.cli.image_handler import _main
+from relion_py.compute.cli.program import run
+from relion_py.compute.image.fourier import lowpass
+from relion_py.compute.image.masks import soft_mask
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import read_stack, write_map, write_stack
+from relion_py.compute.io.star import StarFile, Table
+
+SHARED = Path(__file__).parents[4] / "shared"
+GOLDEN = SHARED / "golden/numeric/image_handler"
+MAP = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027/run_class001.mrc.gz"
+
+
+def program(directory: Path, *arguments: str) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
+
+
+def read(path: Path) -> tuple[np.ndarray, float]:
+    with mrcfile.open(path, permissive=True) as file:
+        return file.data.astype(np.float64), float(file.voxel_size.x)
+
+
+@pytest.mark.skipif(not (GOLDEN.exists() and MAP.exists()), reason="RELION 5's maps are not here")
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [("--lowpass 20", "lp20"), ("--new_box 64", "box64"), ("--rescale_angpix 5.0", "rescaled5")],
+)
+def test_maps_of_relion_5(tmp_path: Path, flags: str, name: str) -> None:
+    for source, target in ((MAP, "map.mrc"), (GOLDEN / f"{name}.mrc.gz", "golden.mrc")):
+        (tmp_path / target).write_bytes(gzip.decompress(source.read_bytes()))
+    words = ["--i", "map.mrc", "--o", "out.mrc", "--angpix", "3.54", *flags.split()]
+    code, _, err = program(tmp_path, *words)
+    assert code == 0, err
+    (ours, size), (theirs, golden_size) = read(tmp_path / "out.mrc"), read(tmp_path / "golden.mrc")
+    assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
+    assert size == pytest.approx(golden_size if "rescale" in flags else 3.54, rel=1e-4)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(2)
+    volume = lowpass(rng.normal(size=(24, 24, 24)), 2.0, 9.0) * soft_mask(24, 6, 3)
+    write_map(tmp_path / "map.mrc", volume.astype(np.float32), 2.0)
+    write_map(tmp_path / "other.mrc", rng.normal(size=(24, 24, 24)).astype(np.float32), 2.0)
+    write_stack(tmp_path / "parts.mrcs", rng.normal(size=(150, 16, 16)).astype(np.float32), 2.0)
+    optics = Table({"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["a"], "rlnImagePixelSize": [2.0]})
+    for label, value in (("rlnVoltage", 300.0), ("rlnSphericalAberration", 2.7), ("rlnAmplitudeContrast", 0.1),
+                         ("rlnImageSize", 16), ("rlnImageDimensionality", 2)):  # fmt: skip
+        optics.set(label, value)
+    rows = Table({"rlnImageName": [f"{n:06d}@parts.mrcs" for n in range(150, 0, -3)]})
+    rows.set("rlnOpticsGroup", 1)
+    star.write(tmp_path / "parts.star", StarFile({"optics": optics, "particles": rows}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--multiply_constant 2.5", "--divide_constant 3", "--add_constant 0.7", "--subtract_constant 1.5",
+        "--threshold_above 0.1", "--threshold_below -0.05",
+        "--multiply other.mrc", "--divide other.mrc", "--add other.mrc", "--subtract other.mrc",
+        "--lowpass 10", "--highpass 14", "--bfactor 50", "--LoG 12", "--lowpass 8 --filter_edge_width 6",
+        "--flipX", "--flipY", "--flipZ", "--invert_hand", "--shift_com",
+        "--shift_x 3 --shift_y -2 --shift_z 1", "--shift_x 1.3 --shift_y 0.4 --shift_z -2.6",
+        "--rescale_angpix 3.1", "--rescale_angpix 1.4", "--new_box 18", "--new_box 30",
+        "--rescale_angpix 3 --new_box 20", "--sym D2", "--sym C3", "--sym O",
+    ],
+)  # fmt: skip
+def test_maps_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str], flags: str) -> None:
+    words = ["--i", "map.mrc", "--angpix", "2", *flags.split()]
+    code, _, err = program(pictures, *words, "--o", "ours.mrc")
+    assert code == 0, err
+    command = [debian_relion("relion_image_handler"), *words, "--o", "theirs.mrc"]
+    subprocess.run(command, cwd=pictures, check=True, capture_output=True)
+    (ours, _), (theirs, _) = read(pictures / "ours.mrc"), read(pictures / "theirs.mrc")
+    assert ours.shape == theirs.shape
+    inside = (slice(2, -2),) * 3 if "--shift" in flags or "--sym" in flags else ...
+    assert np.abs(ours[inside] - theirs[inside]).max() < 2e-4 * np.abs(theirs).max()
+    assert (
+        np.abs(theirs - read(pictures / "map.mrc")[0][: len(theirs)]).max() > 0
+        if theirs.shape == (24,) * 3
+        else True
+    )
+
+
+@pytest.mark.parametrize(
+    "flags", ["--lowpass 9", "--flipXY", "--flipmXY", "--multiply_constant 4", "--new_box 12"]
+)
+def test_stack_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str], flags: str) -> None:
+    words = ["--i", "parts.mrcs", "--angpix", "2", *flags.split()]
+    code, _, err = program(pictures, *words, "--o", "ours.mrcs", "--j", "2")
+    assert code == 0, err
+    command = [debian_relion("relion_image_handler"), *words, "--o", "theirs.mrcs"]
+    subprocess.run(command, cwd=pictures, check=True, capture_output=True)
+    (ours, size), (theirs, _) = read(pictures / "ours.mrcs"), read(pictures / "theirs.mrcs")
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert len(ours) == 150 and size == 2.0
+
+
+def test_images_of_a_star_file(pictures: Path) -> None:
+    words = ["--i", "parts.star", "--rescale_angpix", "4", "--angpix", "2", "--float16"]
+    code, _, err = program(pictures, *words, "--o", "small")
+    assert code == 0, err
+    table = star.read(pictures / "parts_small.star")
+    assert table["optics"].floats("rlnImagePixelSize")[0] == 4.0
+    assert table["optics"].ints("rlnImageSize")[0] == 8
+    names = table["particles"].strings("rlnImageName")
+    assert names[:2] == ["000001@parts_small.mrcs", "000002@parts_small.mrcs"]
+    assert program(pictures, *words, "--o", "small.mrcs")[0] == 0
+    assert star.read(pictures / "small.star")["particles"].strings("rlnImageName")[4] == "000005@small.mrcs"
+    images, _ = read_stack(pictures / "parts_small.mrcs")
+    source, _ = read_stack(pictures / "parts.mrcs")
+    assert images.shape == (50, 8, 8)
+    spectrum, expected = np.fft.rfft2(images[4]), np.fft.rfft2(source[150 - 12 - 1])
+    np.testing.assert_allclose(spectrum[:3, :3], expected[:3, :3] / 4, atol=0.02)
+
+
+def test_bad_images_of_a_star_file_are_left_out(pictures: Path) -> None:
+    table = star.read(pictures / "parts.star")
+    names = table["particles"].strings("rlnImageName")
+    names[1], names[2] = "000001@gone.mrcs", "000777@parts.mrcs"
+    table["particles"].set("rlnImageName", names)
+    star.write(pictures / "parts.star", table)
+    code, _, err = program(pictures, "--i", "parts.star", "--o", "x2", "--multiply_constant", "2")
+    assert code == 0, err
+    assert "gone.mrcs is left out" in err and "000777@parts.mrcs is left out" in err
+    changed = star.read(pictures / "parts_x2.star")["particles"].strings("rlnImageName")
+    assert len(changed) == 48
+    images, source = read_stack(pictures / "parts_x2.mrcs")[0], read_stack(pictures / "parts.mrcs")[0]
+    np.testing.assert_allclose(images[1], 2 * source[150 - 9 - 1], rtol=1e-6)
+
+
+def test_rectangular_micrograph_is_rescaled_evenly(tmp_path: Path) -> None:
+    """A plane wave keeps its length in A along both axes."""
+    y, x = np.mgrid[:96, :144]
+    write_map(tmp_path / "mic.mrc", np.cos(2 * np.pi * (x / 12 + y / 16)).astype(np.float32), 1.0)
+    code, _, err = program(
+        tmp_path, "--i", "mic.mrc", "--o", "out.mrc", "--rescale_angpix", "2", "--angpix", "1"
+    )
+    assert code == 0, err
+    image, size = read(tmp_path / "out.mrc")
+    image = image.squeeze()
+    assert image.shape == (48, 72) and size == pytest.approx(2.0)
+    y, x = np.mgrid[:48, :72]
+    expected = np.cos(2 * np.pi * (x / 6 + y / 8))
+    assert np.abs(image - expected)[6:-6, 6:-6].max() < 0.1
+
+
+def test_reports(pictures: Path, debian_relion: Callable[[str], str]) -> None:
+    command = [debian_relion("relion_image_handler"), "--i", "map.mrc", "--angpix", "2"]
+    for flags in (["--stats"], ["--com"], ["--fsc", "other.mrc"]):
+        code, out, err = program(pictures, "--i", "map.mrc", "--angpix", "2", *flags)
+        assert code == 0, err
+        theirs = subprocess.run(
+            [*command, *flags], cwd=pictures, check=True, capture_output=True, text=True
+        ).stdout
+        if flags[0] == "--fsc":
+            tables = [star.parse(text)["fsc"] for text in (out, theirs)]
+            columns = [table.floats("rlnFourierShellCorrelation") for table in tables]
+            np.testing.assert_allclose(columns[0], columns[1], atol=1e-4)
+            continue
+        numbers = [[word.rstrip(";") for word in text.replace(";", " ").split()] for text in (out, theirs)]
+        for ours, other in zip(*numbers, strict=False):
+            try:
+                assert float(ours) == pytest.approx(float(other), rel=2e-4, abs=1e-6)
+            except ValueError:
+                assert ours == other
+
+
+def test_guinier_and_power_of_a_known_map(tmp_path: Path) -> None:
+    k = np.fft.fftfreq(32) / 1.5
+    s2 = k[:, None, None] ** 2 + k[:, None] ** 2 + k[:17] ** 2
+    volume = np.fft.irfftn(np.exp(-80.0 / 4 * s2), s=(32,) * 3, axes=(0, 1, 2))
+    write_map(tmp_path / "map.mrc", volume.astype(np.float32), 1.5)
+    code, out, _ = program(tmp_path, "--i", "map.mrc", "--guinier", "--guinier_minres", "20", "--power")
+    assert code == 0
+    assert float(out.split("+ bfactor:")[1].split()[0]) == pytest.approx(80.0, abs=1.0)
+    table = star.parse(out[out.index("data_power") :].split("  + slope")[0])["power"]
+    fine = table.floats("rlnReferenceSpectralPower")
+    assert fine[10] / fine[4] == pytest.approx(np.exp(-40.0 * (100 - 16) / 48.0**2), rel=0.05)
+
+
+def test_average_and_random_phases(pictures: Path) -> None:
+    assert program(pictures, "--i", "parts.mrcs", "--o", "mean.mrc", "--average")[0] == 0
+    source, _ = read_stack(pictures / "parts.mrcs")
+    np.testing.assert_allclose(read(pictures / "mean.mrc")[0].squeeze(), source.mean(0), atol=1e-6)
+    words = ["--i", "map.mrc", "--o", "random.mrc", "--phase_randomise", "8", "--random_seed", "1"]
+    assert program(pictures, *words)[0] == 0
+    before, after = (np.fft.rfftn(read(pictures / name)[0]) for name in ("map.mrc", "random.mrc"))
+    np.testing.assert_allclose(after[:4, :4, :4], before[:4, :4, :4], atol=1e-3)
+    np.testing.assert_allclose(abs(after[3:9, 7, 1:9]), abs(before[3:9, 7, 1:9]), atol=1e-3)
+    assert abs(after[3:9, 7, 1:9] - before[3:9, 7, 1:9]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--i map.mrc --lowpass 10", "--o"),
+        ("--i gone.mrc --o x.mrc", "no such file"),
+        ("--i map.mrc --o x.mrc --multiply parts.mrcs", "differs in size"),
+        ("--i map.mrc --o x.mrc --flipXY", "Only 2D images"),
+        ("--i map.mrc --o x.mrc --sym X9", "X9"),
+        ("--i map.mrc --o x.mrc --adjust_power other.mrc", "not available"),
+        ("--i parts.star --o ../x --add_constant 1", "must not be a path"),
+        ("--i map.mrc --o 3@x.mrcs", "without"),
+        ("--i map.mrc --o x.mrc --divide_constant 0", "must not be 0"),
+        ("--i cut.mrc --o x.mrc", "cut.mrc"),
+    ],
+)
+def test_mistakes(pictures: Path, words: str, sentence: str) -> None:
+    (pictures / "cut.mrc").write_bytes((pictures / "map.mrc").read_bytes()[:5000])
+    code, _, err = program(pictures, *words.split(), "--pipeline_control", "./")
+    assert code == 1
+    assert sentence in err and "Traceback" not in err
+    assert not (pictures / "x.mrc").exists()
