@@ -7,6 +7,7 @@ grids are updated in place. Viewers and pyqtgraph are imported when the first jo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Qt, QTimer, Signal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from relion_py.gui.display.results_views import ResultView
 
 POLL_MILLISECONDS = 2000
+SLICE_MILLISECONDS = 1
 
 
 class ResultsPanel(QWidget):
@@ -43,6 +45,11 @@ class ResultsPanel(QWidget):
         self.results: Results | None = None
         self._collector: Collector | None = None
         self._worker = Background(self)
+        self._slices: Iterator[None] | None = None  # of making and filling the view
+        self._built = False
+        self._turn = QTimer(self)
+        self._turn.setInterval(SLICE_MILLISECONDS)
+        self._turn.timeout.connect(self._next_slice)
         self.title = QLabel("Select a job to see its results")
         self.title.setWordWrap(True)
         self.title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
@@ -132,6 +139,8 @@ class ResultsPanel(QWidget):
         self._timer.stop()
         self._delay.stop()
         self._worker.stop()
+        self._turn.stop()
+        self._slices, self._built = None, False
         if self.view is not None:
             self.view.stop()
             self._area.takeWidget()
@@ -188,9 +197,10 @@ class ResultsPanel(QWidget):
             from relion_py.gui.display.results_views import make_view
 
             self.view = make_view(self.job, results)
-            self._area.setWidget(self.view)
-            self._area.show()
-        self.view.show_results(results)
+            self._built = False
+        if self._built or self._slices is None:  # a view that is being made will be filled with these results
+            self._slices = self._work(self.view)
+            self._turn.start()
         more = ""
         if results.summaries:
             from relion_py.gui.display.results_data import iteration_line
@@ -198,7 +208,27 @@ class ResultsPanel(QWidget):
             more = iteration_line(results.summaries[results.chosen])
         self.title.setText(self._heading(more))
         self.title.setToolTip(results.problem)
+
+    def _work(self, view: ResultView) -> Iterator[None]:
+        """Make the view where it is not made yet, and fill it with the newest results."""
+        if not self._built:
+            yield from self._building(view)
+        if self.results is not None:
+            yield from view.fill(self.results)
         self.updated.emit()
+
+    def _building(self, view: ResultView) -> Iterator[None]:
+        yield from view.build()
+        self._built = True
+        self._area.setWidget(view)
+        self._area.show()
+        yield
+
+    def _next_slice(self) -> None:
+        """Go on with the view for one slice; the event loop comes round between two of them."""
+        if self._slices is None or next(self._slices, self._turn) is self._turn:
+            self._slices = None
+            self._turn.stop()
 
     def _update_slider(self, results: Results) -> None:
         self._iteration_bar.setVisible(len(results.summaries) > 1)
@@ -225,6 +255,8 @@ class ResultsPanel(QWidget):
         self._delay.stop()
         self._worker.stop()
         self._show(self._collector.collect(None, self.wanted_iteration()))
+        while self._slices is not None:
+            self._next_slice()
         if self.view is not None:
             self.view.finish()
 

@@ -501,6 +501,10 @@ class PickWindow(MicrographWindow):
             number = self.panel.remove_below_everywhere(limit)
             self.panel.message.setText(f"{number} picks were removed")
 
+    def hideEvent(self, event: Any) -> None:
+        self.panel.save()
+        super().hideEvent(event)
+
     def closeEvent(self, event: Any) -> None:
         if not self._closed:
             self._closed = True

@@ -1,13 +1,13 @@
-"""The views of the Results panel: one widget per kind of result, each with ``show_results(results)``.
+"""The views of the Results panel: one widget per kind of result, each with ``build()`` and ``fill(results)``.
 
 A view is made once per job and updated in place, so that zoom, sorting, selection and slice positions survive
-while a job runs.
+while a job runs. Making and filling it goes in slices, ``yield`` ending each, between which the window answers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +64,12 @@ class ResultView(QWidget):
         super().__init__(parent)
         self.job = job
 
-    def show_results(self, results: Results) -> None:
-        """Show what was collected."""
+    def build(self) -> Iterator[None]:
+        """Make the widgets, one slice at a time. Called once, before anything is shown."""
+        yield from ()
+
+    def fill(self, results: Results) -> Iterator[None]:
+        """Show what was collected, one slice at a time."""
         raise TypeError(f"{type(self).__name__} must say how results are shown")
 
     def finish(self) -> None:
@@ -103,17 +107,23 @@ def filling(parent: QWidget, *children: QWidget) -> QVBoxLayout:
 class RefinementView(ResultView):
     """One map: slices and surface, FSC, resolution, angular distribution and changes."""
 
-    def __init__(self, job: JobFiles, parent: QWidget | None = None) -> None:
-        super().__init__(job, parent)
-        self.map = MapPanel()
-        self.fsc, self.resolution = FscPlot(), ResolutionPlot()
-        self.angles, self.changes = AngularDistributionPlot(), ChangesPlot()
-        plots = two_by_two(self.fsc, self.resolution, self.angles, self.changes)
-        filling(self, Flow(self.map, plots, sizes=(560, 640)))
+    def build(self) -> Iterator[None]:
         self._map_path: Path | None = None
         self._map_time = 0.0
+        self.map = MapPanel()
+        yield
+        self.fsc = FscPlot()
+        yield
+        self.resolution = ResolutionPlot()
+        yield
+        self.angles = AngularDistributionPlot()
+        yield
+        self.changes = ChangesPlot()
+        yield
+        plots = two_by_two(self.fsc, self.resolution, self.angles, self.changes)
+        filling(self, Flow(self.map, plots, sizes=(560, 640)))
 
-    def show_results(self, results: Results) -> None:
+    def fill(self, results: Results) -> Iterator[None]:
         summary = results.summaries[results.chosen]
         model = summary.model
         number = summary.iteration.number
@@ -125,10 +135,14 @@ class RefinementView(ResultView):
             else:
                 half = {f"class {i + 1}": _fsc_from_ssnr(c) for i, c in enumerate(model.ssnr)}
                 self.fsc.show_curves(half, "SSNR / (1 + SSNR)", threshold=False)
+        yield
         self.resolution.show_iterations(results.summaries, number)
+        yield
         self.changes.show_iterations(results.summaries, number)
+        yield
         if results.orientations is not None:
             self.angles.show_orientations(results.orientations)
+            yield
         self._show_map(results.map_path)
 
     def _show_map(self, path: Path | None) -> None:
@@ -157,12 +171,20 @@ def _fsc_from_ssnr(curve: Spectrum) -> Spectrum:
 class ClassesView(ResultView):
     """Several classes: grid with share and resolution, distribution, resolution and changes; maps in 3D."""
 
-    def __init__(self, job: JobFiles, parent: QWidget | None = None) -> None:
-        super().__init__(job, parent)
+    def build(self) -> Iterator[None]:
         self.panel: GridPanel | None = None
-        self.map: MapPanel | None = None
-        self.shares, self.resolution, self.changes = ClassDistributionPlot(), ResolutionPlot(), ChangesPlot()
-        self.angles, self.history = AngularDistributionPlot(), ClassDistributionPlot()
+        self._results: Results | None = None
+        self.windows: list[QWidget] = []
+        self.shares = ClassDistributionPlot()
+        yield
+        self.resolution = ResolutionPlot()
+        yield
+        self.changes = ChangesPlot()
+        yield
+        self.angles = AngularDistributionPlot()
+        yield
+        self.history = ClassDistributionPlot()
+        yield
         self.surfaces = QCheckBox("surfaces")
         self.surfaces.setToolTip("show the classes' surfaces instead of their central slices")
         self.surfaces.setChecked(True)
@@ -185,20 +207,23 @@ class ClassesView(ResultView):
         right = QWidget()
         filling(right, two_by_two(self.shares, self.resolution, self.changes, self._last))
         filling(self, Flow(self.left, right, sizes=(640, 560)))
-        self._results: Results | None = None
-        self.windows: list[QWidget] = []
 
-    def show_results(self, results: Results) -> None:
+    def fill(self, results: Results) -> Iterator[None]:
         self._results = results
         summary = results.summaries[results.chosen]
         if summary.model is not None:
             self.shares.show_shares([c.share for c in summary.model.classes])
+        yield
         self.resolution.show_iterations(results.summaries, summary.iteration.number)
+        yield
         self.changes.show_iterations(results.summaries, summary.iteration.number)
+        yield
         self.history.show_iterations(results.summaries)
+        yield
         self._last.setCurrentIndex(0 if results.orientations is None else 1)
         if results.orientations is not None:
             self.angles.show_orientations(results.orientations)
+            yield
         self.surfaces.setVisible(summary.model is not None and summary.model.dimensionality == 3)
         self._show_grid()
 
@@ -256,20 +281,26 @@ class ClassesView(ResultView):
 class PostprocessView(ResultView):
     """FSC curves, Guinier plot and the sharpened map."""
 
-    def __init__(self, job: JobFiles, parent: QWidget | None = None) -> None:
-        super().__init__(job, parent)
-        self.fsc, self.guinier, self.map = FscPlot(), GuinierPlot(), MapPanel()
+    def build(self) -> Iterator[None]:
+        self._path: Path | None = None
+        self.fsc = FscPlot()
+        yield
+        self.guinier = GuinierPlot()
+        yield
+        self.map = MapPanel()
+        yield
         plots = QSplitter(Qt.Orientation.Vertical)
         plots.addWidget(self.fsc)
         plots.addWidget(self.guinier)
         filling(self, Flow(plots, self.map, sizes=(560, 640)))
-        self._path: Path | None = None
 
-    def show_results(self, results: Results) -> None:
+    def fill(self, results: Results) -> Iterator[None]:
         result = results.postprocess
         if result is not None:
             self.fsc.show_curves(result.curves, f"FSC: final resolution {result.resolution:.2f} Å")
+            yield
             self.guinier.show_result(result)
+            yield
         self._path = results.map_path
         if results.map_path is not None:
             self.map.load(results.map_path)
@@ -285,10 +316,13 @@ class PostprocessView(ResultView):
 class PicksView(ResultView):
     """Micrographs with picks and the number of picks per micrograph."""
 
-    def __init__(self, job: JobFiles, parent: QWidget | None = None) -> None:
-        super().__init__(job, parent)
+    def build(self) -> Iterator[None]:
+        self._worker = Background(self)
+        self._path: Path | None = None
         self.panel = MicrographPanel()
+        yield
         self.plot = ColumnPlot()
+        yield
         self.plot.setMaximumHeight(220)
         splitter = QSplitter(Qt.Orientation.Vertical)
         splitter.addWidget(self.panel)
@@ -296,14 +330,13 @@ class PicksView(ResultView):
         splitter.setStretchFactor(0, 1)
         splitter.setSizes([430, 170])
         filling(self, splitter)
-        self._worker = Background(self)
-        self._path: Path | None = None
 
-    def show_results(self, results: Results) -> None:
+    def fill(self, results: Results) -> Iterator[None]:
         path = results.coordinates
         self._path = path
         if path is not None:
             self._worker.start(lambda: self._read(path), self._show, self.panel.message.setText)
+        yield
 
     def _read(self, path: Path) -> tuple[PickSet, list[int]]:
         picks = read_pick_set(path, self.job.root)
@@ -368,14 +401,18 @@ class MotionView(TableView):
     RELION writes the total as the length of the trajectory, both in pixels of the movie.
     """
 
-    def __init__(self, job: JobFiles, parent: QWidget | None = None) -> None:
-        super().__init__(job, parent)
-        self.trajectory, self.total, self.split = ColumnPlot(), ColumnPlot(), HistogramPlot()
+    def build(self) -> Iterator[None]:
         self.worker = Background(self)
+        self.trajectory = ColumnPlot()
+        yield
+        self.total = ColumnPlot()
+        yield
+        self.split = HistogramPlot()
+        yield
         plots = two_by_two(self.trajectory, self.split, self.total)
         filling(self, Flow(self.list, plots, sizes=(200, 900)))
 
-    def show_results(self, results: Results) -> None:
+    def fill(self, results: Results) -> Iterator[None]:
         table = results.table
         if table is None:
             return
@@ -384,8 +421,10 @@ class MotionView(TableView):
         series = {word: floats(table, label) for word, label in names.items() if label in table}
         if series:
             self.total.show_points(rows, series, "micrograph", "motion (px)", "Accumulated motion")
+            yield
             first = next(iter(series.values()))
             self.split.show_values(first, "total motion (px)")
+            yield
         self._fill_list(table)
 
     def show_row(self, row: int) -> None:
@@ -419,10 +458,15 @@ class MotionView(TableView):
 class CtfView(TableView):
     """CTF estimation: fits, defocus, astigmatism and maximum resolution over micrographs."""
 
-    def __init__(self, job: JobFiles, parent: QWidget | None = None) -> None:
-        super().__init__(job, parent)
-        self.defocus, self.resolution = ColumnPlot(), ColumnPlot()
-        self.histogram, self.merit = HistogramPlot(), ColumnPlot()
+    def build(self) -> Iterator[None]:
+        self.defocus = ColumnPlot()
+        yield
+        self.resolution = ColumnPlot()
+        yield
+        self.histogram = HistogramPlot()
+        yield
+        self.merit = ColumnPlot()
+        yield
         self.info = QLabel()
         self.info.setWordWrap(True)
         self.grid: GridPanel | None = None
@@ -432,7 +476,7 @@ class CtfView(TableView):
         filling(right, self.info, self.tabs)
         filling(self, Flow(self.list, right, sizes=(200, 900)))
 
-    def show_results(self, results: Results) -> None:
+    def fill(self, results: Results) -> Iterator[None]:
         table = results.table
         if table is None:
             return
@@ -442,7 +486,9 @@ class CtfView(TableView):
         self.defocus.show_points(
             rows, {"U": u, "V": v}, "micrograph", "defocus (µm)", f"Defocus {np.nanmean(mean):.2f} µm"
         )
+        yield
         self.histogram.show_values(mean, "defocus (µm)")
+        yield
         limit = floats(table, "rlnCtfMaxResolution")
         if np.isfinite(limit).any():
             self.resolution.show_points(
@@ -452,8 +498,10 @@ class CtfView(TableView):
                 "Å",
                 f"Maximum resolution, median {np.nanmedian(limit):.1f} Å",
             )
+            yield
         merit = floats(table, "rlnCtfFigureOfMerit")
         self.merit.show_points(mean, {"": merit}, "defocus (µm)", "figure of merit", "Figure of merit against defocus")
+        yield
         if results.images is not None:
             if self.grid is None:
                 self.grid = GridPanel(results.images, compact=True)
@@ -461,6 +509,7 @@ class CtfView(TableView):
                 self.tabs.addTab(self.grid, "fits")
             else:
                 self.grid.show_images(results.images, keep=True)
+            yield
         self._fill_list(table)
 
     def show_row(self, row: int) -> None:
@@ -502,7 +551,7 @@ class NodesView(ResultView):
         self._worker = Background(self)
         self._shown: tuple[str, int, int] = ("", 0, 0)
 
-    def show_results(self, results: Results) -> None:
+    def fill(self, results: Results) -> Iterator[None]:
         before = self.choice.currentData()
         self.choice.blockSignals(True)
         self.choice.clear()
@@ -511,6 +560,7 @@ class NodesView(ResultView):
         at = self.choice.findData(before)
         self.choice.setCurrentIndex(at if at >= 0 else self._best(results))
         self.choice.blockSignals(False)
+        yield
         self.show_node()
 
     def _best(self, results: Results) -> int:
