@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QApplication, QFileDialog, QMenu
 import relion_py
 from relion_py.gui import dialogs, models, project_files, theme
 from relion_py.gui.flowchart_view import FlowchartWindow
+from relion_py.gui.schemes_panel import fill_schemes_menu
 from relion_py.gui.settings import settings
 from relion_py.pipeline import jobstar
 from relion_py.pipeline.graph import FINISHED, Process, Status
@@ -37,6 +38,8 @@ class JobActions(QObject):
         self._fill_file_menu(bar.addMenu("&File"))
         self._fill_jobs_menu(bar.addMenu("&Jobs"))
         self._fill_view_menu(bar.addMenu("&View"))
+        schemes = bar.addMenu("&Schemes")
+        fill_schemes_menu(window, lambda text, slot: self._add(schemes, text, slot))
         self.update()
 
     # ---- menus -----------------------------------------------------------------------------------------
@@ -310,15 +313,16 @@ class JobActions(QObject):
         name = self.window.current_job
         graph = self.session.snapshot.graph
         if name in graph.processes:
-            self._open_flowchart(graph.history(name), f"History of {self._label(name)}", name)
+            self._open_flowchart(graph.history(name), f"History of {self._label(name)}", name, name)
 
     def project_flowchart(self) -> None:
         """Draw all jobs of the project."""
         self._open_flowchart(list(self.session.snapshot.graph.processes), "Flowchart of the project", "")
 
-    def _open_flowchart(self, names: list[str], title: str, chosen: str) -> None:
+    def _open_flowchart(self, names: list[str], title: str, chosen: str, history_of: str = "") -> None:
         graph = self.session.snapshot.graph
-        self.chart = FlowchartWindow(graph, names, title, chosen or self.window.current_job, self.window)
+        chosen = chosen or self.window.current_job
+        self.chart = FlowchartWindow(graph, names, title, chosen, self.window, history_of)
         self.chart.job_chosen.connect(self.window.select_job)
         self.chart.show()
 

@@ -1,0 +1,168 @@
+"""The drawing of a scheme: jobs and operators as boxes, edges and forks as arrows, the current node marked."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QMarginsF, QPointF, QRectF, QSizeF, Qt, Signal
+from PySide6.QtGui import QBrush, QColor, QFont, QFontMetricsF, QPainter, QPainterPath, QPen, QPolygonF, QWheelEvent
+from PySide6.QtWidgets import (
+    QGraphicsItem,
+    QGraphicsPathItem,
+    QGraphicsPolygonItem,
+    QGraphicsScene,
+    QGraphicsSceneMouseEvent,
+    QGraphicsSimpleTextItem,
+    QGraphicsView,
+    QWidget,
+)
+
+from relion_py.gui import theme
+from relion_py.pipeline.layout import layered
+from relion_py.pipeline.schemes import Edge, Scheme
+
+BOX = QSizeF(178, 42)
+GAP = QSizeF(46, 40)
+_ROUND_JOB, _ROUND_OPERATOR = 3.0, 20.0
+
+
+class NodeBox(QGraphicsPathItem):
+    """One node; operators have round ends. A click chooses it."""
+
+    def __init__(self, scheme: Scheme, name: str, graph: SchemeGraph) -> None:
+        job = scheme.jobs.get(name)
+        path = QPainterPath()
+        roundness = _ROUND_JOB if job else _ROUND_OPERATOR
+        path.addRoundedRect(QRectF(QPointF(0, 0), BOX), roundness, roundness)
+        super().__init__(path)
+        self.name, self._graph = name, graph
+        colours = theme.current()
+        self.is_current = name == scheme.current_node
+        self.setBrush(QBrush(QColor(colours.entry if job else colours.panel)))
+        self.setPen(QPen(QColor(colours.run if self.is_current else colours.line), 3.5 if self.is_current else 1.2))
+        self.setCursor(Qt.CursorShape.PointingHandCursor)
+        if job is not None:
+            below = f"{job.current_name.rstrip('/') if job.current_name != name else 'not run yet'} · {job.mode}"
+        else:
+            below = scheme.operators[name].type
+        self._write(name, 4, True)
+        self._write(below, 22, False)
+        self.setToolTip(
+            f"{name}\n{below}" + ("\nThis node comes next, or is being worked on" if self.is_current else "")
+        )
+
+    def _write(self, text: str, y: float, bold: bool) -> None:
+        item = QGraphicsSimpleTextItem(self)
+        font = QFont()
+        font.setPointSize(9)
+        font.setBold(bold)
+        item.setFont(font)
+        item.setBrush(QBrush(QColor(theme.current().text if bold else theme.current().quiet)))
+        item.setText(QFontMetricsF(font).elidedText(text, Qt.TextElideMode.ElideMiddle, BOX.width() - 16))
+        item.setPos((BOX.width() - item.boundingRect().width()) / 2, y)
+
+    def mousePressEvent(self, event: QGraphicsSceneMouseEvent) -> None:
+        self._graph.node_chosen.emit(self.name)
+        event.accept()
+
+
+class SchemeGraph(QGraphicsView):
+    """A view of one scheme: dragged with the mouse, zoomed with the wheel; `node_chosen` tells of clicks."""
+
+    node_chosen = Signal(str)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setScene(QGraphicsScene(self))
+        self.setRenderHint(QPainter.RenderHint.Antialiasing)
+        self.setDragMode(QGraphicsView.DragMode.ScrollHandDrag)
+        self.setTransformationAnchor(QGraphicsView.ViewportAnchor.AnchorUnderMouse)
+        self.setAccessibleName("Graph of the scheme")
+        self.boxes: dict[str, NodeBox] = {}
+        self._nodes: list[str] = []
+
+    def show_scheme(self, scheme: Scheme) -> None:
+        """Draw the scheme; the view stays where it is if the nodes are the same as before."""
+        self.scene().clear()
+        arrows = [(edge.source, target) for edge in scheme.edges for target in edge.targets]
+        layout = layered(scheme.nodes, arrows)
+        self.boxes = {}
+        for name, (column, row) in layout.places.items():
+            box = NodeBox(scheme, name, self)
+            box.setPos(column * (BOX.width() + GAP.width()), row * (BOX.height() + GAP.height()))
+            box.setZValue(1)
+            self.scene().addItem(box)
+            self.boxes[name] = box
+        for edge in scheme.edges:
+            for target in edge.targets:
+                if edge.source in self.boxes and target in self.boxes:
+                    bends = [
+                        QPointF(column * (BOX.width() + GAP.width()), row * (BOX.height() + GAP.height()))
+                        for column, row in layout.bends.get((edge.source, target), [])
+                    ]
+                    self._add_edge(edge, target, bends)
+        self.scene().setSceneRect(self.scene().itemsBoundingRect().marginsAdded(QMarginsF(16, 16, 16, 16)))
+        if self._nodes != scheme.nodes:
+            self._nodes = scheme.nodes
+            self.fit()
+
+    def fit(self) -> None:
+        """Show everything, never larger than life."""
+        self.fitInView(self.sceneRect(), Qt.AspectRatioMode.KeepAspectRatio)
+        if self.transform().m11() > 1.0:
+            self.resetTransform()
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        now = self.transform().m11()
+        factor = min(max(now * 1.0015 ** event.angleDelta().y(), 0.05), 5.0) / now
+        self.scale(factor, factor)
+
+    def _add_edge(self, edge: Edge, target: str, bends: list[QPointF]) -> None:
+        start, end = self.boxes[edge.source].pos(), self.boxes[target].pos()
+        down = end.y() > start.y()
+        path, tip, turn = _downwards(start, bends, end) if down else _back_up(start, end)
+        if_true = edge.is_fork and target == edge.target_if_true
+        colour = QColor(theme.current().good if if_true else theme.current().quiet)
+        item = QGraphicsPathItem(path)
+        item.setPen(QPen(colour, 1.4, Qt.PenStyle.SolidLine if if_true or not edge.is_fork else Qt.PenStyle.DashLine))
+        wings = [QPointF(-4, -8), QPointF(4, -8)] if turn else [QPointF(8, -4), QPointF(8, 4)]
+        head = QGraphicsPolygonItem(QPolygonF([tip, *(tip + wing for wing in wings)]), item)
+        head.setBrush(QBrush(colour))
+        head.setPen(QPen(Qt.PenStyle.NoPen))
+        if edge.is_fork:
+            _label(item, edge.condition if if_true else "else", path.pointAtPercent(0.25 if down else 0.06), colour)
+        self.scene().addItem(item)
+
+
+def _downwards(start: QPointF, bends: list[QPointF], end: QPointF) -> tuple[QPainterPath, QPointF, bool]:
+    """From the foot of a box, past the boxes of the layers between, to the head of another."""
+    half = BOX.width() / 2
+    here, tip = start + QPointF(half, BOX.height()), end + QPointF(half, 0)
+    path = QPainterPath(here)
+    for bend in bends:
+        top, foot = bend + QPointF(half, 0), bend + QPointF(half, BOX.height())
+        lean = QPointF(0, (top.y() - here.y()) / 2)
+        path.cubicTo(here + lean, top - lean, top)
+        path.lineTo(foot)
+        here = foot
+    lean = QPointF(0, (tip.y() - here.y()) / 2)
+    path.cubicTo(here + lean, tip - lean, tip)
+    return path, tip, True
+
+
+def _back_up(start: QPointF, end: QPointF) -> tuple[QPainterPath, QPointF, bool]:
+    """Out of the right side of a box, up beside the graph, into the right side of an earlier one."""
+    here = start + QPointF(BOX.width(), BOX.height() / 2)
+    tip = end + QPointF(BOX.width(), BOX.height() / 2)
+    out = max(here.x(), tip.x()) + 24 + 0.06 * abs(here.y() - tip.y())
+    path = QPainterPath(here)
+    path.cubicTo(QPointF(out + 30, here.y()), QPointF(out + 30, tip.y()), tip)
+    return path, tip, False
+
+
+def _label(parent: QGraphicsItem, text: str, place: QPointF, colour: QColor) -> None:
+    item = QGraphicsSimpleTextItem(text, parent)
+    font = QFont()
+    font.setPointSize(8)
+    item.setFont(font)
+    item.setBrush(QBrush(colour))
+    item.setPos(place + QPointF(5, -6))
+    item.setZValue(2)
