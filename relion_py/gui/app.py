@@ -125,6 +125,9 @@ def make_application(appearance: str = "") -> QApplication:
     app.setDesktopFileName("relion")
     chosen = appearance or str(settings().value("appearance", "system"))
     theme.apply(app, chosen)
+    if not app.property("follows_desktop"):
+        app.setProperty("follows_desktop", True)
+        app.styleHints().colorSchemeChanged.connect(lambda _scheme: _follow_desktop(app))
     size = str(settings().value("text_size", ""))
     if size.isdigit() and 6 <= int(size) <= 24:
         theme.set_text_size(int(size))
@@ -132,12 +135,21 @@ def make_application(appearance: str = "") -> QApplication:
     return app
 
 
+def _follow_desktop(app: QApplication) -> None:
+    """The desktop has become light or dark: so does the window, unless its appearance was chosen."""
+    from relion_py.gui.settings import settings
+
+    if str(settings().value("appearance", "system")) == "system":
+        theme.apply(app, "system")
+
+
 def confirm_project(root: Path, without_asking: bool = False) -> bool:
     """True if the directory is a project, or the user wants it to become one.
 
-    The home directory and the root of the file system are always asked about: nobody wants a project there.
+    A pipeline file makes it one too: copies of projects often lack hidden files. The home directory and the root of
+    the file system are always asked about: nobody wants a project there.
     """
-    if (root / MARKER).exists():
+    if (root / MARKER).exists() or (root / "default_pipeline.star").exists():
         return True
     unlikely = root.resolve() in (Path.home().resolve(), Path(root.anchor))
     if (not without_asking or unlikely) and not ask_for_project(root, unlikely):

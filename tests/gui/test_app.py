@@ -156,3 +156,9 @@ def test_garbage_is_collected_in_the_thread_of_the_window(qtbot) -> None:
     assert kept
     collector.stop()
     assert gc.isenabled()
+
+
+def test_a_copy_of_a_project_without_its_hidden_mark_is_a_project(tmp_path, monkeypatch):
+    monkeypatch.setattr(application, "ask_for_project", lambda *_: pytest.fail("asked about a project"))
+    (tmp_path / "default_pipeline.star").touch()
+    assert application.confirm_project(tmp_path)
