@@ -137,6 +137,7 @@ def make_application(appearance: str = "") -> QApplication:
 
 def _follow_desktop(app: QApplication) -> None:
     """The desktop has become light or dark: so does the window, unless its appearance was chosen."""
+    from relion_py.gui import theme
     from relion_py.gui.settings import settings
 
     if str(settings().value("appearance", "system")) == "system":

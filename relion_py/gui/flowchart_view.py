@@ -1,11 +1,11 @@
-"""The flowchart of a project or of one job's history: pan, zoom, open jobs, export as SVG or PDF."""
+"""The flowchart of a project or of one job's history: pan, zoom, open jobs, export as SVG, PDF or TikZ."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from PySide6.QtCore import QMarginsF, QPointF, QRectF, QSize, QSizeF, Qt, Signal
+from PySide6.QtCore import QEvent, QMarginsF, QPointF, QRectF, QSize, QSizeF, Qt, Signal
 from PySide6.QtGui import (
     QBrush,
     QColor,
@@ -35,14 +35,17 @@ from PySide6.QtWidgets import (
     QGraphicsView,
     QHBoxLayout,
     QLabel,
+    QMessageBox,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
 
 from relion_py.gui import theme
-from relion_py.gui.flowchart_layout import place
+from relion_py.pipeline import flowchart
+from relion_py.pipeline.errors import PipelineError
 from relion_py.pipeline.graph import Graph, Process, Status
+from relion_py.pipeline.layout import layered
 
 BOX = QSizeF(190, 44)
 GAP = QSizeF(26, 46)
@@ -117,14 +120,23 @@ class FlowchartWindow(QWidget):
 
     job_chosen = Signal(str)
 
-    def __init__(self, graph: Graph, names: Sequence[str], title: str, chosen: str = "", parent: QWidget | None = None):
+    def __init__(
+        self,
+        graph: Graph,
+        names: Sequence[str],
+        title: str,
+        chosen: str = "",
+        parent: QWidget | None = None,
+        history_of: str = "",
+    ) -> None:
         super().__init__(parent, Qt.WindowType.Window)
+        self._graph, self._names, self._chosen, self._history_of = graph, names, chosen, history_of
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle(title)
         self.resize(1000, 720)
         self.scene = QGraphicsScene(self)
         self.boxes: dict[str, JobBox] = {}
-        self._draw(graph, names, chosen)
+        self._draw()
         self.canvas = _Canvas(self.scene, self)
         bar = QHBoxLayout()
         hint = QLabel("Drag to move, wheel to zoom, click a job to open it.", self)
@@ -134,6 +146,7 @@ class FlowchartWindow(QWidget):
             ("Fit", self.canvas.fit),
             ("Save SVG …", lambda: self._ask_path("svg")),
             ("Save PDF …", lambda: self._ask_path("pdf")),
+            ("Save TikZ …", lambda: self._ask_path("tex")),
         ):
             button = QPushButton(text, self)
             button.setObjectName("plain")
@@ -150,9 +163,17 @@ class FlowchartWindow(QWidget):
         super().showEvent(event)  # type: ignore[arg-type]
         self.canvas.fit()
 
-    def _draw(self, graph: Graph, names: Sequence[str], chosen: str) -> None:
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange and hasattr(self, "canvas"):  # light became dark
+            self._draw()
+
+    def _draw(self) -> None:
+        self.scene.clear()
+        self.boxes.clear()
+        graph, names, chosen = self._graph, self._names, self._chosen
         parents = {name: graph.parents(name) for name in names}
-        layout = place(names, parents)
+        layout = layered(names, [(parent, name) for name in names for parent in parents[name]])
         step_x, step_y = BOX.width() + GAP.width(), BOX.height() + GAP.height()
         for name in names:
             column, row = layout.places[name]
@@ -195,6 +216,10 @@ class FlowchartWindow(QWidget):
         writer.setPageLayout(QPageLayout(size, QPageLayout.Orientation.Portrait, QMarginsF(0, 0, 0, 0)))
         self._paint(writer, QRectF(0, 0, writer.width(), writer.height()))
 
+    def save_tikz(self, path: Path) -> None:
+        """Write the drawing as a LaTeX document with a tikzpicture."""
+        flowchart.write(flowchart.flowchart(self._graph, self._history_of or None), path)
+
     def _paint(self, device: QPaintDevice, target: QRectF) -> None:
         painter = QPainter()
         if not painter.begin(device):  # type: ignore[call-overload]
@@ -209,8 +234,16 @@ class FlowchartWindow(QWidget):
         dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
         dialog.setDefaultSuffix(kind)
         dialog.selectFile(f"flowchart.{kind}")
-        save = self.save_svg if kind == "svg" else self.save_pdf
-        dialog.fileSelected.connect(lambda path: save(Path(path)))
+        save = {"svg": self.save_svg, "pdf": self.save_pdf, "tex": self.save_tikz}[kind]
+
+        def write(path: str) -> None:
+            try:
+                save(Path(path))
+            except (OSError, PipelineError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                QMessageBox.warning(self, "Flowchart", f"{path} cannot be written: {reason}")
+
+        dialog.fileSelected.connect(write)
         dialog.open()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import QEvent, Qt, Signal
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QFrame, QGridLayout, QHBoxLayout, QLabel, QScrollArea, QTabWidget, QWidget
 
@@ -178,10 +178,21 @@ class JobForm(QTabWidget):
             field.set_problem(message)
             if message:
                 marked.add(self._tab_of[key])
-        for tab in range(self.count()):
-            colour = QColor(theme.current().error) if tab in marked else QColor()
-            self.tabBar().setTabTextColor(tab, colour)
+        self._marked = marked
+        self._colour_tabs()
         return homeless
+
+    def _colour_tabs(self) -> None:
+        for tab in range(self.count()):
+            colour = QColor(theme.current().error) if tab in self._marked else QColor()
+            self.tabBar().setTabTextColor(tab, colour)
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.PaletteChange:
+            self._colour_tabs()
+
+    _marked: frozenset[int] | set[int] = frozenset()  # tabs with problems
 
     def go_to(self, key: str) -> None:
         """Bring the entry of this option into view and put the cursor there."""

@@ -19,10 +19,10 @@ MARGIN = 4
 class LineArea(QAbstractScrollArea):
     """Shows `count` lines of which `line(number)` gives the text; whole lines can be selected and copied."""
 
-    def __init__(self, line: Callable[[int], str], colour: str = "", parent: QWidget | None = None) -> None:
+    def __init__(self, line: Callable[[int], str], error: bool = False, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._line = line
-        self._colour = colour
+        self._error = error
         self._count = 0
         self._widest = 0  # pixels
         self._anchor = self._current = -1
@@ -103,7 +103,7 @@ class LineArea(QAbstractScrollArea):
             chosen = number in selected
             if chosen:
                 painter.fillRect(QRect(0, row * height, self.viewport().width(), height), QColor(colours.selection))
-            painter.setPen(QColor(colours.selection_text if chosen else self._colour or colours.text))
+            painter.setPen(QColor(colours.selection_text if chosen else colours.error if self._error else colours.text))
             painter.drawText(left, row * height + metrics.ascent(), text)
             self._widest = max(self._widest, metrics.horizontalAdvance(text))
         painter.end()

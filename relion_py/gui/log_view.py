@@ -139,7 +139,7 @@ class LogWindow(QWidget):
         self._working = False
         self._next: tuple[Callable[[], Any], Callable[[Any], None]] | None = None
         self._told.connect(self._answer)
-        self.view = LineArea(self.lines.line, theme.current().error if error else "", self)
+        self.view = LineArea(self.lines.line, error, self)
         self.search = QLineEdit(self)
         self.search.setPlaceholderText("Search (Enter: next, Shift+Enter: previous)")
         self.search.setClearButtonEnabled(True)

@@ -39,19 +39,6 @@ class Snapshot:
     progress: dict[str, str] = field(default_factory=dict)
 
 
-def copy_of(graph: Graph) -> Graph:
-    """A copy of the graph that later changes of the original do not reach."""
-    return Graph(
-        job_counter=graph.job_counter,
-        processes=dict(graph.processes),
-        nodes=dict(graph.nodes),
-        _inputs={name: dict(paths) for name, paths in graph._inputs.items()},
-        _outputs={name: dict(paths) for name, paths in graph._outputs.items()},
-        _producer=dict(graph._producer),
-        _consumers={path: dict(users) for path, users in graph._consumers.items()},
-    )
-
-
 class ProjectView:
     """What viewers may ask a project, answered from the session's present snapshot in the window's thread."""
 
@@ -87,7 +74,7 @@ class ProjectSession(QObject):
         super().__init__(parent)
         self.project = project
         self.root = project.root
-        self._latest = copy_of(project.graph)  # the worker's; the newest copy that was made
+        self._latest = project.graph.copy()  # the worker's; the newest copy that was made
         self.snapshot = Snapshot(self._latest)
         self._tasks: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # numbers in _waiting
         self._waiting: dict[int, Callable[[], None]] = {}
@@ -211,7 +198,7 @@ class ProjectSession(QObject):
 
     def _look(self, full: bool = True) -> Snapshot:
         if full:  # else only progress is looked at; the window may not have got the last copy yet
-            self._latest = copy_of(self.project.graph)
+            self._latest = self.project.graph.copy()
         graph = self._latest
         progress = {
             p.name: text

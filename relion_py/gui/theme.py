@@ -106,6 +106,9 @@ def apply(app: QApplication, appearance: str = "system") -> Theme:
     app.setStyle("Fusion")
     app.setPalette(_palette(_current))
     app.setStyleSheet(_style_sheet(_current))
+    for widget in app.allWidgets():
+        if widget.property("dressed_as_entry"):
+            dress_choice(widget)
     return _current
 
 
@@ -129,7 +132,8 @@ def fixed_font() -> QFont:
 
 def dress_choice(box: QWidget) -> None:
     """Give a choice the colour of an entry (a style sheet would take its arrow away)."""
-    palette = box.palette()
+    box.setProperty("dressed_as_entry", True)  # so that another theme dresses it again
+    palette = QPalette(QApplication.palette())
     palette.setColor(QPalette.ColorGroup.Active, QPalette.ColorRole.Button, QColor(_current.entry))
     palette.setColor(QPalette.ColorGroup.Inactive, QPalette.ColorRole.Button, QColor(_current.entry))
     box.setPalette(palette)

@@ -175,7 +175,10 @@ def test_flowchart_opens_jobs_and_is_exported(qtbot, window, tmp_path: Path) -> 
     wait_until(qtbot, lambda: window.current_job == "Import/job001/")
     chart.save_svg(tmp_path / "chart.svg")
     chart.save_pdf(tmp_path / "chart.pdf")
+    chart.save_tikz(tmp_path / "chart.tex")
     assert "External" in (tmp_path / "chart.svg").read_text()
+    tikz = (tmp_path / "chart.tex").read_text()
+    assert r"\begin{tikzpicture}" in tikz and "job003" in tikz and "job002" not in tikz
     assert (tmp_path / "chart.pdf").read_bytes().startswith(b"%PDF")
     chart.close()
     window.actions_of_job.action("Flowchart of the project").trigger()
@@ -300,24 +303,6 @@ def test_progress_of_a_refinement_is_told(tmp_path: Path) -> None:
     assert job_progress(tmp_path) == "iteration 11"
 
 
-def test_layout_of_flowcharts() -> None:
-    from relion_py.gui.flowchart_layout import layers_of, place
-
-    parents = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c", "a"], "e": ["d", "outside"]}
-    assert layers_of(list(parents), parents) == {"a": 0, "b": 1, "c": 1, "d": 2, "e": 3}
-    layout = place(list(parents), parents)
-    places = layout.places
-    assert len(set(places.values())) == len(places)
-    assert abs(places["b"][0] - places["c"][0]) >= 1
-    (bend,) = layout.bends["a", "d"]
-    assert bend[1] == 1.0, "an edge past a layer has a place of its own in it"
-    assert min(abs(bend[0] - places[name][0]) for name in "bc") >= 1
-    loop = {"x": ["y"], "y": ["x"]}
-    assert set(layers_of(list(loop), loop)) == {"x", "y"}, "a cycle in a damaged file does not hang the drawing"
-    chain = {str(i): [str(i - 1)] if i else [] for i in range(3000)}
-    assert layers_of(list(chain), chain)["2999"] == 2999
-
-
 def test_a_look_right_after_a_change_does_not_bring_the_old_graph_back(qtbot, window) -> None:
     """The worker may look for progress before the window has taken the graph of the change before."""
     session = window.session
@@ -337,15 +322,13 @@ def test_a_look_right_after_a_change_does_not_bring_the_old_graph_back(qtbot, wi
 
 
 def test_snapshots_do_not_follow_later_changes() -> None:
-    from relion_py.gui.session import copy_of
-
     graph = Graph()
     graph.add_process(Process("A/job001/"))
     graph.add_node(Node("A/job001/x", "DensityMap.mrc"))
     graph.add_output("A/job001/", "A/job001/x")
-    copy = copy_of(graph)
+    copy = graph.copy()
     graph.add_process(Process("A/job002/"))
     graph.add_input("A/job001/x", "A/job002/")
     assert list(copy.processes) == ["A/job001/"]
     assert copy.consumers_of("A/job001/x") == []
-    assert copy.same_as(copy_of(copy))
+    assert copy.same_as(copy.copy())
