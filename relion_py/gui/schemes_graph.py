@@ -16,8 +16,8 @@ from PySide6.QtWidgets import (
 )
 
 from relion_py.gui import theme
-from relion_py.pipeline.layout import layered
 from relion_py.pipeline.schemes import Edge, Scheme
+from relion_py.pipeline.schemes.drawing import lay_out
 
 BOX = QSizeF(178, 42)
 GAP = QSizeF(46, 40)
@@ -82,23 +82,20 @@ class SchemeGraph(QGraphicsView):
     def show_scheme(self, scheme: Scheme) -> None:
         """Draw the scheme; the view stays where it is if the nodes are the same as before."""
         self.scene().clear()
-        arrows = [(edge.source, target) for edge in scheme.edges for target in edge.targets]
-        layout = layered(scheme.nodes, arrows)
+        layout, _ = lay_out(scheme)
+        step_x, step_y = BOX.width() + GAP.width(), BOX.height() + GAP.height()
         self.boxes = {}
         for name, (column, row) in layout.places.items():
             box = NodeBox(scheme, name, self)
-            box.setPos(column * (BOX.width() + GAP.width()), row * (BOX.height() + GAP.height()))
+            box.setPos(column * step_x, row * step_y)
             box.setZValue(1)
             self.scene().addItem(box)
             self.boxes[name] = box
         for edge in scheme.edges:
             for target in edge.targets:
                 if edge.source in self.boxes and target in self.boxes:
-                    bends = [
-                        QPointF(column * (BOX.width() + GAP.width()), row * (BOX.height() + GAP.height()))
-                        for column, row in layout.bends.get((edge.source, target), [])
-                    ]
-                    self._add_edge(edge, target, bends)
+                    places = layout.bends.get((edge.source, target), [])
+                    self._add_edge(edge, target, [QPointF(column * step_x, row * step_y) for column, row in places])
         self.scene().setSceneRect(self.scene().itemsBoundingRect().marginsAdded(QMarginsF(16, 16, 16, 16)))
         if self._nodes != scheme.nodes:
             self._nodes = scheme.nodes
@@ -118,21 +115,26 @@ class SchemeGraph(QGraphicsView):
     def _add_edge(self, edge: Edge, target: str, bends: list[QPointF]) -> None:
         start, end = self.boxes[edge.source].pos(), self.boxes[target].pos()
         down = end.y() > start.y()
-        path, tip, turn = _downwards(start, bends, end) if down else _back_up(start, end)
+        path, tip = _downwards(start, bends, end) if down else _back_up(start, end, self._right_of(end.y(), start.y()))
         if_true = edge.is_fork and target == edge.target_if_true
         colour = QColor(theme.current().good if if_true else theme.current().quiet)
         item = QGraphicsPathItem(path)
         item.setPen(QPen(colour, 1.4, Qt.PenStyle.SolidLine if if_true or not edge.is_fork else Qt.PenStyle.DashLine))
-        wings = [QPointF(-4, -8), QPointF(4, -8)] if turn else [QPointF(8, -4), QPointF(8, 4)]
+        wings = [QPointF(-4, -8), QPointF(4, -8)] if down else [QPointF(8, -4), QPointF(8, 4)]
         head = QGraphicsPolygonItem(QPolygonF([tip, *(tip + wing for wing in wings)]), item)
         head.setBrush(QBrush(colour))
         head.setPen(QPen(Qt.PenStyle.NoPen))
         if edge.is_fork:
-            _label(item, edge.condition if if_true else "else", path.pointAtPercent(0.25 if down else 0.06), colour)
+            leftwards = down and (bends[0] if bends else end).x() < start.x()
+            _label(item, edge.condition if if_true else "else", path.elementAt(0), leftwards, down, if_true, colour)
         self.scene().addItem(item)
 
+    def _right_of(self, top: float, bottom: float) -> float:
+        """The right end of all boxes in these rows, so that a way back up passes beside them."""
+        return max(box.x() + BOX.width() for box in self.boxes.values() if top <= box.y() <= bottom)
 
-def _downwards(start: QPointF, bends: list[QPointF], end: QPointF) -> tuple[QPainterPath, QPointF, bool]:
+
+def _downwards(start: QPointF, bends: list[QPointF], end: QPointF) -> tuple[QPainterPath, QPointF]:
     """From the foot of a box, past the boxes of the layers between, to the head of another."""
     half = BOX.width() / 2
     here, tip = start + QPointF(half, BOX.height()), end + QPointF(half, 0)
@@ -145,24 +147,40 @@ def _downwards(start: QPointF, bends: list[QPointF], end: QPointF) -> tuple[QPai
         here = foot
     lean = QPointF(0, (tip.y() - here.y()) / 2)
     path.cubicTo(here + lean, tip - lean, tip)
-    return path, tip, True
+    return path, tip
 
 
-def _back_up(start: QPointF, end: QPointF) -> tuple[QPainterPath, QPointF, bool]:
-    """Out of the right side of a box, up beside the graph, into the right side of an earlier one."""
+def _back_up(start: QPointF, end: QPointF, right: float) -> tuple[QPainterPath, QPointF]:
+    """Out of the right side of a box, up beside the boxes between (`right` is where they end), into an earlier one."""
     here = start + QPointF(BOX.width(), BOX.height() / 2)
     tip = end + QPointF(BOX.width(), BOX.height() / 2)
-    out = max(here.x(), tip.x()) + 24 + 0.06 * abs(here.y() - tip.y())
+    height = here.y() - tip.y()
+    out = right + 18 + 0.04 * height
+    turn = min(30.0, height / 2)
     path = QPainterPath(here)
-    path.cubicTo(QPointF(out + 30, here.y()), QPointF(out + 30, tip.y()), tip)
-    return path, tip, False
+    path.cubicTo(QPointF(out, here.y()), QPointF(out, here.y()), QPointF(out, here.y() - turn))
+    path.lineTo(QPointF(out, tip.y() + turn))
+    path.cubicTo(QPointF(out, tip.y()), QPointF(out, tip.y()), tip)
+    return path, tip
 
 
-def _label(parent: QGraphicsItem, text: str, place: QPointF, colour: QColor) -> None:
+def _label(
+    parent: QGraphicsItem,
+    text: str,
+    start: QPainterPath.Element,
+    leftwards: bool,
+    down: bool,
+    if_true: bool,
+    colour: QColor,
+) -> None:
+    """The condition of a fork, beside the beginning of its arrow."""
     item = QGraphicsSimpleTextItem(text, parent)
     font = QFont()
     font.setPointSize(8)
     item.setFont(font)
     item.setBrush(QBrush(colour))
-    item.setPos(place + QPointF(5, -6))
+    width, height = item.boundingRect().width(), item.boundingRect().height()
+    x = start.x - width - 8 if leftwards else start.x + 8
+    y = start.y + (1 if if_true else height * 0.8) if down else start.y - height - 1
+    item.setPos(x, y)
     item.setZValue(2)

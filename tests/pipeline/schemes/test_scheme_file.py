@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from relion_py.pipeline.errors import PipelineError
-from relion_py.pipeline.layout import layered
 from relion_py.pipeline.schemes import Edge, Operator, Scheme, SchemeJob, SchemeStore, Variable, scheme_file
+from relion_py.pipeline.schemes.drawing import lay_out
 
 from .conftest import EXAMPLES
 
@@ -76,10 +76,14 @@ def test_written_in_the_layout_of_release_5(example: Callable[[str], SchemeStore
 @pytest.mark.parametrize("name", ["prep", "proc"])
 def test_examples_can_be_drawn(example: Callable[[str], SchemeStore], name: str) -> None:
     scheme = example(name).read()
-    arrows = [(edge.source, target) for edge in scheme.edges for target in edge.targets]
-    layout = layered(scheme.nodes, arrows)
+    layout, back = lay_out(scheme)
     assert set(layout.places) == set(scheme.nodes)
     assert len(set(layout.places.values())) == len(scheme.nodes), "two nodes stand on one place"
+    row = {node: place[1] for node, place in layout.places.items()}
+    assert row["WAIT"] == 0, "the start is on top"
+    arrows = {(edge.source, target) for edge in scheme.edges for target in edge.targets}
+    assert {arrow for arrow in arrows if row[arrow[0]] >= row[arrow[1]]} == set(back)
+    assert all(target == "WAIT" for _, target in back), "what leads back leads to the start here"
 
 
 def test_unknown_columns_and_tables_survive(project) -> None:
