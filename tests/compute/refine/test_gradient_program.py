@@ -216,9 +216,10 @@ def test_two_structures_grow_from_one_reference(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_initial_model_with_automatic_sampling(tmp_path: Path) -> None:
     """The window's whole command on 1,000 noisier particles."""
     simulate_particles(tmp_path, 1000, box=48, angpix=4.0, symmetry="D2", seed=5, snr=0.08)
-    run = initial_model(tmp_path, 60, "--auto_sampling")
+    run = initial_model(tmp_path, 40, "--auto_sampling")
     curve = best_agreement(run.map("initial_model.mrc"), mrcfile.read(tmp_path / "truth.mrc"))
     assert curve[: int(48 * 4.0 / 20.0) + 1].min() > 0.5
