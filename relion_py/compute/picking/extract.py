@@ -32,7 +32,7 @@ from relion_py.compute.picking.extract_images import ImageOptions, cut_boxes, pr
 SUFFIX = "_extract.star"
 FEW = 10  # particles of a micrograph, below which a group of its own is small
 _NO_THRESHOLD = -999.0
-_CHUNK_PIXELS = 4_000_000  # pixels of the boxes that are in work at a time
+_CHUNK_PIXELS = 250_000  # pixels of the boxes that are in work at a time: as many as a cache holds
 _CTF_DEFAULTS = {
     "rlnDefocusU": 0.0,
     "rlnDefocusV": 0.0,

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.image.fourier import resize_map, window_map
+from relion_py.compute.image.fourier import resize_transform, window_map
 
 SMALLEST_SIGMA = 1e-10
 """A background with less standard deviation is constant, and its image is not divided by it."""
@@ -93,7 +94,7 @@ def process_images(images: NDArray, options: ImageOptions, random: np.random.Gen
     """
     work: NDArray = images.astype(np.float64)
     if options.scale:
-        work = resize_map(work, options.scale, dimensions=2)
+        work = _rescale(work, options.scale)
     if options.window:
         work = window_map(work, options.window, dimensions=2)
     if options.normalise:
@@ -138,11 +139,27 @@ def _remove_dust(
 
 
 def _subtract_plane(images: NDArray[np.float64], mask: NDArray[np.bool_]) -> None:
-    """Subtract the plane a x + b y + c that fits the pixels under the mask best (least squares)."""
-    box = images.shape[-1]
-    place = np.arange(box, dtype=np.float64) - box // 2
-    y, x = np.meshgrid(place, place, indexing="ij")
-    terms = np.stack([x, y, np.ones_like(x)])
-    under = terms[:, mask]
-    fits = np.linalg.solve(under @ under.T, under @ images[:, mask].T)  # (3, n)
-    images -= np.einsum("tn,tyx->nyx", fits, terms)
+    """Subtract the plane a x + b y + c that fits the pixels under the mask best (least squares).
+
+    All sums are taken along the axes first, so that no grid of x or y is multiplied with the images.
+    """
+    place = np.arange(images.shape[-1], dtype=np.float64) - images.shape[-1] // 2
+    in_columns, in_rows = mask.sum(axis=0), mask.sum(axis=1)
+    xx, yy, xy = in_columns @ place**2, in_rows @ place**2, place @ mask.astype(np.float64) @ place
+    x, y, count = in_columns @ place, in_rows @ place, float(mask.sum())
+    under = images * mask
+    columns, rows = under.sum(axis=1), under.sum(axis=2)
+    moments = np.stack([columns @ place, rows @ place, rows.sum(axis=1)])  # (3, n)
+    a, b, c = np.linalg.solve(np.array([[xx, xy, x], [xy, yy, y], [x, y, count]]), moments)
+    images -= (a[:, None] * place)[:, None, :]
+    images -= (b[:, None] * place + c[:, None])[:, :, None]
+
+
+def _rescale(images: NDArray, box: int) -> NDArray:
+    """Images of another box, by a window in Fourier space (see `resize_map`).
+
+    Corner stays corner and, boxes being even, centre stays centre, so nothing needs to be moved for it.
+    """
+    old = images.shape[-1]
+    transform = resize_transform(fft.rfft2(images), old, box)
+    return fft.irfft2(transform, s=(box, box)) * (box / old) ** 2
