@@ -80,6 +80,7 @@ def test_a_log_of_200_mb_is_shown_at_once_and_reads_only_its_end(large_log: Path
     assert tail.poll() is None
 
 
+@pytest.mark.slow
 @pytest.mark.req("G11")
 def test_all_of_200_mb_can_be_read_and_searched(qtbot, large_log: Path) -> None:
     window = LogWindow(large_log, "run.out")

@@ -14,6 +14,7 @@ import mrcfile
 import numpy as np
 import pytest
 from PySide6.QtCore import QPoint, Qt
+from PySide6.QtGui import QImage
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QApplication
 
@@ -83,10 +84,9 @@ def spots_on_screen(window: PickWindow) -> list[tuple[float, float]]:
     """Centres of the bright spots in the picture that is on the screen: independent of all geometry here."""
     from scipy import ndimage
 
-    picture = window.panel.view.grab().toImage()
-    grey = np.array(
-        [[picture.pixelColor(x, y).lightness() for x in range(picture.width())] for y in range(picture.height())]
-    )
+    picture = window.panel.view.grab().toImage().convertToFormat(QImage.Format.Format_Grayscale8)
+    rows = np.frombuffer(picture.constBits(), np.uint8).reshape(picture.height(), picture.bytesPerLine())
+    grey = rows[:, : picture.width()]
     marks, number = ndimage.label(grey > 127)
     return [(x, y) for y, x in ndimage.center_of_mass(grey > 127, marks, range(1, number + 1))]
 
