@@ -72,9 +72,7 @@ def seconds(command: list[str], directory: Path) -> float:
 
 def main() -> None:
     """Print the table."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--box", type=int, default=200)
     options.add_argument("--particles", type=int, default=20000)
     options.add_argument("--other", default="/usr/bin", help="directory of the other RELION's programs")

@@ -157,9 +157,7 @@ def operations_of(args: Arguments, first: Image, angpix: float) -> Operations:
 def _change(given: Input, todo: Operations, args: Arguments, job: Job) -> None:
     out, dtype = args.text("--o"), "float16" if args.on("--float16") else "float32"
     if "@" in out:
-        raise UserError(
-            f'Single images of a stack cannot be replaced; give --o a name without "@", not {out}.'
-        )
+        raise UserError(f'Single images of a stack cannot be replaced; give --o a name without "@", not {out}.')
     to_stack = out.endswith(".mrcs")
     if len(given.names) > 1 and not to_stack and (os.sep in out or ".." in out):
         raise UserError(
@@ -192,9 +190,7 @@ def _change(given: Input, todo: Operations, args: Arguments, job: Job) -> None:
                 writers[target] = files.enter_context(StackWriter(target, image.shape, angpix, dtype))
             writer = writers[target]
             if image.shape != writer.image_shape:
-                raise UserError(
-                    f"{name} has another size than the images before it; they cannot form a stack."
-                )
+                raise UserError(f"{name} has another size than the images before it; they cannot form a stack.")
             writer.append(image)
             names[index] = f"{writer.count:06d}@{target}"
         if failures == len(given.names):
@@ -215,9 +211,7 @@ def _results(
             return str(error)
         angpix = todo.angpix if todo.angpix > 0 else angpix
         changed = apply(image, todo)
-        return changed, new_pixel_size(
-            image.shape, angpix, todo.rescale_to
-        ) if todo.rescale_to > 0 else angpix
+        return changed, new_pixel_size(image.shape, angpix, todo.rescale_to) if todo.rescale_to > 0 else angpix
 
     # one image may use all threads in its transforms; many images use one each
     with fft.set_workers(threads if len(names) == 1 else 1), ThreadPoolExecutor(threads) as pool:
@@ -236,9 +230,7 @@ def _named_after(name: str, addition: str) -> str:
     return f"{root}_{addition}{extension}"
 
 
-def _write_list(
-    listed: ListFile, names: list[str], out: str, todo: Operations, args: Arguments, job: Job
-) -> None:
+def _write_list(listed: ListFile, names: list[str], out: str, todo: Operations, args: Arguments, job: Job) -> None:
     """The STAR file of the changed images, with their new size and pixel size."""
     good = [index for index, name in enumerate(names) if name]
     new = listed.select(good)

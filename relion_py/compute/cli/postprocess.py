@@ -84,9 +84,7 @@ def _names(args: Arguments) -> Names:
                 half2 = os.path.join(directory, name.replace(ours, theirs))
                 break
         else:
-            raise UserError(
-                f"{half1} has neither half1 nor half2 in its name; give the other half with --i2."
-            )
+            raise UserError(f"{half1} has neither half1 nor half2 in its name; give the other half with --i2.")
     return Names(half1, half2, args.text("--mask"), args.text("--o"), args.command_line)
 
 
@@ -97,9 +95,7 @@ def _read(names: Names, args: Arguments, job: Job) -> tuple[Inputs, float]:
         volume, header_angpix = read_map(name)
         if len(set(volume.shape)) != 1 or volume.shape[0] % 2:
             size = " x ".join(map(str, volume.shape[::-1]))
-            raise UserError(
-                f"{name} has {size} voxels; only cubic maps with an even box can be post-processed."
-            )
+            raise UserError(f"{name} has {size} voxels; only cubic maps with an even box can be post-processed.")
         if not np.isfinite(volume).all():
             raise UserError(f"{name} contains values that are not numbers; make the map again.")
         maps.append(volume)
@@ -113,12 +109,7 @@ def _read(names: Names, args: Arguments, job: Job) -> tuple[Inputs, float]:
     mask = None
     if names.mask:
         mask = np.asarray(read_map(names.mask)[0])
-        if (
-            mask.shape == maps[0].shape
-            and np.isfinite(mask).all()
-            and mask.min() >= -1e-6
-            and mask.max() <= 1.000001
-        ):
+        if mask.shape == maps[0].shape and np.isfinite(mask).all() and mask.min() >= -1e-6 and mask.max() <= 1.000001:
             mask = np.clip(mask, 0.0, 1.0)  # what a single-precision header or filter may have left over
         check_solvent_mask(mask, maps[0].shape, names.mask)
     return Inputs(maps[0], maps[1], mask, names), angpix
@@ -168,9 +159,7 @@ def local_settings_of(args: Arguments) -> LocalSettings:
     )
 
 
-def _postprocess(
-    inputs: Inputs, settings: Settings, args: Arguments, job: Job, say: Callable[[str], None]
-) -> None:
+def _postprocess(inputs: Inputs, settings: Settings, args: Arguments, job: Job, say: Callable[[str], None]) -> None:
     names, box = inputs.names, len(inputs.half1)
     if settings.molecular_weight > 0:
         say(f"{'  + ordered molecular weight (kDa): ':<35}{settings.molecular_weight:g}")
@@ -207,9 +196,7 @@ def _postprocess(
         _write_halves(inputs, curves, sharpened.bfactor, sharpened.low_pass, settings, say)
 
 
-def _write_maps(
-    root: str, volume: Map, mask: Map | None, settings: Settings, say: Callable[[str], None]
-) -> None:
+def _write_maps(root: str, volume: Map, mask: Map | None, settings: Settings, say: Callable[[str], None]) -> None:
     write_map(f"{root}.mrc", volume, settings.angpix)
     say(f"{'  + Processed map: ':<35}{root}.mrc")
     if mask is not None:

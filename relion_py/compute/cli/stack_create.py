@@ -63,15 +63,11 @@ def _read(args: Arguments) -> tuple[ListFile, NDArray[np.float64]]:
         listed = ListFile(source.path, particles.block, particles.particles, particles.optics)
         angpix = particles.per_particle("pixel_size")
         if not (angpix > 0).all():
-            raise UserError(
-                f"{listed.path}: an optics group has no _rlnImagePixelSize; add it to data_optics."
-            )
+            raise UserError(f"{listed.path}: an optics group has no _rlnImagePixelSize; add it to data_optics.")
     if "rlnImageName" not in listed.rows or not len(listed.rows):
         raise UserError(f"{listed.path} has no column _rlnImageName with images.")
     if args.on("--split_per_micrograph") and "rlnMicrographName" not in listed.rows:
-        raise UserError(
-            f"{listed.path} has no column _rlnMicrographName, which --split_per_micrograph needs."
-        )
+        raise UserError(f"{listed.path} has no column _rlnMicrographName, which --split_per_micrograph needs.")
     return listed, angpix
 
 
@@ -159,9 +155,7 @@ def _stack_names(listed: ListFile, args: Arguments) -> list[str]:
     names = []
     for micrograph in listed.rows.strings("rlnMicrographName"):
         if ".." in micrograph.split("/"):
-            raise UserError(
-                f"The micrograph's name {micrograph} leads out of the project; mend {listed.path}."
-            )
+            raise UserError(f"The micrograph's name {micrograph} leads out of the project; mend {listed.path}.")
         names.append(f"{root}_{os.path.splitext(micrograph)[0].lstrip('/')}.mrcs")
     return names
 

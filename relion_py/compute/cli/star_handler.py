@@ -95,9 +95,7 @@ def _column(rows: Table, label: str, flag: str) -> str:
 
 def _compare(args: Arguments, job: Job) -> None:
     first, second = _read(args), _read(args, args.text("--compare"))
-    labels = [
-        args.text(name).removeprefix("_") for name in ("--label1", "--label2", "--label3") if args.text(name)
-    ]
+    labels = [args.text(name).removeprefix("_") for name in ("--label1", "--label2", "--label3") if args.text(name)]
     if not labels or not args.text("--label1"):
         raise UserError("Tell by which column to compare with --label1, such as rlnImageName.")
     for label in labels:
@@ -159,9 +157,7 @@ def _discard(args: Arguments, job: Job) -> None:
     _write(listed.select(keep), args.text("--o"), job)
 
 
-def _statistics(
-    names: list[str], job: Job
-) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, str]]:
+def _statistics(names: list[str], job: Job) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, str]]:
     """Mean and deviation of every image, NaN for those that cannot be read, and why. One stack at a time."""
     means, stddevs = np.full((2, len(names)), np.nan)
     failures: dict[str, str] = {}
@@ -211,9 +207,7 @@ def _remove_duplicates(args: Arguments, job: Job) -> None:
             file=sys.stderr,
         )
     if pixel_size > 0:
-        job.say(
-            f" + Using the provided pixel size for original micrographs before extraction: {pixel_size:g}"
-        )
+        job.say(f" + Using the provided pixel size for original micrographs before extraction: {pixel_size:g}")
     else:
         pixel_size = particles.optics_groups[0].pixel_size
         if not pixel_size > 0:
@@ -251,9 +245,7 @@ def _combine(args: Arguments, job: Job) -> None:
     label = args.text("--check_duplicates").removeprefix("_")
     if label:
         if label not in joined.rows:
-            raise UserError(
-                f"There is no column _{label} in all of the files, so duplicates cannot be looked for."
-            )
+            raise UserError(f"There is no column _{label} in all of the files, so duplicates cannot be looked for.")
         again = star_lists.repeated(joined.rows.strings(label))
         for value in again[:50]:
             print(f" WARNING: duplicate entry: {value}", file=sys.stderr)
@@ -268,9 +260,7 @@ def _split(args: Arguments, job: Job) -> None:
     if args.on("--random_order"):
         seed = args.integer("--random_seed")
         rng = np.random.default_rng(seed if seed >= 0 else None)
-    parts = star_lists.split_rows(
-        len(listed.rows), args.integer("--nr_split"), args.integer("--size_split"), rng
-    )
+    parts = star_lists.split_rows(len(listed.rows), args.integer("--nr_split"), args.integer("--size_split"), rng)
     names = [_beside(out, f"_split{number}") for number in range(1, len(parts) + 1)]
     for name, part in zip(names, parts, strict=True):
         listed.select(part.tolist()).write(name)
@@ -320,16 +310,12 @@ def _centre(args: Arguments, job: Job) -> None:
     for label in ("rlnOriginXAngst", "rlnOriginYAngst", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"):
         _column(rows, label, "--center")
     if listed.optics is not None:
-        particles = ParticleTable(
-            StarFile([("optics", listed.optics), (listed.name, rows)]), block=listed.name
-        )
+        particles = ParticleTable(StarFile([("optics", listed.optics), (listed.name, rows)]), block=listed.name)
         angpix = particles.per_particle("pixel_size")
     else:
         angpix = np.full(len(rows), args.number("--angpix"))
     centre = np.array([args.number(f"--center_{axis}") for axis in "XYZ"])
-    projected = (
-        euler_to_matrix(*(rows.floats(f"rlnAngle{angle}") for angle in ("Rot", "Tilt", "Psi"))) @ centre
-    )
+    projected = euler_to_matrix(*(rows.floats(f"rlnAngle{angle}") for angle in ("Rot", "Tilt", "Psi"))) @ centre
     for axis, shift in zip("XYZ", projected.T, strict=True):
         label = f"rlnOrigin{axis}Angst"
         if label in rows:
@@ -367,9 +353,7 @@ def _histogram(args: Arguments, job: Job) -> None:
     low = float(values.min(initial=np.inf)) if np.isneginf(low) else low
     high = float(values.max(initial=-np.inf)) if np.isposinf(high) else high
     if not low <= high:
-        raise UserError(
-            f"There are no values of _{label} to make a histogram of, or --hist_min is above --hist_max."
-        )
+        raise UserError(f"There are no values of _{label} to make a histogram of, or --hist_min is above --hist_max.")
     bins: int | str = args.integer("--hist_bins") if args.integer("--hist_bins") > 0 else "fd"
     counts, edges = np.histogram(values, bins=bins, range=(low, high))
     heights = counts.astype(np.float64)

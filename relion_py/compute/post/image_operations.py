@@ -133,27 +133,21 @@ def _filter(image: Image, todo: Operations) -> Image:
     profiles: list[Callable[[NDArray], NDArray]] = []
     size, angpix = max(image.shape), todo.angpix
     if todo.bfactor:
-        profiles.append(
-            lambda r: np.where(r <= size / 2, np.exp(-todo.bfactor / 4 * (r / (size * angpix)) ** 2), 0.0)
-        )
+        profiles.append(lambda r: np.where(r <= size / 2, np.exp(-todo.bfactor / 4 * (r / (size * angpix)) ** 2), 0.0))
     if todo.log_diameter > 0:
         square = (0.5 * size * angpix / todo.log_diameter) ** 2
         profiles.append(lambda r: r**2 * np.exp(-0.5 * r**2 / square) / square)
     if todo.lowpass > 0:
         profiles.append(lambda r: filter_profile(r, size, angpix, todo.lowpass, todo.filter_edge))
     if todo.highpass > 0:
-        profiles.append(
-            lambda r: filter_profile(r, size, angpix, todo.highpass, todo.filter_edge, highpass=True)
-        )
+        profiles.append(lambda r: filter_profile(r, size, angpix, todo.highpass, todo.filter_edge, highpass=True))
     if not profiles:
         return image
     radius = _radius(image.shape)
     factor = np.ones_like(radius)
     for profile in profiles:
         factor *= profile(radius)
-    return fft.irfftn(fft.rfftn(image) * factor.astype(np.float32), s=image.shape).astype(
-        np.float32, copy=False
-    )
+    return fft.irfftn(fft.rfftn(image) * factor.astype(np.float32), s=image.shape).astype(np.float32, copy=False)
 
 
 def _radius(shape: tuple[int, ...]) -> NDArray[np.float64]:

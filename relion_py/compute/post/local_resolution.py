@@ -70,9 +70,7 @@ def sampling_points(box: int, angpix: float, settings: LocalSettings) -> list[Po
     if reach <= 0 or not points:
         raise UserError("The mask of --locres_maskrad does not fit into the box; give a smaller one.")
     if not 1 <= int(box * angpix / settings.randomise_at) <= box // 2:
-        raise UserError(
-            f"--locres_randomize_at must lie between {2 * angpix:g} and {box * angpix:g} A for this map."
-        )
+        raise UserError(f"--locres_randomize_at must lie between {2 * angpix:g} and {box * angpix:g} A for this map.")
     return points
 
 

@@ -42,8 +42,7 @@ def write_outputs(names: Names, curves: Correlations, sharpened: Sharpened, sett
     x = [f"{1.0 / value:g}" for value in _angstrom(len(curves.true), settings.angpix)]
     y = [f"{value:g}" for value in curves.true]
     points = "".join(
-        f"  <coordinate>\n    <x>{a}</x>\n    <y>{b}</y>\n  </coordinate>\n"
-        for a, b in zip(x, y, strict=True)
+        f"  <coordinate>\n    <x>{a}</x>\n    <y>{b}</y>\n  </coordinate>\n" for a, b in zip(x, y, strict=True)
     )
     title = 'title="RELION masked-corrected FSC" xaxis="Resolution (A-1)" yaxis="Correlation Coefficient"'
     atomic_write(f"{names.root}_fsc.xml", f"<fsc {title}>\n{points}</fsc>\n".encode())
@@ -172,9 +171,7 @@ def _draw_guinier(axes: Any, curves: Correlations, sharpened: Sharpened, setting
             axes.plot(x, np.where(curve > NO_AMPLITUDE, curve, np.nan), color=colour, label=label)
     if sharpened.fit is not None:
         x = guinier_squares(2 * (len(curves.true) - 1), settings.angpix)
-        axes.plot(
-            x, sharpened.fit.intercept + sharpened.fit.slope * x, color="grey", linestyle="--", label="fit"
-        )
+        axes.plot(x, sharpened.fit.intercept + sharpened.fit.slope * x, color="grey", linestyle="--", label="fit")
     axes.set(xlabel="resolution^2 (1/A^2)", ylabel="ln(amplitudes)")
     axes.set_title(f"Guinier plots; B-factor = {sharpened.bfactor:.1f} A^2")
     axes.legend()

@@ -121,10 +121,7 @@ def later_duplicates(rows: Table, distance: float, pixel_size: float) -> NDArray
     if missing:
         raise UserError(f"Duplicates are found by _{', _'.join(missing)}, which the particles lack.")
     places = np.stack(
-        [
-            rows.floats(f"rlnCoordinate{axis}") - rows.floats(f"rlnOrigin{axis}Angst") / pixel_size
-            for axis in "XY"
-        ],
+        [rows.floats(f"rlnCoordinate{axis}") - rows.floats(f"rlnOrigin{axis}Angst") / pixel_size for axis in "XY"],
         axis=1,
     )
     _, owner = np.unique(np.array(rows.strings("rlnMicrographName")), return_inverse=True)
@@ -188,9 +185,7 @@ def split_rows(count: int, parts: int, size: int, rng: np.random.Generator | Non
     if count == 0:
         raise UserError("The input has no rows to split.")
     if parts < 1 and size < 1:
-        raise UserError(
-            "Tell into how many parts to split (--nr_split), or how large they are (--size_split)."
-        )
+        raise UserError("Tell into how many parts to split (--nr_split), or how large they are (--size_split).")
     if size < 1:
         size = -(-count // parts)
     if parts < 1:
@@ -209,9 +204,7 @@ def join(lists: Sequence[ListFile], warn: Warn) -> ListFile:
     """
     with_optics = [listed.optics is not None for listed in lists]
     if any(with_optics):
-        lists = [
-            listed if has else _converted(listed) for listed, has in zip(lists, with_optics, strict=True)
-        ]
+        lists = [listed if has else _converted(listed) for listed, has in zip(lists, with_optics, strict=True)]
         optics, tables = _join_optics(lists, warn)
     else:
         optics, tables = None, [listed.rows.copy() for listed in lists]
@@ -243,11 +236,7 @@ def _join_optics(lists: Sequence[ListFile], warn: Warn) -> tuple[Table, list[Tab
         new: dict[int, int] = {}
         keep = []
         for index, old in enumerate(table.ints("rlnOpticsGroup")):
-            name = (
-                table.strings("rlnOpticsGroupName")[index]
-                if "rlnOpticsGroupName" in table
-                else f"opticsGroup{old}"
-            )
+            name = table.strings("rlnOpticsGroupName")[index] if "rlnOpticsGroupName" in table else f"opticsGroup{old}"
             keep.append(name not in number)
             if name in number and place:
                 warn(
@@ -257,9 +246,7 @@ def _join_optics(lists: Sequence[ListFile], warn: Warn) -> tuple[Table, list[Tab
             new[int(old)] = number.setdefault(name, len(number) + 1)
         own = listed.rows.copy()
         if "rlnOpticsGroup" in own:
-            own.set(
-                "rlnOpticsGroup", [_new_number(new, int(n), listed.path) for n in own.ints("rlnOpticsGroup")]
-            )
+            own.set("rlnOpticsGroup", [_new_number(new, int(n), listed.path) for n in own.ints("rlnOpticsGroup")])
             if place and "rlnGroupName" in own:
                 pairs = zip(own.strings("rlnOpticsGroup"), own.strings("rlnGroupName"), strict=True)
                 own.set("rlnGroupName", [f"optics{group}_{name}" for group, name in pairs])

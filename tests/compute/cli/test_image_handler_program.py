@@ -92,15 +92,11 @@ def test_maps_as_debians_relion(pictures: Path, debian_relion: Callable[[str], s
     inside = (slice(2, -2),) * 3 if "--shift" in flags or "--sym" in flags else ...
     assert np.abs(ours[inside] - theirs[inside]).max() < 2e-4 * np.abs(theirs).max()
     assert (
-        np.abs(theirs - read(pictures / "map.mrc")[0][: len(theirs)]).max() > 0
-        if theirs.shape == (24,) * 3
-        else True
+        np.abs(theirs - read(pictures / "map.mrc")[0][: len(theirs)]).max() > 0 if theirs.shape == (24,) * 3 else True
     )
 
 
-@pytest.mark.parametrize(
-    "flags", ["--lowpass 9", "--flipXY", "--flipmXY", "--multiply_constant 4", "--new_box 12"]
-)
+@pytest.mark.parametrize("flags", ["--lowpass 9", "--flipXY", "--flipmXY", "--multiply_constant 4", "--new_box 12"])
 def test_stack_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str], flags: str) -> None:
     words = ["--i", "parts.mrcs", "--angpix", "2", *flags.split()]
     code, _, err = program(pictures, *words, "--o", "ours.mrcs", "--j", "2")
@@ -149,9 +145,7 @@ def test_rectangular_micrograph_is_rescaled_evenly(tmp_path: Path) -> None:
     """A plane wave keeps its length in A along both axes."""
     y, x = np.mgrid[:96, :144]
     write_map(tmp_path / "mic.mrc", np.cos(2 * np.pi * (x / 12 + y / 16)).astype(np.float32), 1.0)
-    code, _, err = program(
-        tmp_path, "--i", "mic.mrc", "--o", "out.mrc", "--rescale_angpix", "2", "--angpix", "1"
-    )
+    code, _, err = program(tmp_path, "--i", "mic.mrc", "--o", "out.mrc", "--rescale_angpix", "2", "--angpix", "1")
     assert code == 0, err
     image, size = read(tmp_path / "out.mrc")
     image = image.squeeze()
@@ -166,9 +160,7 @@ def test_reports(pictures: Path, debian_relion: Callable[[str], str]) -> None:
     for flags in (["--stats"], ["--com"], ["--fsc", "other.mrc"]):
         code, out, err = program(pictures, "--i", "map.mrc", "--angpix", "2", *flags)
         assert code == 0, err
-        theirs = subprocess.run(
-            [*command, *flags], cwd=pictures, check=True, capture_output=True, text=True
-        ).stdout
+        theirs = subprocess.run([*command, *flags], cwd=pictures, check=True, capture_output=True, text=True).stdout
         if flags[0] == "--fsc":
             tables = [star.parse(text)["fsc"] for text in (out, theirs)]
             columns = [table.floats("rlnFourierShellCorrelation") for table in tables]

@@ -47,9 +47,7 @@ def project(tmp_path: Path) -> Path:
         write_map(tmp_path / f"run_half{half}_class001_unfil.mrc", noisy.astype(np.float32), ANGPIX)
     write_map(tmp_path / "mask.mrc", soft_mask(BOX, 14, 6), ANGPIX)
     values = "".join(f"{x:.4f} {np.cos(x * 2):.5f}\n" for x in np.arange(0, 0.5001, 0.005))
-    (tmp_path / "mtf.star").write_text(
-        f"data_\n\nloop_\n_rlnResolutionInversePixel #1\n_rlnMtfValue #2\n{values}\n"
-    )
+    (tmp_path / "mtf.star").write_text(f"data_\n\nloop_\n_rlnResolutionInversePixel #1\n_rlnMtfValue #2\n{values}\n")
     return tmp_path
 
 

@@ -121,8 +121,7 @@ def test_files_are_combined_as_by_debians_relion(lists: Path, debian_relion: Cal
     same(StarFile({"optics": ours["optics"]}), StarFile({"optics": theirs["optics"]}))
     assert "krios are joined" in err
     assert (
-        ours["particles"].strings("rlnGroupName")[N]
-        == f"optics{ours['particles'].ints('rlnOpticsGroup')[N]}_group_0"
+        ours["particles"].strings("rlnGroupName")[N] == f"optics{ours['particles'].ints('rlnOpticsGroup')[N]}_group_0"
     )
 
 
@@ -195,8 +194,7 @@ def test_duplicates_by_brute_force() -> None:
     found = later_duplicates(table, 16.0, 2.0)
     x, y = (table.floats(f"rlnCoordinate{a}") - table.floats(f"rlnOrigin{a}Angst") / 2 for a in "XY")
     expected = [
-        any(i % 3 == j % 3 and np.hypot(x[i] - x[j], y[i] - y[j]) <= 8 for j in range(i + 1, 90))
-        for i in range(90)
+        any(i % 3 == j % 3 and np.hypot(x[i] - x[j], y[i] - y[j]) <= 8 for j in range(i + 1, 90)) for i in range(90)
     ]
     assert 10 < sum(expected) < 90
     assert found.tolist() == expected
@@ -216,9 +214,7 @@ def test_compare_by_text_and_by_distance(lists: Path) -> None:
         ("--label1 rlnCoordinateX --label2 rlnCoordinateY --max_dist 0.4", (40, 20, 0)),
         ("--label1 rlnCoordinateX --label2 rlnCoordinateY --max_dist 0.2", (0, 60, 40)),
     ):
-        code, _, err = program(
-            lists, "--i", "a.star", "--compare", "moved.star", *flags.split(), "--o", "c.star"
-        )
+        code, _, err = program(lists, "--i", "a.star", "--compare", "moved.star", *flags.split(), "--o", "c.star")
         assert code == 0, err
         found = [len(star.read(lists / f"c_{part}.star")["particles"]) for part in ("both", "only1", "only2")]
         assert tuple(found) == expected

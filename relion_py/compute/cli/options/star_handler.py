@@ -57,9 +57,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--discard_label", "value", "rlnImageName", "column with the images' names", _DISCARD),
     Flag("--discard_sigma", "value", "4.", "deviations from the mean that are odd", _DISCARD),
     Flag("--combine", "flag", "", "join files", _JOIN),
-    Flag(
-        "--check_duplicates", "value", "", "column in which values must differ, such as rlnImageName", _JOIN
-    ),
+    Flag("--check_duplicates", "value", "", "column in which values must differ, such as rlnImageName", _JOIN),
     Flag("--split", "flag", "", "split into several files", _SPLIT),
     Flag("--random_order", "flag", "", "in random order", _SPLIT),
     Flag("--random_seed", "value", "-1", "its seed; negative: another each time", _SPLIT),
@@ -85,9 +83,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--hist_bins", "value", "-1", "bins; -1: by the rule of Freedman and Diaconis", _COLUMN),
     Flag("--hist_min", "value", "-inf", "its least value", _COLUMN),
     Flag("--hist_max", "value", "inf", "its largest value", _COLUMN),
-    Flag(
-        "--remove_duplicates", "value", "-1", "remove particles nearer to another than this (A)", _DUPLICATES
-    ),
+    Flag("--remove_duplicates", "value", "-1", "remove particles nearer to another than this (A)", _DUPLICATES),
     Flag(
         "--image_angpix",
         "value",
