@@ -109,21 +109,24 @@ class PickPanel(MicrographPanel):
         self._saver.setSingleShot(True)
         self._saver.setInterval(AUTOSAVE_MILLISECONDS)
         self._saver.timeout.connect(self.save)
-        self.list.setHeaderLabels(["micrograph", "picks", "defocus µm", "fit Å"])
+        self.list.setHeaderLabels(["micrograph", "picks", "µm", "Å"])
         header = self.list.header()
         for column in (1, 2, 3):
             header.setSectionResizeMode(column, header.ResizeMode.ResizeToContents)
-        self._defocus = self._micrometres("rlnDefocusU")
-        self._fits = job.column("rlnCtfMaxResolution")
+        for column, tip in ((2, "defocus U"), (3, "resolution to which the CTF was fitted")):
+            self.list.headerItem().setToolTip(column, tip)
+        self._defocus = self._numbers("rlnDefocusU", 1e-4, 2)
+        self._fits = self._numbers("rlnCtfMaxResolution", 1.0, 1)
         self.list.setColumnHidden(2, not self._defocus)
         self.list.setColumnHidden(3, not self._fits)
         self.list.itemChanged.connect(self._on_item)
+        self.splitter.setSizes([340, 740])
 
-    def _micrometres(self, label: str) -> list[str]:
+    def _numbers(self, label: str, factor: float, digits: int) -> list[str]:
+        """Texts of a column of the micrographs' table times ``factor``; [] where there is none."""
         if not self.job.column(label):
             return []
-        values = floats(self.job.table, label) / 1e4
-        return [f"{v:.2f}" if np.isfinite(v) else "" for v in values]
+        return [f"{v:.{digits}f}" if np.isfinite(v) else "" for v in floats(self.job.table, label) * factor]
 
     def _make_box(self) -> Any:
         return _PickBox(self)
@@ -136,7 +139,7 @@ class PickPanel(MicrographPanel):
         if self._defocus:
             item.setText(2, self._defocus[index])
         if self._fits:
-            item.setText(3, self._fits[index][:5])
+            item.setText(3, self._fits[index])
         for column in (2, 3):
             item.setTextAlignment(column, Qt.AlignmentFlag.AlignRight)
         if self.job.may_save:

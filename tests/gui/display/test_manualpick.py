@@ -44,7 +44,7 @@ def project(tmp_path: Path, write_mrc, monkeypatch) -> Path:
     table.set("rlnDefocusU", [10000.0, 20500.0])
     table.set("rlnCtfMaxResolution", [3.5, 4.25])
     (tmp_path / "CtfFind/job003").mkdir(parents=True)
-    (tmp_path / "ManualPick/job004").mkdir(parents=True)
+    (tmp_path / "ManualPick/job004/Movies").mkdir(parents=True)
     star.write(tmp_path / "CtfFind/job003/micrographs_ctf.star", {"optics": optics, "micrographs": table})
     (tmp_path / "default_pipeline.star").write_text("data_pipeline_general\n_rlnPipeLineJobCounter 5\n")
     monkeypatch.chdir(tmp_path)
@@ -180,7 +180,7 @@ def test_lists_of_the_job_are_those_of_the_reference(qtbot, project: Path) -> No
     QApplication.processEvents()
     click(window, at(window, 80, 100))
     item = window.panel.list.topLevelItem(1)
-    assert (item.text(2), item.text(3)) == ("2.05", "4.250")
+    assert (item.text(2), item.text(3)) == ("2.05", "4.2")
     item.setCheckState(0, Qt.CheckState.Unchecked)
     window.close()
     job = project / "ManualPick/job004"
@@ -320,3 +320,34 @@ def test_every_flag_of_the_reference_is_offered_or_refused(shared: Path) -> None
     flags = {entry["option"] for group in listed.values() for entry in group}
     offered = {word for action in manualpick.build_parser()._actions for word in action.option_strings}
     assert flags <= offered | set(manualpick.REFUSED)
+
+
+def test_picks_below_a_score_are_removed_everywhere(qtbot, project: Path, monkeypatch) -> None:
+    for name, scores in (("a", [0.1, 0.6]), ("b", [0.2, 0.3, 0.9])):
+        table = star.Table({"rlnCoordinateX": [50.0 * (i + 1) for i in range(len(scores))]})
+        table.set("rlnCoordinateY", [60.0] * len(scores))
+        table.set("rlnAutopickFigureOfMerit", scores)
+        star.write(project / f"ManualPick/job004/Movies/{name}_manualpick.star", {"": table})
+    window = open_picker(qtbot, project, "--minimum_pick_fom", "0.25")
+    window.finish()
+    assert [window.panel.list.topLevelItem(i).text(1) for i in range(2)] == ["1", "2"]
+    assert len(window.panel.circles.getData()[0]) == 1
+    assert window.panel.remove_below_everywhere(0.25) == 2
+    window.finish()
+    window.close()
+    assert len(coordinates(project / PICKS)) == 1
+    assert len(coordinates(project / "ManualPick/job004/Movies/b_manualpick.star")) == 2
+
+
+def test_picks_are_coloured_by_a_particle_file(qtbot, project: Path) -> None:
+    table = star.Table({"rlnCoordinateX": [50.0, 150.0, 250.0], "rlnCoordinateY": [60.0, 60.0, 60.0]})
+    star.write(project / PICKS, {"": table})
+    particles = star.Table({"rlnCoordinateX": [50.0, 150.4], "rlnCoordinateY": [60.0, 60.0]})
+    particles.set("rlnMicrographName", ["MotionCorr/job002/Movies/a.mrc"] * 2)
+    particles.set("rlnParticleSelectZScore", [0.0, 1.0])
+    star.write(project / "p.star", {"particles": particles})
+    more = ("--color_star", "p.star", "--color_label", "rlnParticleSelectZScore", "--blue", "0", "--red", "1")
+    window = open_picker(qtbot, project, *more)
+    pens = [point.pen().color().getRgb()[:3] for point in window.panel.circles.points()]
+    assert pens == [(0, 0, 255), (255, 0, 0), (80, 255, 80)]
+    window.close()
