@@ -18,8 +18,8 @@ from typing import NoReturn
 from relion_py.compute.cli.options.autopick import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
-from relion_py.compute.ctf.listing import output_root, write_failures
 from relion_py.compute.errors import UserError
+from relion_py.compute.io.outputs import output_root, write_failures
 from relion_py.compute.picking.autopick import FomMaps, do_autopick
 from relion_py.compute.picking.autopick_files import Done, Micrograph, read_done, read_micrographs, write_lists
 from relion_py.compute.picking.autopick_report import write_report

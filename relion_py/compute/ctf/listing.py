@@ -1,14 +1,12 @@
-"""The micrographs of a run: input lists, output names, `micrographs_ctf.star`, the list of failures.
+"""The micrographs of a run: input lists, output names, `micrographs_ctf.star`.
 
-Source: RELION 5, ctffind_runner.cpp (initialise, joinCtffindResults), filename.cpp
-(getOutputFileWithNewUniqueDate).
+Source: RELION 5, ctffind_runner.cpp (initialise, joinCtffindResults).
 """
 
 from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,9 +15,10 @@ from relion_py.compute.ctf.estimate import Microscope
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
+from relion_py.compute.io.outputs import output_root
+from relion_py.compute.io.outputs import write_failures as write_failures
 from relion_py.compute.io.star import StarFile, Table
 
-_JOB = re.compile(r"^(?:[^/]+/)*?job\d{3}[^/]*/")
 _POOREST_SHOWN = 25.0  # A; CTFFIND4 says "inf" and Gctf 999 where nothing fits
 _OPTICS = (
     ("rlnSphericalAberration", "--CS", "spherical aberration"),
@@ -129,19 +128,6 @@ def _entries(
     return tuple(entries)
 
 
-def output_root(directory: str, source: str) -> str:
-    """The path of a micrograph's outputs without their endings: below `directory`, whatever the name is.
-
-    The type and number of the job that it comes from are left out, as RELION does. UserError for a name that
-    leads out of the directory.
-    """
-    below = _JOB.sub("", source).lstrip("/")
-    root = os.path.splitext(below)[0]
-    if ".." in below.split("/") or not root or any(ord(letter) < 32 for letter in root):
-        raise UserError(f"{source!r} is no name for a micrograph: its outputs would lie outside {directory}.")
-    return directory + root
-
-
 def write_micrographs(
     path: str,
     micrographs: MicrographList,
@@ -173,12 +159,3 @@ def write_micrographs(
     table = Table(columns)
     star.write(path, StarFile([("optics", micrographs.optics), ("micrographs", table)]))
     return table
-
-
-def write_failures(path: str, failures: Mapping[str, str]) -> None:
-    """List the micrographs without a result, and why; without any, an old list goes away."""
-    if failures:
-        columns = {"rlnMicrographName": list(failures), "relionpyFailure": list(failures.values())}
-        star.write(path, StarFile([("failed", Table(columns))]))
-    elif os.path.exists(path):
-        os.unlink(path)

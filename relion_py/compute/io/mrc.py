@@ -196,7 +196,8 @@ class Stack:
             picked = self._sections[wanted]
         if self.header.mode == _FOUR_BIT:
             return self._unpack(picked)
-        return np.array(picked, dtype=np.float32)
+        # sections that were picked are a copy already
+        return np.asarray(picked).astype(np.float32, copy=indices is None)
 
     def _unpack(self, packed: np.ndarray) -> np.ndarray:
         """4-bit pixels, the low half of each byte first (image.h, castPage2T, case UHalf)."""
@@ -320,7 +321,8 @@ class StackWriter:
         wide = data.astype(np.float64)
         self.count += len(data)
         self._sum += float(wide.sum())
-        self._sum_of_squares += float(np.vdot(wide, wide))
+        # not vdot: the matrix library's threads would wait busily between images
+        self._sum_of_squares += float(np.einsum("nyx,nyx->", wide, wide))
         self._min, self._max = min(self._min, float(wide.min())), max(self._max, float(wide.max()))
 
     def __exit__(

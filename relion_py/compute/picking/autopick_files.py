@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relion_py.compute.ctf.listing import output_root
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
+from relion_py.compute.io.outputs import output_root
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.picking.log import Picks
 

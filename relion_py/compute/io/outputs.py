@@ -1,0 +1,38 @@
+"""Outputs of programs that work on many micrographs or movies: their names, the list of those that failed.
+
+Source: RELION 5, filename.cpp (decomposePipelineFileName, getOutputFileWithNewUniqueDate).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from relion_py.compute.errors import UserError
+from relion_py.compute.io import star
+from relion_py.compute.io.star import StarFile, Table
+
+_JOB = re.compile(r"^(?:[^/]+/)*?job\d{3}[^/]*/")
+
+
+def output_root(directory: str, source: str) -> str:
+    """The path of a micrograph's outputs without their endings: below `directory`, whatever the name is.
+
+    The type and number of the job that it comes from are left out, as RELION does. UserError for a name that
+    leads out of the directory.
+    """
+    below = _JOB.sub("", source).lstrip("/")
+    root = os.path.splitext(below)[0]
+    if ".." in below.split("/") or not root or any(ord(letter) < 32 for letter in root):
+        raise UserError(f"{source!r} is no name for a micrograph: its outputs would lie outside {directory}.")
+    return directory + root
+
+
+def write_failures(path: str, failures: Mapping[str, str]) -> None:
+    """List the micrographs without a result, and why; without any, an old list goes away."""
+    if failures:
+        columns = {"rlnMicrographName": list(failures), "relionpyFailure": list(failures.values())}
+        star.write(path, StarFile([("failed", Table(columns))]))
+    elif os.path.exists(path):
+        os.unlink(path)
