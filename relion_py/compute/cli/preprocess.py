@@ -14,8 +14,8 @@ from typing import NoReturn
 from relion_py.compute.cli.options.preprocess import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
-from relion_py.compute.ctf.listing import output_root, write_failures
 from relion_py.compute.errors import Aborted, UserError
+from relion_py.compute.io.outputs import output_root, write_failures
 from relion_py.compute.picking.extract import (
     Micrograph,
     Micrographs,

@@ -18,13 +18,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from relion_py.compute.ctf.listing import output_root
-from relion_py.compute.ctf.spectrum import check_pixels
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.labels import type_of
 from relion_py.compute.io.mrc import StackWriter, read_image
+from relion_py.compute.io.outputs import output_root
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.picking.extract_coordinates import RefinedParticles, X, Y, read_coordinates
 from relion_py.compute.picking.extract_images import ImageOptions, cut_boxes, process_images, touches
@@ -172,7 +171,7 @@ def do_extract(entry: Micrograph, source: str | RefinedParticles, directory: str
         print(f"WARNING: there are no particles on {entry.name}.", file=sys.stderr)
         return 0
     image, _ = read_image(entry.name)
-    check_pixels(image, entry.name)
+    _check_pixels(image, entry.name)
     x, y = _whole_pixels(table, X), _whole_pixels(table, Y)
     inside = touches(image.shape, x, y, settings.box)
     if not inside.all():
@@ -189,6 +188,14 @@ def do_extract(entry: Micrograph, source: str | RefinedParticles, directory: str
     table.loop = True
     star.write(root + SUFFIX, StarFile([("images", table)]))
     return len(table)
+
+
+def _check_pixels(image: np.ndarray, name: str) -> None:
+    low, high = float(image.min()), float(image.max())  # NaN anywhere makes both NaN
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{name} holds values that are not numbers (NaN or infinity).")
+    if low == high:
+        raise UserError(f"{name} is empty: every pixel is {low:g}.")
 
 
 def _chosen(table: Table, settings: Settings, where: str) -> Table:

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.ctf.listing import output_root
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.io import star
+from relion_py.compute.io.outputs import output_root
 from relion_py.compute.io.particles import PIXEL_SIZE_LABELS, read_particles
 from relion_py.compute.io.star import StarFile, Table
 

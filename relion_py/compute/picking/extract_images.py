@@ -141,15 +141,17 @@ def _remove_dust(
 def _subtract_plane(images: NDArray[np.float64], mask: NDArray[np.bool_]) -> None:
     """Subtract the plane a x + b y + c that fits the pixels under the mask best (least squares).
 
-    All sums are taken along the axes first, so that no grid of x or y is multiplied with the images.
+    All sums are taken along the axes first, so that no grid of x or y is multiplied with the images; and by
+    einsum, as the threads of a matrix library cost more than they bring in products as small as these.
     """
     place = np.arange(images.shape[-1], dtype=np.float64) - images.shape[-1] // 2
-    in_columns, in_rows = mask.sum(axis=0), mask.sum(axis=1)
-    xx, yy, xy = in_columns @ place**2, in_rows @ place**2, place @ mask.astype(np.float64) @ place
-    x, y, count = in_columns @ place, in_rows @ place, float(mask.sum())
+    terms = np.stack([place, place**2, np.ones_like(place)])
+    x, xx, count = np.einsum("tx,x->t", terms, mask.sum(axis=0))
+    y, yy, _ = np.einsum("ty,y->t", terms, mask.sum(axis=1))
+    xy = np.einsum("y,yx,x->", place, mask, place)
     under = images * mask
     columns, rows = under.sum(axis=1), under.sum(axis=2)
-    moments = np.stack([columns @ place, rows @ place, rows.sum(axis=1)])  # (3, n)
+    moments = np.stack([(columns * place).sum(axis=1), (rows * place).sum(axis=1), rows.sum(axis=1)])
     a, b, c = np.linalg.solve(np.array([[xx, xy, x], [xy, yy, y], [x, y, count]]), moments)
     images -= (a[:, None] * place)[:, None, :]
     images -= (b[:, None] * place + c[:, None])[:, :, None]
