@@ -115,23 +115,34 @@ class SchemeGraph(QGraphicsView):
     def _add_edge(self, edge: Edge, target: str, bends: list[QPointF]) -> None:
         start, end = self.boxes[edge.source].pos(), self.boxes[target].pos()
         down = end.y() > start.y()
-        path, tip = _downwards(start, bends, end) if down else _back_up(start, end, self._right_of(end.y(), start.y()))
+        side = 0 if down else self._free_side(start, end)
+        path, tip = (
+            _downwards(start, bends, end) if down else _back_up(start, end, side, self._edge_of_rows(start, end, side))
+        )
         if_true = edge.is_fork and target == edge.target_if_true
         colour = QColor(theme.current().good if if_true else theme.current().quiet)
         item = QGraphicsPathItem(path)
         item.setPen(QPen(colour, 1.4, Qt.PenStyle.SolidLine if if_true or not edge.is_fork else Qt.PenStyle.DashLine))
-        wings = [QPointF(-4, -8), QPointF(4, -8)] if down else [QPointF(8, -4), QPointF(8, 4)]
+        wings = [QPointF(-4, -8), QPointF(4, -8)] if down else [QPointF(8 * side, -4), QPointF(8 * side, 4)]
         head = QGraphicsPolygonItem(QPolygonF([tip, *(tip + wing for wing in wings)]), item)
         head.setBrush(QBrush(colour))
         head.setPen(QPen(Qt.PenStyle.NoPen))
         if edge.is_fork:
-            leftwards = down and (bends[0] if bends else end).x() < start.x()
+            leftwards = (bends[0] if bends else end).x() < start.x() if down else side < 0
             _label(item, edge.condition if if_true else "else", path.elementAt(0), leftwards, down, if_true, colour)
         self.scene().addItem(item)
 
-    def _right_of(self, top: float, bottom: float) -> float:
-        """The right end of all boxes in these rows, so that a way back up passes beside them."""
-        return max(box.x() + BOX.width() for box in self.boxes.values() if top <= box.y() <= bottom)
+    def _free_side(self, start: QPointF, end: QPointF) -> int:
+        """On which side a way back up meets fewer boxes in the rows where it leaves and arrives: 1 right, -1 left."""
+        rows = [(box.x(), place) for box in self.boxes.values() for place in (start, end) if box.y() == place.y()]
+        right = sum(x > place.x() for x, place in rows)
+        left = sum(x < place.x() for x, place in rows)
+        return 1 if right <= left else -1
+
+    def _edge_of_rows(self, start: QPointF, end: QPointF, side: int) -> float:
+        """Where the boxes in the rows between two places end on one side."""
+        xs = [box.x() for box in self.boxes.values() if end.y() <= box.y() <= start.y()]
+        return max(xs) + BOX.width() if side > 0 else min(xs)
 
 
 def _downwards(start: QPointF, bends: list[QPointF], end: QPointF) -> tuple[QPainterPath, QPointF]:
@@ -150,12 +161,12 @@ def _downwards(start: QPointF, bends: list[QPointF], end: QPointF) -> tuple[QPai
     return path, tip
 
 
-def _back_up(start: QPointF, end: QPointF, right: float) -> tuple[QPainterPath, QPointF]:
-    """Out of the right side of a box, up beside the boxes between (`right` is where they end), into an earlier one."""
-    here = start + QPointF(BOX.width(), BOX.height() / 2)
-    tip = end + QPointF(BOX.width(), BOX.height() / 2)
+def _back_up(start: QPointF, end: QPointF, side: int, boxes_end: float) -> tuple[QPainterPath, QPointF]:
+    """Out of the side of a box, up beside the boxes between (which end at `boxes_end`), into an earlier one."""
+    middle = QPointF(BOX.width() if side > 0 else 0, BOX.height() / 2)
+    here, tip = start + middle, end + middle
     height = here.y() - tip.y()
-    out = right + 18 + 0.04 * height
+    out = boxes_end + side * (18 + 0.04 * height)
     turn = min(30.0, height / 2)
     path = QPainterPath(here)
     path.cubicTo(QPointF(out, here.y()), QPointF(out, here.y()), QPointF(out, here.y() - turn))

@@ -9,8 +9,8 @@ from relion_py.pipeline.schemes.model import Scheme
 def lay_out(scheme: Scheme) -> tuple[Layout, list[tuple[str, str]]]:
     """Places of all nodes, with the bends of the edges that lead downwards, and the edges that lead back up.
 
-    An edge leads back if it closes a circle on a walk from the start (depth-first search): the layers are made
-    without it. The start is where a reset scheme begins: the source of the first edge.
+    Nodes that no edge joins stand below the others. An edge leads back if it closes a circle on a walk from the
+    start (depth-first search): the layers are made without it. The start is where a reset scheme begins: the source of the first edge.
     """
     following: dict[str, list[str]] = {node: [] for node in scheme.nodes}
     for edge in scheme.edges:
@@ -20,7 +20,12 @@ def lay_out(scheme: Scheme) -> tuple[Layout, list[tuple[str, str]]]:
     order = list(dict.fromkeys([*starts, *(e.source for e in scheme.edges if e.source in following), *following]))
     back = _edges_back(order, following)
     down = [(a, b) for a in following for b in following[a] if (a, b) not in back]
-    return layered(order, down), [(a, b) for a in following for b in following[a] if (a, b) in back]
+    joined = {node for arrow in (*down, *back) for node in arrow}
+    layout = layered([node for node in order if node in joined], down)
+    foot = 1 + max((row for _, row in layout.places.values()), default=-1)
+    alone = {node: (float(i), foot) for i, node in enumerate(node for node in order if node not in joined)}
+    ways_back = [(a, b) for a in following for b in following[a] if (a, b) in back]
+    return Layout({**layout.places, **alone}, layout.bends), ways_back
 
 
 def _edges_back(order: list[str], following: dict[str, list[str]]) -> set[tuple[str, str]]:
