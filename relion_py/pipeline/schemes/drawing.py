@@ -10,7 +10,8 @@ def lay_out(scheme: Scheme) -> tuple[Layout, list[tuple[str, str]]]:
     """Places of all nodes, with the bends of the edges that lead downwards, and the edges that lead back up.
 
     Nodes that no edge joins stand below the others. An edge leads back if it closes a circle on a walk from the
-    start (depth-first search): the layers are made without it. The start is where a reset scheme begins: the source of the first edge.
+    start (depth-first search): the layers are made without it. The start is where a reset
+    scheme begins: the source of the first edge.
     """
     following: dict[str, list[str]] = {node: [] for node in scheme.nodes}
     for edge in scheme.edges:
