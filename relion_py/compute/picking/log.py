@@ -114,6 +114,11 @@ class Geometry:
         """Pixels at work for one of the micrograph."""
         return self.work / self.size
 
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Row and column of the micrograph's first pixel in the unshrunk square."""
+        return self.size // 2 - self.rows // 2, self.size // 2 - self.columns // 2
+
 
 def geometry_of(shape: tuple[int, ...], angpix: float, settings: LogSettings) -> Geometry:
     """The geometry of a micrograph (ny, nx); UserError if nothing would be left of it at work."""
@@ -198,15 +203,18 @@ def best_of(maps: Maps) -> tuple[Image, Image]:
             merit, size = image.astype(np.float32), np.full(image.shape, diameter, np.float32)
             continue
         better = image > merit
-        merit[better] = image[better]
-        size[better] = diameter
+        np.copyto(merit, image, where=better)
+        np.copyto(size, np.float32(diameter), where=better)
     if merit is None or size is None:
         raise ValueError("there are no maps")
     return merit, size
 
 
 def pick_log(merit: Image, size: Image, geometry: Geometry, settings: LogSettings) -> Picks:
-    """Pick particles from the highest figures of merit and their diameters (A), as :func:`best_of` gives them."""
+    """Pick particles from the highest figures of merit and their diameters (A), as :func:`best_of` gives them.
+
+    Coordinates of oblong micrographs are exact; RELION rounds the margin of the square to whole pixels at work.
+    """
     merit, high = _candidates(merit, size, geometry, settings)
     positive = np.flatnonzero(merit > 0)
     order = positive[np.argsort(-merit.ravel()[positive], kind="stable")]
@@ -215,16 +223,16 @@ def pick_log(merit: Image, size: Image, geometry: Geometry, settings: LogSetting
     peaks = choose_peaks(merit, order, np.floor(reach + 0.5).astype(np.int64))
     peaks = peaks[heights[peaks] < high]
     rows, columns = np.divmod(peaks, geometry.work)
-    top, left = _first_pixel(geometry)
-    return Picks((columns - left) / geometry.scale, (rows - top) / geometry.scale, heights[peaks])
+    top, left = geometry.corner
+    return Picks(columns / geometry.scale - left, rows / geometry.scale - top, heights[peaks])
 
 
 def _candidates(merit: Image, size: Image, geometry: Geometry, settings: LogSettings) -> tuple[Image, float]:
     """Figures of merit where picks may be, 0 elsewhere, and the upper threshold."""
     inside = np.zeros_like(merit)
-    top, left = _first_pixel(geometry)
+    top, left = (_round(edge * geometry.scale) for edge in geometry.corner)
     side = int(max(settings.skip_side, int(0.5 * settings.diameter_min / geometry.angpix)) * geometry.scale)
-    rows, columns = int(geometry.rows * geometry.scale), int(geometry.columns * geometry.scale)
+    rows, columns = (int(n * geometry.work / geometry.size) for n in (geometry.rows, geometry.columns))
     if rows > 2 * side and columns > 2 * side:
         area = slice(top + side, top + rows - side), slice(left + side, left + columns - side)
         inside[area] = merit[area]
@@ -238,19 +246,13 @@ def _candidates(merit: Image, size: Image, geometry: Geometry, settings: LogSett
     return inside, mean + settings.upper_threshold * deviation
 
 
-def _first_pixel(geometry: Geometry) -> tuple[int, int]:
-    """Row and column, in the square at work, of the micrograph's first pixel."""
-    work, scale = geometry.work, geometry.scale
-    return work // 2 - int(geometry.rows * scale) // 2, work // 2 - int(geometry.columns * scale) // 2
-
-
 def _square(image: Image, geometry: Geometry, seed: int) -> Image:
     """The standard micrograph in the middle of a square, noise of standard deviation 1 beside it."""
     rows, columns, size = geometry.rows, geometry.columns, geometry.size
     if rows == columns:
         return image
     square = np.empty((size, size), np.float32)
-    top, left = size // 2 - rows // 2, size // 2 - columns // 2
+    top, left = geometry.corner
     random = np.random.default_rng(seed)
     for area in (square[:top], square[top + rows :], square[:, :left], square[:, left + columns :]):
         area[...] = random.standard_normal(area.shape, np.float32)

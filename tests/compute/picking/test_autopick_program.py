@@ -145,7 +145,7 @@ def test_the_same_picks_as_relion(project: dict[str, int], debian_relion: Callab
 
 
 def test_oblong_micrographs_as_relion_picks_them(project: dict[str, int], debian_relion: Callable[[str], str]) -> None:
-    """Both put noise beside the micrograph, each its own, so merits agree only nearly."""
+    """Both put noise beside the micrograph, each its own, and RELION rounds the margin to whole shrunk pixels."""
     for name, shape in (("wide", (384, 512)), ("tall", (512, 350))):
         image, x, _ = blob_micrograph(shape, 8)
         write_map(mic(name), image, 2.0)
@@ -157,7 +157,7 @@ def test_oblong_micrographs_as_relion_picks_them(project: dict[str, int], debian
         mine, other = picks(name), picks(name, odir)
         assert len(mine) == len(other) == len(x)
         distance = np.hypot(mine[:, None, 0] - other[:, 0], mine[:, None, 1] - other[:, 1])
-        assert np.mean(distance.min(0) < 0.1) > 0.9
+        assert np.mean(distance.min(0) < 1.1 * 512 / 170) > 0.9  # 170 pixels at work
 
 
 @pytest.mark.parametrize("writer", ["mine", "theirs"])

@@ -36,7 +36,7 @@ def pick(image: np.ndarray, how: LogSettings, angpix: float = PIXEL) -> Picks:
     return pick_log(*best_of(log_maps(image.copy(), geometry, how)), geometry, how)
 
 
-@pytest.mark.parametrize("shape", [(400, 400), (300, 400), (400, 301)])
+@pytest.mark.parametrize("shape", [(400, 400), (300, 400), (400, 301), (387, 400)])
 @pytest.mark.parametrize("shrink", [0.0, 1.0])
 def test_known_positions_are_found(shape: tuple[int, int], shrink: float) -> None:
     image, x, y = blob_micrograph(shape, seed=3)
@@ -46,6 +46,9 @@ def test_known_positions_are_found(shape: tuple[int, int], shrink: float) -> Non
     # noise, and one shrunk pixel
     assert distance.min(0).max() < (3.0 if shrink else 5.0)
     assert np.all(np.diff(found.merit) <= 0)
+    nearest = distance.argmin(0)
+    offset = np.median(found.x[nearest] - x), np.median(found.y[nearest] - y)
+    assert np.abs(offset).max() < 1.0  # no shift, whatever the shape
 
 
 def test_white_particles() -> None:
