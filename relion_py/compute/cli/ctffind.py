@@ -48,7 +48,8 @@ def _main(argv: list[str], job: Job) -> None:
     settings = settings_of(args, job)
     micrographs = _input(args)
     directory = args.text("--o").rstrip("/") + "/"
-    listed, todo = _choose(args, micrographs.entries, directory)
+    # the first rank looks at what is there: the files of a fast rank must not change another's list
+    listed, todo = job.comm.bcast(_choose(args, micrographs.entries, directory) if job.leads else None)
     os.makedirs(directory, exist_ok=True)
     failures: dict[str, str] = {}
     if todo:

@@ -64,7 +64,8 @@ def _main(argv: list[str], job: Job) -> None:
     settings = settings_of(args)
     movies = read_movies(args.text("--i"), args.number("--angpix"), args.number("--voltage"))
     directory = args.text("--o").rstrip("/") + "/"
-    listed, todo = _choose(args, movies.entries, directory, settings)
+    # the first rank looks at what is there: the files of a fast rank must not change another's list
+    listed, todo = job.comm.bcast(_choose(args, movies.entries, directory, settings) if job.leads else None)
     os.makedirs(directory, exist_ok=True)
     worker = _worker(args, settings, directory, job)
     _tell(args, todo, job)
