@@ -41,7 +41,9 @@ def _main(argv: list[str], job: Job) -> None:
     settings, maps = settings_of(args), FomMaps(args.on("--write_fom_maps"), args.on("--read_fom_maps"))
     picker = _Picker(args, settings, maps, job)
     micrographs = read_micrographs(args.text("--i"), args.number("--angpix"), args.on("--LoG_use_ctf"))
-    todo = [one for one in enumerate(micrographs) if not picker.is_done(one[1])]
+    # the first rank looks at what is there: the files of a fast rank must not change another's list
+    unfinished = [one for one in enumerate(micrographs) if not picker.is_done(one[1])] if job.leads else None
+    todo = job.comm.bcast(unfinished)
     if maps.write and len(todo) > _MOST_MAPS and not args.on("--no_fom_limit"):
         raise UserError(f"Maps of {len(todo)} micrographs take much room; add --no_fom_limit if you want them.")
     os.makedirs(picker.directory, exist_ok=True)
