@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.backend.cpu import CpuBackend
-from relion_py.compute.errors import UserError
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.refine import convergence, outputs, source
 from relion_py.compute.refine.clock import Stopwatch
@@ -135,14 +133,7 @@ class AutoRefinement(Engine):
         old = self.poses()
         mine = sum(len(source.share(self.particles.members(h), comm)) for h in (1, 2))
         self.weighted: list[WeightedSums] = []
-        done = 0
-        with CpuBackend(options.threads, self.job.check_abort) as backend, self.job.progress(mine) as bar:
-
-            def advance(n: int) -> None:
-                nonlocal done
-                done += n
-                bar.update(done)
-
+        with self.working(mine) as (backend, advance):
             for half, model in enumerate(self.models):
                 members = self.particles.members(half + 1)
                 sums, weighted = self.expectation(backend, model, references[half], sizes, members, advance)
@@ -229,20 +220,15 @@ class AutoRefinement(Engine):
     def write(self, raw: list[NDArray[np.float32] | None] | None = None) -> None:
         """The iteration's files; raw: the unregularised half maps of the last one, on their owners."""
         comm = self.job.comm
-        error = None
         if raw is not None:
-            second = comm.bcast(raw[1], 1 % comm.size)
-            raw = [raw[0], second]
-        if comm.rank == 0:
-            try:
-                names = outputs.write_iteration(
-                    self.options, self.state, self.sampling, self.models, self.particles.to_star()
-                )
-                for half, volume in enumerate(raw or [], 1):
-                    if volume is not None:
-                        outputs.write_reference(names.unfiltered(half), volume, self.pixel_size)
-            except UserError as problem:
-                error = problem
-        error = comm.bcast(error, 0)
-        if error is not None:
-            raise error
+            raw = [raw[0], comm.bcast(raw[1], 1 % comm.size)]
+
+        def write_all() -> None:
+            names = outputs.write_iteration(
+                self.options, self.state, self.sampling, self.models, self.particles.to_star()
+            )
+            for half, volume in enumerate(raw or [], 1):
+                if volume is not None:
+                    outputs.write_reference(names.unfiltered(half), volume, self.pixel_size)
+
+        self.on_first_rank(write_all)

@@ -13,8 +13,6 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from relion_py.compute.backend.cpu import CpuBackend
-from relion_py.compute.errors import UserError
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.refine import convergence, outputs, source
@@ -164,17 +162,7 @@ class Classification(Engine):
         options, comm = self.options, self.job.comm
         self.job.say(f" Expectation iteration {self.state.iteration} of {options.max_iterations}")
         members, old = self._members(), self.poses()
-        done = 0
-        with (
-            CpuBackend(options.threads, self.job.check_abort) as backend,
-            self.job.progress(len(source.share(members, comm))) as bar,
-        ):
-
-            def advance(n: int) -> None:
-                nonlocal done
-                done += n
-                bar.update(done)
-
+        with self.working(len(source.share(members, comm))) as (backend, advance):
             sums, weighted = self.expectation(
                 backend, self.models[0], references, sizes, members, advance, self._seeds()
             )
@@ -278,15 +266,11 @@ class Classification(Engine):
 
     def write(self) -> None:
         """The iteration's files, by the first rank; what goes wrong is raised on all."""
-        comm, error = self.job.comm, None
-        if comm.rank == 0:
-            try:
-                outputs.write_iteration(self.options, self.state, self.sampling, self.models, self.particles.to_star())
-            except UserError as problem:
-                error = problem
-        error = comm.bcast(error, 0)
-        if error is not None:
-            raise error
+        self.on_first_rank(
+            lambda: outputs.write_iteration(
+                self.options, self.state, self.sampling, self.models, self.particles.to_star()
+            )
+        )
 
 
 def centre_of_mass(average: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -8,8 +8,8 @@ Source: ml_optimiser.cpp and ml_optimiser_mpi.cpp, expectation.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -112,6 +112,31 @@ class Engine:
     def _new_grid(self) -> Sampling:
         """The coarse grid of orientations that the sampling says, not perturbed."""
         return grid_of(self.sampling)
+
+    @contextmanager
+    def working(self, total: int) -> Iterator[tuple[CpuBackend, Callable[[int], None]]]:
+        """The threads of an expectation step over this rank's `total` particles, and a call for n more done."""
+        done = 0
+        with CpuBackend(self.options.threads, self.job.check_abort) as backend, self.job.progress(total) as bar:
+
+            def advance(n: int) -> None:
+                nonlocal done
+                done += n
+                bar.update(done)
+
+            yield backend, advance
+
+    def on_first_rank(self, action: Callable[[], object]) -> None:
+        """Do something on the first rank only; its UserError is raised on all, so that none waits for the others."""
+        comm, error = self.job.comm, None
+        if comm.rank == 0:
+            try:
+                action()
+            except UserError as problem:
+                error = problem
+        error = comm.bcast(error, 0)
+        if error is not None:
+            raise error
 
     @property
     def first_by_correlation(self) -> bool:

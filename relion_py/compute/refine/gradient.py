@@ -14,7 +14,6 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.refine import convergence, source, vdam
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.classification import Classification, centre_of_mass
@@ -130,17 +129,7 @@ class GradientClassification(Classification):
         )
         halves = vdam.pseudo_halves(members)
         sums: list[BackProjector] = []
-        done = 0
-        with (
-            CpuBackend(options.threads, self.job.check_abort) as backend,
-            self.job.progress(sum(len(source.share(half, comm)) for half in halves)) as bar,
-        ):
-
-            def advance(n: int) -> None:
-                nonlocal done
-                done += n
-                bar.update(done)
-
+        with self.working(sum(len(source.share(half, comm)) for half in halves)) as (backend, advance):
             found = []
             for half in halves:
                 mine, part = self.expectation(backend, self.models[0], references, sizes, half, advance, self._seeds())
