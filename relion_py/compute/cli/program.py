@@ -87,9 +87,15 @@ class Job:
         except OSError as error:
             print(f"{name} could not be written in {self.directory}: {error.strerror}.", file=sys.stderr)
 
+    def has_ended(self) -> bool:
+        """Whether a rank has told the pipeline that the program failed or was aborted."""
+        return bool(self.directory) and any(
+            os.path.exists(os.path.join(self.directory, name)) for name in (FAILURE, ABORTED)
+        )
+
     def start(self) -> None:
         """Take away what an earlier run left."""
-        if self.directory and self.leads:
+        if self.directory:
             self._remove(SUCCESS, FAILURE, ABORTED)
 
     def _remove(self, *names: str) -> None:
@@ -110,9 +116,9 @@ def run(main: Main, argv: Sequence[str] | None = None, parallel: bool = False) -
     job = Job(value_of("--pipeline_control", words))
     with _lines_at_once(), _signals_abort():
         try:
+            job.start()  # by every rank, before any of them can have ended: MPI starts when all are there
             if parallel:
                 job.comm = communicator()
-            job.start()
             main(words, job)
             job.comm.barrier()
         except SystemExit as error:  # --help, --version
@@ -127,9 +133,10 @@ def run(main: Main, argv: Sequence[str] | None = None, parallel: bool = False) -
 
 
 def _end(job: Job, exit_file: str, sentence: str) -> int:
-    if not job.leads:
-        time.sleep(0.5)  # if the first rank has the same to say (a wrong option), it alone says it
-    job.write_exit_file(exit_file)
+    if not job.comm.tells_the_end():
+        time.sleep(10.0)  # the first rank has the same to say (a wrong option), and ends us
+    if not job.has_ended():  # of ranks that end one another, the first tells the cause
+        job.write_exit_file(exit_file)
     if exit_file == FAILURE:
         print(f"\n relion_py version: {__version__}\n exiting with an error ...", flush=True)
     else:

@@ -6,8 +6,12 @@ reduced in place and in pieces below the 2^31 bytes that older MPI libraries can
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 import sys
+import termios
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -19,6 +23,12 @@ from relion_py.compute.errors import UserError
 
 CHUNK_BYTES = 1 << 30
 """The most that one MPI call is given."""
+
+ENDING_TAG = 32_000
+"""The tag under which the first rank tells the others that it ends them (MPI promises tags up to 32,767)."""
+
+FIRST_RANK_MAY_TAKE = 1.0
+"""Seconds in which the first rank is expected to find the mistake that another rank has found."""
 
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "PMIX_SIZE")
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK")
@@ -63,6 +73,9 @@ class Communicator(Protocol):
 
     def split(self, colour: int) -> Communicator:
         """The group of the ranks that gave the same colour (at least 0), in their old order."""
+
+    def tells_the_end(self) -> bool:
+        """Whether this rank shall say why the program ends: not if the first rank is about to say it too."""
 
     def abort(self, message: str) -> None:
         """Print the sentence on stderr and end every rank; does not return."""
@@ -110,6 +123,9 @@ class SerialComm:
 
     def split(self, colour: int) -> SerialComm:
         return SerialComm()
+
+    def tells_the_end(self) -> bool:
+        return True
 
     def abort(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
@@ -174,11 +190,46 @@ class MpiComm:
     def split(self, colour: int) -> MpiComm:
         return MpiComm(self._comm.Split(colour, self.rank))
 
+    def tells_the_end(self) -> bool:
+        if self.rank == 0:
+            self._told = [self._comm.isend(None, dest=rank, tag=ENDING_TAG) for rank in range(1, self.size)]
+            return True
+        until = time.monotonic() + FIRST_RANK_MAY_TAKE
+        while time.monotonic() < until:
+            if self._comm.iprobe(source=0, tag=ENDING_TAG):
+                return False
+            time.sleep(0.02)
+        return True
+
     def abort(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()
+        wait_until_read(1, 2)
         self._comm.Abort(1)
         os._exit(1)  # some libraries come back from Abort until the launcher's signal arrives
+
+
+def wait_until_read(*descriptors: int, seconds: float = 3.0, grace: float = 0.3) -> None:
+    """Wait until the other end has read what was written to these pipes, at most `seconds`.
+
+    An MPI launcher that is told to abort drops the output that it has not yet passed on. `grace`: what it is
+    given besides, to pass on what it has read.
+    """
+    until = time.monotonic() + seconds
+    for descriptor in descriptors:
+        while time.monotonic() < until and _unread_bytes(descriptor):
+            time.sleep(0.01)
+    time.sleep(grace)
+
+
+def _unread_bytes(descriptor: int) -> int:
+    """How much waits in a pipe (Linux tells it at either end); 0 for anything else."""
+    try:
+        if not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return 0
+        return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,24 @@ def test_the_launchers_word(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     assert isinstance(communicator(), SerialComm)
     assert issubclass(UserError, Exception)
+
+
+def test_what_was_written_is_waited_for_until_it_is_read():
+    read, write = os.pipe()
+    os.write(write, b"x" * 5000)
+    assert comm._unread_bytes(write) == 5000
+    threading.Timer(0.5, lambda: os.read(read, 5000)).start()
+    started = time.monotonic()
+    comm.wait_until_read(write, grace=0.0)
+    assert 0.3 < time.monotonic() - started < 2.5
+    assert comm._unread_bytes(write) == 0
+    os.write(write, b"never read")
+    started = time.monotonic()
+    comm.wait_until_read(write, seconds=0.2, grace=0.0)
+    assert 0.15 < time.monotonic() - started < 2.0
+    os.close(read)
+    os.close(write)
+    assert comm._unread_bytes(write) == 0
 
 
 def test_pieces_cover_the_array_without_copies():
