@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import shutil
@@ -41,28 +42,45 @@ def tracked_files() -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def run_module_entry(target: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Call an entry point in a new process, as the program on the PATH does."""
-    module, _, function = target.partition(":")
-    code = f"import sys; from {module} import {function}; sys.argv[0] = 'program'; sys.exit({function}())"
-    env = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
-    return subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning:relion_py", "-c", code, *arguments],
-        capture_output=True, text=True, timeout=120, env=env,
-    )  # fmt: skip
-
-
 # ---- entry points -----------------------------------------------------------------------------------------
+
+EXPLAIN = """
+import contextlib, importlib, io, json, sys
+answers = {}
+for name, target in json.loads(sys.argv[1]).items():
+    module, _, function = target.partition(":")
+    for argument in ("--help", "--version"):
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        sys.argv[:] = [name, argument]
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                code = getattr(importlib.import_module(module), function)()
+            except SystemExit as end:
+                code = end.code
+        answers[f"{name} {argument}"] = (code or 0, out.getvalue(), err.getvalue())
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def explanations() -> dict[str, tuple[int, str, str]]:
+    """ "program --help" -> status, stdout, stderr. One process asks all programs: they share what they import."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:relion_py", "-c", EXPLAIN, json.dumps(SCRIPTS)],
+        capture_output=True, text=True, timeout=200, env={**os.environ, "QT_QPA_PLATFORM": "offscreen"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
-def test_every_program_explains_itself(name):
-    usage = run_module_entry(SCRIPTS[name], "--help")
-    assert usage.returncode == 0, usage.stderr
-    assert "usage:" in usage.stdout.lower()
-    version = run_module_entry(SCRIPTS[name], "--version")
-    assert version.returncode == 0, version.stderr
-    assert importlib.import_module("relion_py").__version__ in version.stdout
+def test_every_program_explains_itself(name, explanations):
+    status, usage, err = explanations[f"{name} --help"]
+    assert status == 0, err
+    assert "usage:" in usage.lower()
+    status, version, err = explanations[f"{name} --version"]
+    assert status == 0, err
+    assert importlib.import_module("relion_py").__version__ in version
 
 
 def test_every_program_of_the_package_is_installed():
