@@ -469,17 +469,23 @@ class Expectation:
         chosen = _Best.zeros(n)
         self._weigh(groups, group_ptr, scores, mask, mask_start, chosen)
         row_weight = np.zeros((len(self.volumes), int(table_start[-1])))
-        block_weight = np.zeros(len(self.volumes) * tables.directions)
-        selection.marginals(
-            scores, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count, groups.out_start,
-            tables.rot_children, v, tables.directions, table_start, row_weight, block_weight, 0, n,
-        )  # fmt: skip
+        ranges = self.backend.ranges(n)
+        block_weight = np.zeros((len(ranges), len(self.volumes) * tables.directions))
+
+        def add_up(i: int, a: int, b: int) -> None:  # a particle's shifts are its own; blocks are shared
+            selection.marginals(
+                scores, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count,
+                groups.out_start, tables.rot_children, v, tables.directions, table_start, row_weight, block_weight[i],
+                a, b,
+            )  # fmt: skip
+
+        self.backend.map(add_up, [(i, a, b) for i, (a, b) in enumerate(ranges)])
         self.clock.lap("weights")
         if self.settings.correlate:  # the noise-weighted images after all, for the back-projection
             weighted, ctf2 = self._times_ctf(batch.masked, batch.ctf, batch.optics, batch.fine)
             shifted = self._shift_table(weighted, rows, shift, batch.fine)
         signal, power = self._sum(batch, by_block, scores, table_start, shifted, ctf2, rows, shift, row_weight)
-        by_direction = block_weight.reshape(len(self.volumes), -1)
+        by_direction = block_weight.sum(axis=0).reshape(len(self.volumes), -1)
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
             by_direction = by_direction.sum(axis=1, keepdims=True)
         self.sums.pdf_direction += by_direction
