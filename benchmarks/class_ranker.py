@@ -3,10 +3,10 @@
     python benchmarks/class_ranker.py [--directory DIR] [--j 2]     simulate, classify (relion_refine), fit, print
     python benchmarks/class_ranker.py --directory DIR --fit         fit again to what lies there
 
-Every scenario mixes projections of a random model with junk: pure noise, two neighbours beside an empty centre, blobs of
-ice, edges of carbon. A class is as good as the part of its particles that are projections. The coefficients are those of
-a logistic function of `ranking/score.py`'s evidence, fitted with a weak pull towards 0 and with the signs that their meaning asks for, every class counting once; the
-table tells how scenarios fare that were left out of the fit.
+Every scenario mixes projections of a random model with junk: pure noise, two neighbours beside an empty centre, blobs
+of ice, edges of carbon. A class is as good as the part of its particles that are projections. The coefficients are
+those of a logistic function of `ranking/score.py`'s evidence, fitted with a weak pull towards 0 and with the signs
+that their meaning asks for, every class counting once; the table tells how scenarios fare that were left out.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from relion_py.compute.ranking.rank import evidence_of
 from relion_py.compute.ranking.score import EVIDENCE
 from relion_py.compute.simulate import simulate_particles
 
-PULL = 0.1
+PULL = 0.3
 """Weight of the squared coefficients in the fit."""
-SIGNS = (1, -1, 1, -1, 1, -1)
+SIGNS = (-1, -1, 1, -1)
 """What speaks for a class and what against it; a coefficient of the other sign is an accident of the simulations."""
 
 
@@ -194,7 +194,7 @@ def report(directory: Path) -> None:
         rest = [f for f in found if f[0] != left]
         w = fit(np.concatenate([f[1] for f in rest]), np.concatenate([f[3] for f in rest]))
         chosen = evidence @ w[1:] + w[0] > 0
-        size = np.array(class_sizes(directory / left, [f[2] for f in found if f[0] == left][0]))
+        size = np.array(class_sizes(directory / left, next(f[2] for f in found if f[0] == left)))
         right = (part * size)[chosen].sum()
         print(
             f"{left:18s} {len(part):7d} {(part > 0.5).sum():5d} {chosen.sum():7d} {right / (part * size).sum():7.2f} "

@@ -1,9 +1,10 @@
 """What can be measured on a 2D class average: areas, moments, edges, spectra; the features of RELION's ranker.
 
-Features carry RELION's labels (without the `rln`-prefixed underscore), so that a table of them is a STAR file. Lengths are
-pixels of 4 A, to which every average is brought first; its densities stay as they are.
+Features carry RELION's labels, so that a table of them is a STAR file. Lengths are pixels of 4 A, to which every
+average is brought first; its densities stay as they are.
 
-Facts: RELION 5, class_ranker.cpp (getFeatures, makeSolventMasks, calculateMoments, maskCircumference, calculateGranulo).
+Facts: RELION 5, class_ranker.cpp (getFeatures, makeSolventMasks, calculateMoments, maskCircumference,
+calculateGranulo).
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ GRANULO_RADII = (1, 2, 3, 4, 5, 6)
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """diameter: of the particles (A). ring_ratio: the ring begins at this part of the radius; ring_radius: or at so many
-    pixels of 4 A. lowpass: resolution (A) of the picture from which the areas are made. threshold: of that picture; 0 for
-    a twentieth of its standard deviation. granulo: also the granulometry (slower)."""
+    """diameter: of the particles (A). ring_ratio: the ring begins at this part of the radius; ring_radius: or at so
+    many pixels of 4 A. lowpass: resolution (A) of the picture from which the areas are made. threshold: of that
+    picture; 0 for a twentieth of its standard deviation. granulo: also the granulometry (slower)."""
 
     diameter: float
     ring_ratio: float = 0.95
@@ -65,7 +66,7 @@ def image_features(average: NDArray[np.floating], angpix: float, options: Featur
     distance = _distance(len(image))
     radius = min(len(image) / 2.0, options.diameter / (2.0 * UNIFORM_ANGPIX))
     circle = distance <= radius
-    smooth = lowpass(image, UNIFORM_ANGPIX, options.lowpass)
+    smooth = np.asarray(lowpass(image, UNIFORM_ANGPIX, options.lowpass), np.float64)
     spread = float(smooth.std(ddof=1))
     protein, scattered = protein_area(smooth, options.threshold or 0.05 * spread, radius)
     solvent = circle & ~protein

@@ -64,18 +64,14 @@ def read_classification(path: str) -> Classification:
     classification."""
     optimiser = star.read(path)
     if "optimiser_general" not in optimiser:
-        raise UserError(
-            f"{path} has no table data_optimiser_general: give the _optimiser.star file of a 2D classification."
-        )
+        raise UserError(f"{path} is no optimiser file: give the _optimiser.star of a 2D classification.")
     general = optimiser["optimiser_general"]
     if "rlnModelStarFile" not in general:
         raise UserError(f"{path} is of a 3D refinement; class averages of a 2D classification can be ranked.")
     model_path = find_beside(general.value("rlnModelStarFile"), path)
     data_path = find_beside(general.value("rlnExperimentalDataStarFile"), path)
     if "model_general" not in star.read(model_path):  # a ranker's own output
-        raise UserError(
-            f"{model_path} has no spectra of its classes: give the optimiser of the 2D classification itself."
-        )
+        raise UserError(f"{model_path} is of a ranking: give the optimiser of the 2D classification itself.")
     model = read_model(model_path, number_of_optics_groups(data_path), True)
     if model.ref_dim != 2:
         raise UserError(f"{path} is of a 3D classification; class averages of a 2D classification can be ranked.")
@@ -100,14 +96,14 @@ def features_of(
 
 
 def evidence_of(path: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Numbers (from 1) of the classes of an optimiser file that get a score, and the evidence (K, 6) for it."""
+    """Numbers (from 1) of the classes of an optimiser file that get a score, and the evidence (K, 4) for it."""
     found = read_classification(path)
     features = features_of(found, FeatureOptions(found.diameter))
     return found.ranked + 1, evidence_table(found, features)
 
 
 def evidence_table(found: Classification, features: list[ClassFeatures]) -> NDArray[np.float64]:
-    """The evidence (K, 6) of classes with features."""
+    """The evidence (K, 4) of classes with features."""
     if not features:
         return np.zeros((0, len(score.EVIDENCE)))
     best = min(f.resolution for f in features)
@@ -145,8 +141,8 @@ class Choice:
 def choose(scores: NDArray[np.float64], sizes: NDArray[np.float64], choice: Choice) -> list[int]:
     """Places in `scores` of the chosen classes: those within the limits in order, then the others from the best down.
 
-    sizes: particles of each class. RELION's own relative limits are relative to -999 (class_ranker.cpp, performRanking);
-    here they are what its help says.
+    sizes: particles of each class. RELION's relative limits are by mistake relative to -999 (class_ranker.cpp,
+    performRanking); here they are what its help says.
     """
     scale = float(scores.max()) if choice.relative and len(scores) else 1.0
     within = (scores >= choice.least * scale) & (scores <= choice.most * scale)

@@ -1,9 +1,9 @@
-"""The score of a 2D class average: how likely it shows particles, 0 to 1. This package's own, not the reference's network.
+"""The score of a 2D class average, 0 to 1: our own, not the reference's network.
 
 RELION scores class averages with a trained neural network whose weights are a separate download (Kimanius et al. 2021).
-Ours is a logistic function of six things that a person looks at, each a plain number (:data:`EVIDENCE`). Its
-coefficients were fitted to 2D classes of simulated particles mixed with known junk by `benchmarks/class_ranker.py`; the
-target was the part of a class's particles that are none.
+Ours is a logistic function of four things that a person looks at, each a plain number (:data:`EVIDENCE`). Its
+coefficients were fitted by `benchmarks/class_ranker.py` to 2D classes of simulated particles mixed with known junk; the
+target was the part of a class's particles that are no junk.
 """
 
 from __future__ import annotations
@@ -16,17 +16,15 @@ from relion_py.compute.ranking.features import UNIFORM_ANGPIX, ImageFeatures
 from relion_py.compute.refine.model import ModelState
 
 EVIDENCE = {
-    "details": "log2 of the particle's diameter over the resolution of the average",
     "behind the best": "log2 of the resolution over that of the best class",
-    "signal": "log10 of the mean signal-to-noise ratio between a fifth and a twelfth of the diameter",
-    "rim": "log of the variation beyond 0.8 of the mask's radius over that within all of it, smoothed",
-    "texture": "log of the variation of the protein finer than a fifth of the diameter over that of all within the mask",
+    "rim": "log of the variation beyond 0.95 of the mask's radius over that within all of it, smoothed",
+    "texture": "log of the protein's variation finer than a fifth of the diameter over all within the mask",
     "cut off": "part of the mask's edge that is protein",
 }
 """What the score weighs, in the order of the coefficients."""
 
-CONSTANT = -0.75
-COEFFICIENTS = (0.0, -0.39, 0.0, -1.44, 0.74, -0.56)
+CONSTANT = -0.19
+COEFFICIENTS = (-1.01, -1.29, 1.05, -0.41)
 """For EVIDENCE."""
 
 _FLOOR = 1e-3  # of ratios before their logarithm
@@ -35,21 +33,19 @@ _FLOOR = 1e-3  # of ratios before their logarithm
 def evidence(
     model: ModelState, k: int, features: ImageFeatures, diameter: float, best_resolution: float
 ) -> NDArray[np.float64]:
-    """The numbers (6,) of :data:`EVIDENCE` for class `k` (from 0); diameter and resolutions in A."""
+    """The numbers (4,) of :data:`EVIDENCE` for class `k` (from 0); diameter and resolutions in A."""
     resolution = min(resolution_of(model, k), diameter)
     image, smooth = features.image, features.smooth
     axis = np.arange(len(image)) - len(image) // 2
     distance = np.hypot(axis[:, None], axis)
     radius = min(len(image) / 2.0, diameter / (2.0 * UNIFORM_ANGPIX))
     circle = distance <= radius
-    rim = circle & (distance > 0.8 * radius)
+    rim = circle & (distance > 0.95 * radius)
     protein = features.protein if features.protein.any() else circle
     fine = image - lowpass(image, UNIFORM_ANGPIX, diameter / 5.0)
     return np.array(
         [
-            np.log2(diameter / resolution),
             np.log2(resolution / min(best_resolution, diameter)),
-            np.log10(max(_FLOOR, _band_snr(model, k, diameter))),
             _log_ratio(float(smooth[rim].std()), float(smooth[circle].std())),
             _log_ratio(float(fine[protein].std()), float(image[circle].std())),
             features.values["rlnEdgeSignal"],
@@ -58,7 +54,7 @@ def evidence(
 
 
 def score(evidence: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores (...) of evidence (..., 6)."""
+    """Scores (...) of evidence (..., 4)."""
     return 1.0 / (1.0 + np.exp(-(CONSTANT + evidence @ np.array(COEFFICIENTS))))
 
 
@@ -74,13 +70,6 @@ def resolution_of(model: ModelState, k: int) -> float:
     if not len(below):
         return 2.0 * model.pixel_size
     return model.ori_size * model.pixel_size / (below[0] - 1) if below[0] > 1 else float("inf")
-
-
-def _band_snr(model: ModelState, k: int, diameter: float) -> float:
-    """Mean of the class's ratio of signal to noise over the shells of the band; 0 if there are none."""
-    frequency = np.arange(model.nr_shells) / (model.ori_size * model.pixel_size)
-    band = (frequency >= 5.0 / diameter) & (frequency <= 12.0 / diameter)
-    return float(model.data_vs_prior_class[k][band].mean()) if band.any() else 0.0
 
 
 def _log_ratio(part: float, whole: float) -> float:

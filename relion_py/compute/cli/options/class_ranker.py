@@ -9,9 +9,9 @@ _FEATURES = "Features"
 _ABSENT = "Options of the reference that this release refuses"
 
 DESCRIPTION = (
-    "Scores the averages of a 2D classification between 0 and 1, and selects the good ones. The score is this package's "
-    "own, a documented function of six features; it is not that of RELION's neural network, whose weights are a "
-    "separate download. Scores of the two programs are not comparable class by class."
+    "Scores the averages of a 2D classification between 0 and 1, and selects the good ones. The score is this "
+    "package's own, a documented function of four features; it is not that of RELION's neural network, whose weights "
+    "are a separate download. Scores of the two programs are not comparable class by class."
 )
 
 _TRAINING = "the reference's network cannot be trained here; features.star has the features"
