@@ -4,7 +4,7 @@
     python benchmarks/class_ranker.py --directory DIR --fit         fit again to what lies there
 
 Every scenario mixes projections of a random model with junk: pure noise, two neighbours beside an empty centre, blobs
-of ice, edges of carbon. A class is as good as the part of its particles that are projections. The coefficients are
+of ice, edges of carbon. A class is good when more than half of its particles are projections. The coefficients are
 those of a logistic function of `ranking/score.py`'s evidence, fitted with a weak pull towards 0 and with the signs
 that their meaning asks for, every class counting once; the table tells how scenarios fare that were left out.
 """
@@ -174,12 +174,12 @@ def truth(directory: Path) -> tuple[NDArray[np.float64], NDArray[np.int64], NDAr
 
 def fit(evidence: NDArray[np.float64], part: NDArray[np.float64]) -> NDArray[np.float64]:
     """Coefficients (1 + E,), the constant first, of the most likely logistic function."""
-    design = np.column_stack([np.ones(len(part)), evidence])
+    design, good = np.column_stack([np.ones(len(part)), evidence]), (part > 0.5).astype(float)
 
     def cost(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         z = design @ w
-        value = (np.logaddexp(0.0, z) - part * z).sum() + PULL * (w[1:] @ w[1:])
-        gradient = design.T @ (1.0 / (1.0 + np.exp(-z)) - part) + 2.0 * PULL * np.r_[0.0, w[1:]]
+        value = (np.logaddexp(0.0, z) - good * z).sum() + PULL * (w[1:] @ w[1:])
+        gradient = design.T @ (1.0 / (1.0 + np.exp(-z)) - good) + 2.0 * PULL * np.r_[0.0, w[1:]]
         return value, gradient
 
     bounds = [(None, None)] + [(0.0, None) if sign > 0 else (None, 0.0) for sign in SIGNS]

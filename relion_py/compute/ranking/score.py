@@ -3,7 +3,7 @@
 RELION scores class averages with a trained neural network whose weights are a separate download (Kimanius et al. 2021).
 Ours is a logistic function of four things that a person looks at, each a plain number (:data:`EVIDENCE`). Its
 coefficients were fitted by `benchmarks/class_ranker.py` to 2D classes of simulated particles mixed with known junk; the
-target was the part of a class's particles that are no junk.
+score estimates how likely it is that more than half of a class's particles are good ones.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ EVIDENCE = {
 }
 """What the score weighs, in the order of the coefficients."""
 
-CONSTANT = -0.19
-COEFFICIENTS = (-1.01, -1.29, 1.05, -0.41)
+CONSTANT = 0.12
+COEFFICIENTS = (-1.38, -2.04, 1.33, -0.70)
 """For EVIDENCE."""
 
 _FLOOR = 1e-3  # of ratios before their logarithm
