@@ -243,14 +243,14 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
     if not path.endswith("_optimiser.star"):
         raise UserError(f"--continue takes an _optimiser.star file, not {path}.")
     state, options, files = optimiser_from_star(star.read(path))
-    data = _found(files.data, path)
-    groups = _number_of_optics_groups(data)
+    data = find_beside(files.data, path)
+    groups = number_of_optics_groups(data)
     models = tuple(
-        _read_model(_found(name, path), groups, with_references) for name in (files.model, files.model2) if name
+        read_model(find_beside(name, path), groups, with_references) for name in (files.model, files.model2) if name
     )
     first = models[0]
-    sampling_star = star.read(_found(files.sampling, path))
-    old_units = "rlnSigmaOffsets" in star.read(_found(files.model, path))["model_general"]
+    sampling_star = star.read(find_beside(files.sampling, path))
+    old_units = "rlnSigmaOffsets" in star.read(find_beside(files.model, path))["model_general"]
     sampling = sampling_from_star(sampling_star, first.pixel_size if old_units else 1.0)
     if old_units:
         _accuracy_to_angstrom(state, path, first.pixel_size)
@@ -300,7 +300,7 @@ def _accuracy_to_angstrom(state: OptimiserState, path: str, pixel_size: float) -
         state.accuracy_trans = float(general.floats("rlnOverallAccuracyTranslations")[0]) * pixel_size
 
 
-def _read_model(path: str, nr_optics_groups: int, with_references: bool) -> ModelState:
+def read_model(path: str, nr_optics_groups: int, with_references: bool) -> ModelState:
     model = model_from_star(star.read(path), nr_optics_groups)
     if with_references:
         for name in model.reference_names:
@@ -340,14 +340,14 @@ def _complex(values: NDArray[np.float32]) -> NDArray[np.complex64]:
 
 
 def _read_values(name: str, beside: str) -> NDArray[np.float32]:
-    """A map, or the 2D average `3@stack`; found as `_found` does."""
+    """A map, or the 2D average `3@stack`; found as `find_beside` does."""
     number, at, path = name.rpartition("@")
     if at:
-        return read_image(f"{number}@{_found(path, beside)}")[0]
-    return read_map(_found(name, beside))[0]
+        return read_image(f"{number}@{find_beside(path, beside)}")[0]
+    return read_map(find_beside(name, beside))[0]
 
 
-def _number_of_optics_groups(data: str) -> int:
+def number_of_optics_groups(data: str) -> int:
     """Rows of data_optics; only the head of the file is read, for the particles can be very many."""
     head: list[str] = []
     with open(data, encoding="utf-8", errors="surrogateescape") as file:
@@ -359,7 +359,7 @@ def _number_of_optics_groups(data: str) -> int:
     return len(tables["optics"]) if "optics" in tables else 1
 
 
-def _found(name: str, beside: str) -> str:
+def find_beside(name: str, beside: str) -> str:
     """`name` as it is, or its last part beside the file that names it."""
     if os.path.exists(name):
         return name

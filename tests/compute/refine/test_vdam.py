@@ -355,7 +355,7 @@ def test_moments_come_back_from_disc(tmp_path: Path, ndim: int) -> None:
         each.second = random.uniform(size=each.second.shape).astype(np.float32)
     names = outputs.OutputNames(str(tmp_path / "run"), 10)
     outputs.write_model(names, model)
-    found = outputs._read_model(names.model(), 1, True)
+    found = outputs.read_model(names.model(), 1, True)
     for written, read in zip(model.moments, found.moments, strict=True):
         np.testing.assert_array_equal(read.first, written.first)
         np.testing.assert_array_equal(read.second, written.second)

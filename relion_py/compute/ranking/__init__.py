@@ -1,0 +1,1 @@
+"""Scores of 2D class averages, and the choice of the good ones (relion_class_ranker)."""
