@@ -8,7 +8,7 @@ for angles, shifts, CTF sign and files.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.geometry.symmetry import canonical, order
+from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_image
 from relion_py.compute.image.fourier import lowpass, phase_shift, radius_grid, real_image
 from relion_py.compute.image.masks import soft_mask
@@ -85,6 +86,7 @@ def simulate_particles(
     optics_groups: int = 1,
     noise: str = "white",
     reference_resolution: float = 40.0,
+    optics_values: Mapping[str, str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Simulation:
     """Write a data set below ``out_dir`` and return its truth; the same arguments write the same files.
@@ -101,6 +103,8 @@ def simulate_particles(
     shift: standard deviation of the particles' displacements along x and y in A, default 2 pixels.
     defocus: range in A.  optics_groups: groups of 300 and 200 kV in turn.
     noise: "white" or "coloured" (power falling with the frequency).
+    optics_values: what the optics did besides: columns of data_optics and their values, the same for all groups
+        (rlnBeamTiltX, rlnOddZernike, rlnEvenZernike, rlnMagMat00 ..); ``truth.star`` alone tells them.
     progress: called with the number of particles done.
 
     Raises UserError for a value that makes no sense.
@@ -117,13 +121,18 @@ def simulate_particles(
     ctf = _random_ctf(n, defocus, optics, rng)
     raw = _class_models(build_model(group, atoms, diameter, sigma, seed), classes, group)
     models = _scale_to_snr(raw, poses, ctf, box, angpix, diameter, snr)
+    aberrations = [Aberrations.of_group(optics_values or {}, kv, cs) for kv, cs, _ in _MICROSCOPES]
+    faults = [aberrations[group % len(aberrations)] for group in optics]
 
     (out / "Particles").mkdir(parents=True, exist_ok=True)
-    names = _write_images(out, root, models, poses, ctf, box, angpix, snr, noise, rng, progress)
+    names = _write_images(out, root, models, poses, ctf, faults, box, angpix, snr, noise, rng, progress)
     particles, truth = out / "particles.star", out / "truth.star"
     tables = _star_tables(names, ctf, optics, optics_groups, box, angpix, rng)
     star.write(particles, tables)
-    star.write(truth, {**tables, "particles": _with_poses(tables["particles"], poses)})
+    true_optics = tables["optics"].copy()
+    for label, value in (optics_values or {}).items():
+        true_optics.set(label, value)
+    star.write(truth, {"optics": true_optics, "particles": _with_poses(tables["particles"], poses)})
     maps = tuple(out / ("truth.mrc" if c == 1 else f"truth_class{c:03d}.mrc") for c in range(1, classes + 1))
     for path, model in zip(maps, models, strict=True):
         mrc.write_map(path, model_map(model, box, angpix), angpix)
@@ -194,17 +203,31 @@ def _class_models(model: PseudoAtoms, classes: int, group: str) -> list[PseudoAt
 
 
 def _signals(
-    models: list[PseudoAtoms], poses: Poses, ctf: CtfParams, which: NDArray[np.int64], box: int, angpix: float
+    models: list[PseudoAtoms],
+    poses: Poses,
+    ctf: CtfParams,
+    which: NDArray[np.int64],
+    box: int,
+    angpix: float,
+    fault: Aberrations | None = None,
 ) -> NDArray[np.float32]:
-    """Noiseless images (len(which), box, box): projections times CTF, moved by minus their origins."""
+    """Noiseless images (len(which), box, box): projections times CTF, moved by minus their origins.
+
+    fault: what the optics of these particles did besides.
+    """
+    fault = fault or Aberrations()
     transforms = np.empty((len(which), box, box // 2 + 1), dtype=np.complex64)
     matrices = poses.matrices()
     for c, model in enumerate(models, start=1):
         here = poses.classes[which] == c
-        transforms[here] = project(model, matrices[which[here]], box, angpix)
-    transforms *= ctf_image(ctf[which], box, angpix)
-    ky, kx = np.indices(transforms.shape[1:])
+        transforms[here] = project(model, matrices[which[here]], box, angpix, fault.magnification)
+    ky, kx = np.indices(transforms.shape[1:], np.int32)
     ky = np.where(ky > box // 2, ky - box, ky)
+    offset = fault.gamma_offset(kx.ravel(), ky.ravel(), box, angpix)
+    transforms *= ctf_image(ctf[which], box, angpix, magnification=fault.magnification, gamma_offset=offset)
+    undo = fault.phase_factors(kx.ravel(), ky.ravel(), box, angpix)
+    if undo is not None:
+        transforms *= undo.conj().reshape(transforms.shape[1:])
     dx, dy = -poses.origin_x[which] / angpix, -poses.origin_y[which] / angpix
     transforms *= phase_shift(kx.ravel(), ky.ravel(), dx, dy, box).reshape(transforms.shape)
     return real_image(transforms, box).astype(np.float32, copy=False)
@@ -248,6 +271,7 @@ def _write_images(
     models: tuple[PseudoAtoms, ...],
     poses: Poses,
     ctf: CtfParams,
+    faults: list[Aberrations],
     box: int,
     angpix: float,
     snr: float,
@@ -259,7 +283,7 @@ def _write_images(
     names: list[str] = []
     for start in range(0, len(ctf), PER_MICROGRAPH):
         which = np.arange(start, min(start + PER_MICROGRAPH, len(ctf)))
-        images = _signals(list(models), poses, ctf, which, box, angpix)
+        images = _signals(list(models), poses, ctf, which, box, angpix, faults[start])
         if np.isfinite(snr):
             images += _noise(len(which), box, noise, rng)
         path = out / "Particles" / f"mic{start // PER_MICROGRAPH + 1:04d}.mrcs"

@@ -138,12 +138,21 @@ def model_map(model: PseudoAtoms, box: int, angpix: float) -> NDArray[np.float32
     return real_image(model_transform(model, box, angpix), box, 3).astype(np.float32)
 
 
-def project(model: PseudoAtoms, matrices: NDArray[np.float64], box: int, angpix: float) -> NDArray[np.complex64]:
+def project(
+    model: PseudoAtoms,
+    matrices: NDArray[np.float64],
+    box: int,
+    angpix: float,
+    magnification: NDArray[np.float64] | None = None,
+) -> NDArray[np.complex64]:
     """Half transforms (N, box, box // 2 + 1) of projections along the third rows of matrices (N, 3, 3).
 
     A projection is the sum of the map's voxels along the line of sight, as of RELION's projector: the central
-    section of :func:`model_transform`.  0 from Nyquist's radius on.
+    section of :func:`model_transform`.  0 from Nyquist's radius on.  magnification: (2, 2), what a frequency of
+    the image is multiplied with to become one of the undistorted projection (rlnMagMat..).
     """
+    if magnification is not None:
+        return _project_distorted(model, matrices, box, angpix, magnification)
     length, k, half = box * angpix, frequencies(box), np.arange(box // 2 + 1, dtype=np.int32)
     inside = radius_grid(box) < box // 2
     out = np.empty((len(matrices), box, box // 2 + 1), dtype=np.complex64)
@@ -151,4 +160,23 @@ def project(model: PseudoAtoms, matrices: NDArray[np.float64], box: int, angpix:
         x, y, _ = matrix @ model.positions.T
         section = (_waves(model, y, k, length).T * model.weights) @ _waves(model, x, half, length)
         out[n] = np.where(inside, section / angpix**3, 0.0)
+    return out
+
+
+def _project_distorted(
+    model: PseudoAtoms, matrices: NDArray[np.float64], box: int, angpix: float, magnification: NDArray[np.float64]
+) -> NDArray[np.complex64]:
+    """As :func:`project`: blobs move by the transposed matrix, and are no longer round."""
+    length = box * angpix
+    points = PseudoAtoms(model.positions, model.weights, 0.0)
+    ky, kx = np.meshgrid(frequencies(box), np.arange(box // 2 + 1), indexing="ij")
+    true = np.einsum("ij,jyx->iyx", magnification, np.stack([kx, ky]) / length)
+    decay = np.exp(-2.0 * (np.pi * model.sigma) ** 2 * (true**2).sum(axis=0)) / angpix**3
+    decay[radius_grid(box) >= box // 2] = 0.0
+    out = np.empty((len(matrices), *decay.shape), dtype=np.complex64)
+    for n, matrix in enumerate(matrices):
+        x, y = magnification.T @ (matrix @ model.positions.T)[:2]
+        half = np.arange(box // 2 + 1, dtype=np.int32)
+        rows = _waves(points, y, frequencies(box), length).T * model.weights
+        out[n] = (rows @ _waves(points, x, half, length)) * decay
     return out

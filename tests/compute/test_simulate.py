@@ -179,3 +179,39 @@ def test_program_in_a_project(tmp_path: Path) -> None:
     bad = [*command, "--o", "Bad", "--sym", "C3v"]
     done = subprocess.run(bad, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1 and "mirror planes" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_faults_of_the_optics_are_what_the_formulas_say(tmp_path: Path) -> None:
+    """Distortion, CTF, tilt, trefoil and an even aberration of one image, pixel by pixel in float64."""
+    matrix = np.array([[1.03, 0.02], [-0.015, 0.98]])
+    values = {
+        "rlnBeamTiltX": "0.7",
+        "rlnBeamTiltY": "-0.4",
+        "rlnOddZernike": "[0,0,20,0,0,-30]",
+        "rlnEvenZernike": "[0.2,0,0,0,50,0,0,0,0]",
+        **{f"rlnMagMat{i}{j}": str(matrix[i, j]) for i in (0, 1) for j in (0, 1)},
+    }
+    box, angpix = 32, 2.0
+    simulated = simulate_particles(tmp_path, 3, box, angpix, snr=np.inf, atoms=60, optics_values=values)
+    images = images_of(simulated)
+    model, poses, ctf = simulated.models[0], simulated.poses, simulated.ctf
+    k = np.fft.fftfreq(box, angpix)
+    ky, kx = np.meshgrid(k, k, indexing="ij")
+    x, y = np.einsum("ij,jyx->iyx", matrix, np.stack([kx, ky]))
+    r2 = x * x + y * y
+    wavelength = 12.2643247 / np.sqrt(3e5 * (1 + 3e5 * 0.978466e-6))
+    tilt = 20000.0 * np.pi * 2.7 * wavelength**2 * r2 * (0.7 * x - 0.4 * y)
+    odd = -tilt + 20.0 * (3 * x * x * y - y**3) - 30.0 * (x**3 - 3 * x * y * y)
+    even = 0.2 + 50.0 * 4 * x * y * (x * x - y * y)
+    for n in range(3):
+        positions = euler_to_matrix(poses.rot[n], poses.tilt[n], poses.psi[n]) @ model.positions.T
+        waves = np.exp(-2j * np.pi * (x[..., None] * positions[0] + y[..., None] * positions[1])) @ model.weights
+        transform = waves * np.exp(-2 * np.pi**2 * model.sigma**2 * r2) / angpix**3
+        u, v, angle = ctf.defocus_u[n], ctf.defocus_v[n], np.deg2rad(ctf.defocus_angle[n])
+        local = 0.5 * (u + v + (u - v) * np.cos(2 * (np.arctan2(y, x) - angle)))
+        chi = np.pi * wavelength * local * r2 - 0.5 * np.pi * 2.7e7 * wavelength**3 * r2**2 + np.arcsin(0.1)
+        transform = transform * np.sin(chi - even) * np.exp(1j * odd)
+        transform *= np.exp(2j * np.pi * (kx * poses.origin_x[n] + ky * poses.origin_y[n]))
+        transform[np.hypot(kx, ky) * box * angpix >= box // 2] = 0.0
+        wanted = np.fft.fftshift(np.fft.ifft2(transform).real)
+        np.testing.assert_allclose(images[n], wanted, atol=2e-5 * np.abs(wanted).max())

@@ -1,0 +1,141 @@
+"""CPU kernels of CTF refinement: CTFs compared with images, and how predictions change with frequency.
+
+All run on one core without holding the GIL.  The sine and cosine are written out because LLVM turns these, unlike
+those of the C library, into vector instructions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"nsz", "arcp", "contract", "afn", "reassoc"}}
+_QUARTER = math.pi / 2
+
+
+@numba.njit(**_OPTIONS)
+def _sine_cosine(angle):  # type: ignore[no-untyped-def]
+    """Both of an angle in radians, to 1e-10 for |angle| < 1e5: Taylor's series of what is left of quarter turns."""
+    quarters = np.rint(angle / _QUARTER)
+    r = angle - quarters * _QUARTER
+    q = np.int32(quarters) & 3
+    r2 = r * r
+    sine = r * (1 - r2 / 6 * (1 - r2 / 20 * (1 - r2 / 42 * (1 - r2 / 72 * (1 - r2 / 110)))))
+    cosine = 1 - r2 / 2 * (1 - r2 / 12 * (1 - r2 / 30 * (1 - r2 / 56 * (1 - r2 / 90 * (1 - r2 / 132)))))
+    swapped = (q & 1) == 1
+    s = cosine if swapped else sine
+    c = sine if swapped else cosine
+    return (-s if q >= 2 else s), (-c if q == 1 or q == 2 else c)
+
+
+@numba.njit(**_OPTIONS)
+def costs(theta, power, agreement, weight, u2, astig1, astig2, u4, offset, out):  # type: ignore[no-untyped-def]
+    """out[n] = sum over pixels of weight (power CTF^2 - 2 agreement CTF): squared difference less a constant.
+
+    theta (n, 7) float64: phase, defocus, two of astigmatism, Cs, B-factor, scale (see `defocus.py`).
+    power, agreement (n, P) float32; the rest (P,) float64, offset empty or (P,).
+    """
+    shifted = offset.shape[0] > 0
+    for n in range(theta.shape[0]):
+        phase, defocus, first, second, cs, bfactor, scale = theta[n]
+        total = 0.0
+        for p in range(u2.shape[0]):
+            gamma = phase + defocus * u2[p] + first * astig1[p] + second * astig2[p] + cs * u4[p]
+            if shifted:
+                gamma += offset[p]
+            sine, _ = _sine_cosine(gamma)
+            value = -sine * scale
+            if bfactor != 0.0:
+                value *= math.exp(-0.25 * bfactor * u2[p])
+            total += weight[p] * value * (power[n, p] * value - 2.0 * agreement[n, p])
+        out[n] = total
+
+
+@numba.njit(**_OPTIONS)
+def slopes(  # type: ignore[no-untyped-def]
+    theta, power, agreement, root, u2, astig1, astig2, u4, offset, out, first_order, second_order
+):
+    """Half the derivatives of :func:`costs`, pixel by pixel; arguments as there, but the roots of the weights.
+
+    first_order (n, 2, P) float32: by the CTF's phase, and by the CTF times the CTF.
+    second_order (n, 3, P) float32: of Gauss and Newton, by phase and phase, phase and CTF, CTF and CTF.
+    """
+    shifted = offset.shape[0] > 0
+    for n in range(theta.shape[0]):
+        phase, defocus, first, second, cs, bfactor, scale = theta[n]
+        total = 0.0
+        for p in range(u2.shape[0]):
+            gamma = phase + defocus * u2[p] + first * astig1[p] + second * astig2[p] + cs * u4[p]
+            if shifted:
+                gamma += offset[p]
+            sine, cosine = _sine_cosine(gamma)
+            amplitude = scale * root[p]
+            if bfactor != 0.0:
+                amplitude *= math.exp(-0.25 * bfactor * u2[p])
+            value, slope = -sine * amplitude, -cosine * amplitude
+            wanted = agreement[n, p] * root[p]
+            total += value * (power[n, p] * value - 2.0 * wanted)
+            residual = power[n, p] * value - wanted
+            first_order[n, 0, p] = residual * slope
+            first_order[n, 1, p] = residual * value
+            second_order[n, 0, p] = power[n, p] * slope * slope
+            second_order[n, 1, p] = power[n, p] * slope * value
+            second_order[n, 2, p] = power[n, p] * value * value
+        out[n] = total
+
+
+@numba.njit(**_OPTIONS)
+def magnification_sums(  # type: ignore[no-untyped-def]
+    volume, rotations, kx, ky, pad, limit, factor, ctf, predicted, observed, out
+):
+    """Add n particles to the equations of a small displacement of each Fourier pixel: out (5, P) float64.
+
+    With g the derivative of CTF * prediction along x and y of the image's Fourier pixels and r what the image differs
+    by: xx, xy, yy of sums of g g, and sums of g r (magnification_helper.cpp, updateScaleFreq).
+    volume complex64 (Z, Y, X), rotations, kx, ky, pad as of `kernels_numba.project`; limit: squared radius in padded
+    voxels beyond which nothing is looked at.  factor complex64 (P,) multiplies projections; ctf float32, predicted
+    (with that factor) and observed complex64 (n, P).  The derivative is that of trilinear interpolation
+    (projector.cpp, projectGradient).
+    """
+    centre_z, centre_y = volume.shape[0] // 2, volume.shape[1] // 2
+    for n in range(rotations.shape[0]):
+        a = rotations[n] * pad
+        for p in range(kx.shape[0]):
+            x = a[0, 0] * kx[p] + a[1, 0] * ky[p]
+            y = a[0, 1] * kx[p] + a[1, 1] * ky[p]
+            z = a[0, 2] * kx[p] + a[1, 2] * ky[p]
+            if x * x + y * y + z * z >= limit:
+                continue
+            side = np.float32(1.0) if x >= 0 else np.float32(-1.0)
+            x, y, z = x * side, y * side, z * side
+            i, j, k = int(x), math.floor(y), math.floor(z)
+            fx, fy, fz = np.float32(x - i), np.float32(y - j), np.float32(z - k)
+            j += centre_y
+            k += centre_z
+            near0 = volume[k, j, i] * (1 - fy) + volume[k, j + 1, i] * fy
+            near1 = volume[k + 1, j, i] * (1 - fy) + volume[k + 1, j + 1, i] * fy
+            far0 = volume[k, j, i + 1] * (1 - fy) + volume[k, j + 1, i + 1] * fy
+            far1 = volume[k + 1, j, i + 1] * (1 - fy) + volume[k + 1, j + 1, i + 1] * fy
+            along_x = (far0 - near0) * (1 - fz) + (far1 - near1) * fz
+            along_z = (near1 - near0) * (1 - fx) + (far1 - far0) * fx
+            low = (volume[k, j + 1, i] - volume[k, j, i]) * (1 - fx) + (
+                volume[k, j + 1, i + 1] - volume[k, j, i + 1]
+            ) * fx
+            high = (volume[k + 1, j + 1, i] - volume[k + 1, j, i]) * (1 - fx) + (
+                volume[k + 1, j + 1, i + 1] - volume[k + 1, j, i + 1]
+            ) * fx
+            along_y = low * (1 - fz) + high * fz
+            if side < 0:  # F(-k) is conj F(k), so its derivative is minus the conjugate
+                along_x, along_y, along_z = -along_x.conjugate(), -along_y.conjugate(), -along_z.conjugate()
+            c = ctf[n, p]
+            gx = (along_x * a[0, 0] + along_y * a[0, 1] + along_z * a[0, 2]) * factor[p] * c
+            gy = (along_x * a[1, 0] + along_y * a[1, 1] + along_z * a[1, 2]) * factor[p] * c
+            rest = observed[n, p] - c * predicted[n, p]
+            out[0, p] += gx.real * gx.real + gx.imag * gx.imag
+            out[1, p] += gx.real * gy.real + gx.imag * gy.imag
+            out[2, p] += gy.real * gy.real + gy.imag * gy.imag
+            out[3, p] += gx.real * rest.real + gx.imag * rest.imag
+            out[4, p] += gy.real * rest.real + gy.imag * rest.imag
