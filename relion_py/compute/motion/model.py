@@ -109,6 +109,25 @@ class MovieMotion:
         """Which frames were used, bool (n_frames)."""
         return ~(self.shifts == NOT_OBSERVED).any(axis=1)
 
+    def shifts_at(self, frames: NDArray[np.int64], x: ArrayLike, y: ArrayLike, local: bool = True) -> _Real:
+        """Shifts (N, F, 2), x and y in unbinned pixels, of N places in F frames (numbers from 0).
+
+        x, y: (N,), place over width and height, less 0.5. local: add the local motion. A frame that was left
+        out has the whole-frame shift of the last one before it that was not, or 0 (micrograph_model.cpp,
+        getShiftAt; unlike there, the local motion of movies binned early is scaled to unbinned pixels).
+        """
+        x, y = np.atleast_1d(np.asarray(x, np.float64)), np.atleast_1d(np.asarray(y, np.float64))
+        out = np.zeros((len(x), len(frames), 2))
+        observed = self.observed()
+        for i, frame in enumerate(np.asarray(frames).tolist()):
+            known = np.flatnonzero(observed[: frame + 1])
+            if len(known):
+                out[:, i] = self.shifts[known[-1]]
+            if local and self.model is not None and observed[frame]:
+                moved = self.model.shifts(np.full(len(x), frame + 1 - self.first_frame), x, y)
+                out[:, i] += self.binning * moved.T
+        return out
+
     def accumulated(self, dose_cutoff: float) -> tuple[float, float, float]:
         """Path lengths of whole-frame motion in pixels: all, up to `dose_cutoff` (e/A2), after it.
 

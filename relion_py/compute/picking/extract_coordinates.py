@@ -175,17 +175,32 @@ class RefinedParticles:
     def _recentre(self, table: Table, pixel_size: float) -> None:
         groups = table.ints("rlnOpticsGroup").tolist()
         own = np.array([self._pixel_sizes[group] for group in groups])
-        offsets = np.stack([table.floats(label) for label in ORIGINS])  # A
-        if any(self.recentring.point):
-            reference = self.recentring.reference_pixel_size
-            matrices = euler_to_matrix(*(table.floats(label) for label in ANGLES))
-            centre = matrices @ np.array(self.recentring.point)  # pixels of the reference, in the image's frame
-            offsets -= centre[:, :2].T * (reference if reference > 0 else own)
-        pixels = offsets / pixel_size
-        whole = _rounded(pixels)
-        for label, origin, move, rest in zip((X, Y), ORIGINS, whole, pixels - whole, strict=True):
-            table.set(label, table.floats(label) - move)
-            table.set(origin, rest * pixel_size)
+        reference = self.recentring.reference_pixel_size
+        recentre(table, self.recentring.point, reference if reference > 0 else own, pixel_size)
+
+
+def recentre(
+    table: Table,
+    point: tuple[float, float, float],
+    reference_pixel_size: float | NDArray[np.float64],
+    pixel_size: float,
+) -> None:
+    """Move the coordinates by whole pixels, so that a point of the reference comes to the centre of the boxes.
+
+    table: refined particles, changed in place; what is left of their offsets stays. point: pixels of the
+    reference from its centre (x, y, z). reference_pixel_size: A, one or one a particle. pixel_size: A, of the
+    coordinates.
+    """
+    offsets = np.stack([table.floats(label) for label in ORIGINS])  # A
+    if any(point):
+        matrices = euler_to_matrix(*(table.floats(label) for label in ANGLES))
+        centre = matrices @ np.array(point)  # pixels of the reference, in the image's frame
+        offsets -= centre[:, :2].T * reference_pixel_size
+    pixels = offsets / pixel_size
+    whole = _rounded(pixels)
+    for label, origin, move, rest in zip((X, Y), ORIGINS, whole, pixels - whole, strict=True):
+        table.set(label, table.floats(label) - move)
+        table.set(origin, rest * pixel_size)
 
 
 def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
