@@ -1,4 +1,6 @@
-"""relion_autopick, relion_autopick_mpi: particles found on micrographs, by references or a Laplacian of Gaussian.
+"""relion_autopick, relion_autopick_mpi: particles found on micrographs.
+
+References, a Laplacian of Gaussian or the user's Topaz find them; Topaz is also trained.
 
 Every rank takes every size-th micrograph and works on --j of them at a time. A micrograph that cannot be used
 is listed in `failed_micrographs.star` and the others go on. Facts: RELION 5, autopicker.cpp and
@@ -7,6 +9,7 @@ autopicker_mpi.cpp.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -14,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NoReturn
 
-from relion_py.compute.cli.autopick_methods import ctf_flag, make_method, method_name, unused
+from relion_py.compute.cli.autopick_methods import FAILURES, ctf_flag, make_method, method_name, train_topaz, unused
 from relion_py.compute.cli.options.autopick import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -24,7 +27,7 @@ from relion_py.compute.picking.autopick import Method, do_autopick
 from relion_py.compute.picking.autopick_files import Done, Micrograph, read_done, read_micrographs, write_lists
 from relion_py.compute.picking.autopick_report import write_report
 
-FAILURES, REPORT = "failed_micrographs.star", "logfile.pdf"
+REPORT = "logfile.pdf"
 _MOST_MAPS = 30
 
 Numbered = tuple[int, Micrograph]
@@ -44,6 +47,11 @@ def _main(argv: list[str], job: Job) -> None:
     directory = args.text("--odir").rstrip("/") + "/"
     os.makedirs(directory, exist_ok=True)
     stop = threading.Event()
+    if method_name(args) == "--topaz_train":
+        if job.leads:
+            train_topaz(args, micrographs, job, stop)
+        job.comm.barrier()
+        return
     picker = _Picker(args, make_method(args, micrographs, job, stop), job, stop)
     # the first rank looks at what is there: the files of a fast rank must not change another's list
     unfinished = [one for one in enumerate(micrographs) if not picker.is_done(one[1])] if job.leads else None
@@ -55,6 +63,8 @@ def _main(argv: list[str], job: Job) -> None:
     for more in job.comm.gather(picker.pick(todo[job.comm.rank :: job.comm.size])) or []:
         failures.update(more)
     if job.leads:
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{directory}proc")  # of Topaz, unless it holds what Topaz said when it failed
         picker.finish(micrographs, failures)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -10,14 +11,27 @@ from collections.abc import Sequence
 from relion_py.compute.cli.options.autopick import ONLY_WITH
 from relion_py.compute.cli.parser import Arguments
 from relion_py.compute.cli.program import Job
-from relion_py.compute.errors import UserError
+from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.io.mrc import write_stack
+from relion_py.compute.io.outputs import write_failures
+from relion_py.compute.motion.motioncor2 import devices
 from relion_py.compute.picking.autopick import FomMaps, LogMethod, Method, PeakSettings, TemplateMethod
 from relion_py.compute.picking.autopick_files import Micrograph
 from relion_py.compute.picking.log import LogSettings, diameters_of
+from relion_py.compute.picking.micrograph import round_half_up
 from relion_py.compute.picking.references import References, ReferenceSettings, load_references
 from relion_py.compute.picking.templates import TemplateSettings
+from relion_py.compute.picking.topaz import (
+    TopazMethod,
+    TopazSettings,
+    downscale_for,
+    extra_arguments,
+    find_topaz,
+    radius_for,
+)
+from relion_py.compute.picking.topaz_training import read_particles, read_picks, train
 
+FAILURES = "failed_micrographs.star"
 PROJECTIONS = "reference_projections.mrcs"
 METHODS = ("--ref", "--LoG", "--topaz_extract", "--topaz_train")
 _SAME_PIXEL_SIZE = 0.01
@@ -35,9 +49,7 @@ def method_name(args: Arguments) -> str:
 
 def unused(args: Arguments, method: str) -> list[str]:
     """Given flags that mean nothing to this method."""
-    return [
-        name for other, names in ONLY_WITH.items() if other not in method for name in names if name in args.given
-    ]  # fmt: skip
+    return [name for methods, names in ONLY_WITH if method not in methods for name in names if name in args.given]
 
 
 def ctf_flag(args: Arguments) -> str:
@@ -56,6 +68,9 @@ def make_method(args: Arguments, micrographs: Sequence[Micrograph], job: Job, st
         settings = log_settings(args)
         job.say(f" Diameters (A): {', '.join(f'{diameter:g}' for diameter in diameters_of(settings))}")
         return LogMethod(settings, maps)
+    if method_name(args) == "--topaz_extract":
+        told = topaz_settings(args, pixel_size(micrographs), job)
+        return TopazMethod(told, f"{args.text('--odir').rstrip('/')}/proc/", stop)
     references = _references(args, micrographs, job)
     return TemplateMethod(references, template_settings(args), peak_settings(args), maps, stop)
 
@@ -108,6 +123,93 @@ def peak_settings(args: Arguments) -> PeakSettings:
         min_mean=finite(args, "--min_avg_noise"),
         skip_side=args.integer("--skip_side"),
     )
+
+
+def topaz_settings(args: Arguments, angpix: float, job: Job) -> TopazSettings:
+    """What Topaz is told. angpix: of the micrographs."""
+    program = find_topaz(args.text("--fn_topaz_exe"))
+    training = method_name(args) == "--topaz_train"
+    diameter, downscale = finite(args, "--particle_diameter"), args.integer("--topaz_downscale")
+    if downscale < 1:
+        downscale = downscale_for(diameter, angpix)
+    radius: int | None = args.integer("--topaz_radius")
+    if radius is not None and radius < 0:
+        radius = radius_for(diameter, angpix, downscale, training) if diameter > 0 else None
+    if radius is None and not training:
+        raise UserError("--topaz_extract needs --particle_diameter, or --topaz_radius.")
+    model = args.text("--topaz_model")
+    if model and not os.path.exists(model):
+        raise UserError(f"There is no Topaz model {model}; correct --topaz_model.")
+    length = finite(args, "--helical_tube_length_min")
+    settings = TopazSettings(
+        program=program,
+        downscale=downscale,
+        radius=radius,
+        device=_device(args, job.comm.rank, None if training else -1),
+        threshold=finite(args, "--topaz_threshold"),
+        model=model,
+        extra=extra_arguments(args.text("--topaz_args")),
+        filaments=args.on("--helix"),
+        filament_length=max(0, round_half_up(length / (downscale * angpix))) if length > 0 else 0,
+        filament_plots=args.on("--topaz_plot"),
+        particles=args.integer("--topaz_nr_particles"),
+        workers=args.integer("--topaz_workers"),
+    )
+    if args.integer("--verb") > 0:
+        job.say(f" Topaz: {program[0]}; micrographs {downscale} times smaller, radius {radius or 'of its own'}")
+    return settings
+
+
+def train_topaz(args: Arguments, micrographs: Sequence[Micrograph], job: Job, stop: threading.Event) -> None:
+    """Train a Topaz network with the picks or the particles that the options name. One rank does."""
+    angpix = pixel_size(micrographs)
+    settings = topaz_settings(args, angpix, job)
+    directory = args.text("--odir").rstrip("/") + "/"
+    picks, particles = args.text("--topaz_train_picks"), args.text("--topaz_train_parts")
+    if not picks and not particles:
+        raise UserError("--topaz_train needs --topaz_train_picks or --topaz_train_parts.")
+    picked = read_picks(picks) if picks else read_particles(particles, directory, angpix)
+    ratio = finite(args, "--topaz_test_ratio")
+    with _Watch(job, stop):
+        trained, tested, failures = train(
+            picked, settings, ratio, _seed(args), directory, angpix, stop, job.check_abort
+        )  # fmt: skip
+    write_failures(directory + FAILURES, failures)
+    job.say(f" Trained with {trained} picks, tested with {tested}. Models: {directory}model*")
+    job.say(" Start another Auto-picking job to pick with one of them.")
+
+
+class _Watch:
+    """Sets an event when the job is asked to end, while its thread waits for another program."""
+
+    def __init__(self, job: Job, stop: threading.Event) -> None:
+        self._job, self._stop, self._over = job, stop, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def _look(self) -> None:
+        while not self._over.wait(1.0):
+            try:
+                self._job.check_abort()
+            except Aborted:
+                self._stop.set()
+                return
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+
+def _device(args: Arguments, rank: int, without: int | None) -> int | None:
+    """The GPU of a rank by --gpu, of which Topaz uses one; `without` that flag."""
+    if not args.on("--gpu"):
+        return without
+    text = args.text("--gpu").strip()
+    word = devices(text if text[:1].isdigit() else "", rank)[0]
+    if not word.isdigit():
+        raise UserError(f"--gpu needs numbers of GPUs, not {args.text('--gpu')}.")
+    return int(word)
 
 
 def finite(args: Arguments, name: str) -> float:

@@ -20,20 +20,35 @@ _OF_TOPAZ = (
     "--topaz_downscale", "--topaz_model", "--topaz_radius", "--topaz_args", "--topaz_workers", "--topaz_plot",
 )  # fmt: skip
 
-ONLY_WITH: dict[str, tuple[str, ...]] = {
-    "--ref": (
-        "--shrink_particle_mask", "--angpix_ref", "--invert", "--ang", "--highpass", "--ctf",
-        "--ctf_intact_first_peak", "--gauss_max", "--healpix_order", "--sym", "--threshold", "--min_distance",
-        "--max_stddev_noise", "--min_avg_noise", "--pad", "--extra_pad", "--amyloid", "--helical_tube_kappa_max",
-        "--helical_tube_outer_diameter", "--max_diam_local_avg",
+ONLY_WITH: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        ("--ref",),
+        (
+            "--shrink_particle_mask", "--angpix_ref", "--invert", "--ang", "--highpass", "--ctf",
+            "--ctf_intact_first_peak", "--gauss_max", "--healpix_order", "--sym", "--threshold", "--min_distance",
+            "--max_stddev_noise", "--min_avg_noise", "--pad", "--extra_pad", "--amyloid", "--helical_tube_kappa_max",
+            "--helical_tube_outer_diameter", "--max_diam_local_avg",
+        ),
     ),
-    "--LoG": (
-        "--LoG_diam_min", "--LoG_diam_max", "--LoG_neighbour", "--Log_invert", "--LoG_adjust_threshold",
-        "--LoG_upper_threshold", "--LoG_use_ctf", "--Log_max_search",
+    (
+        ("--LoG",),
+        (
+            "--LoG_diam_min", "--LoG_diam_max", "--LoG_neighbour", "--Log_invert", "--LoG_adjust_threshold",
+            "--LoG_upper_threshold", "--LoG_use_ctf", "--Log_max_search",
+        ),
     ),
-    "--topaz": _OF_TOPAZ,
-}  # fmt: skip
-"""Method (the beginning of its flag) -> flags that mean nothing to the others."""
+    (("--topaz_extract", "--topaz_train"), _OF_TOPAZ),
+    (("--ref", "--topaz_extract", "--topaz_train"), ("--particle_diameter",)),
+    (("--ref", "--topaz_extract"), ("--helix", "--helical_tube_length_min")),
+    (
+        ("--ref", "--LoG"),
+        (
+            "--lowpass", "--shrink", "--skip_side", "--outlier_removal_zscore", "--skip_optimise_scale",
+            "--write_fom_maps", "--read_fom_maps", "--no_fom_limit",
+        ),
+    ),
+)  # fmt: skip
+"""Methods -> flags that mean nothing to the others."""
 
 FLAGS: tuple[Flag, ...] = (
     Flag("--i", "value", "", 'STAR file of micrographs, or a pattern such as "mics/*.mrc"', _GENERAL, True),
