@@ -1,4 +1,6 @@
-"""relion_autopick, relion_autopick_mpi: particles found on micrographs by a Laplacian of Gaussian.
+"""relion_autopick, relion_autopick_mpi: particles found on micrographs.
+
+References, a Laplacian of Gaussian or the user's Topaz find them; Topaz is also trained.
 
 Every rank takes every size-th micrograph and works on --j of them at a time. A micrograph that cannot be used
 is listed in `failed_micrographs.star` and the others go on. Facts: RELION 5, autopicker.cpp and
@@ -7,25 +9,25 @@ autopicker_mpi.cpp.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-import time
+import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from typing import NoReturn
 
+from relion_py.compute.cli.autopick_methods import FAILURES, ctf_flag, make_method, method_name, train_topaz, unused
 from relion_py.compute.cli.options.autopick import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.io.outputs import output_root, write_failures
-from relion_py.compute.picking.autopick import FomMaps, do_autopick
+from relion_py.compute.picking.autopick import Method, do_autopick
 from relion_py.compute.picking.autopick_files import Done, Micrograph, read_done, read_micrographs, write_lists
 from relion_py.compute.picking.autopick_report import write_report
-from relion_py.compute.picking.log import LogSettings, diameters_of
 
-FAILURES, REPORT = "failed_micrographs.star", "logfile.pdf"
+REPORT = "logfile.pdf"
 _MOST_MAPS = 30
 
 Numbered = tuple[int, Micrograph]
@@ -38,67 +40,59 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_autopick", "Finds particles on micrographs.", quiet=not job.leads)
-    settings, maps = settings_of(args), FomMaps(args.on("--write_fom_maps"), args.on("--read_fom_maps"))
-    picker = _Picker(args, settings, maps, job)
-    micrographs = read_micrographs(args.text("--i"), args.number("--angpix"), args.on("--LoG_use_ctf"))
+    _check(args)
+    for name in unused(args, method_name(args)) if job.leads else ():
+        print(f"WARNING: {name} plays no role with {method_name(args)}.", file=sys.stderr)
+    micrographs = read_micrographs(args.text("--i"), args.number("--angpix"), ctf_flag(args))
+    directory = args.text("--odir").rstrip("/") + "/"
+    os.makedirs(directory, exist_ok=True)
+    stop = threading.Event()
+    if method_name(args) == "--topaz_train":
+        if job.leads:
+            train_topaz(args, micrographs, job, stop)
+        job.comm.barrier()
+        return
+    picker = _Picker(args, make_method(args, micrographs, job, stop), job, stop)
     # the first rank looks at what is there: the files of a fast rank must not change another's list
     unfinished = [one for one in enumerate(micrographs) if not picker.is_done(one[1])] if job.leads else None
     todo = job.comm.bcast(unfinished)
-    if maps.write and len(todo) > _MOST_MAPS and not args.on("--no_fom_limit"):
+    if args.on("--write_fom_maps") and len(todo) > _MOST_MAPS and not args.on("--no_fom_limit"):
         raise UserError(f"Maps of {len(todo)} micrographs take much room; add --no_fom_limit if you want them.")
-    os.makedirs(picker.directory, exist_ok=True)
-    picker.say(f" Diameters (A): {', '.join(f'{diameter:g}' for diameter in diameters_of(settings))}")
     picker.say(f" Autopicking {len(todo)} micrographs of {len(micrographs)} ...")
     failures: dict[str, str] = {}
     for more in job.comm.gather(picker.pick(todo[job.comm.rank :: job.comm.size])) or []:
         failures.update(more)
     if job.leads:
+        with contextlib.suppress(OSError):
+            os.rmdir(f"{directory}proc")  # of Topaz, unless it holds what Topaz said when it failed
         picker.finish(micrographs, failures)
 
 
-def settings_of(args: Arguments) -> LogSettings:
-    """The settings that the options ask for; UserError for those that are refused or cannot be."""
+def _check(args: Arguments) -> None:
+    """UserError for what cannot be, whatever the method."""
     refused = [name for name in REFUSED if name in args.given]
     if refused:
         raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
-    if not args.on("--LoG"):
-        raise UserError("Say --LoG, with --LoG_diam_min and --LoG_diam_max: it is the one way of picking here.")
-    for name in ("--LoG_diam_min", "--LoG_diam_max"):
-        if name not in args.given:
-            raise UserError(f"{name} must be given with --LoG.")
+    method = method_name(args)
+    if args.on("--gpu") and not method.startswith("--topaz"):
+        raise UserError(f"--gpu is not available with {method}: it runs on the CPU; leave --gpu out.")
     if args.integer("--j") < 1:
         raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
     name = args.text("--pickname")
     if not name or "/" in name or any(ord(letter) < 32 for letter in name):
         raise UserError(f"--pickname must be the ending of a file name, not {name!r}.")
-    seed = args.integer("--random_seed")
-    return LogSettings(
-        diameter_min=args.number("--LoG_diam_min"),
-        diameter_max=args.number("--LoG_diam_max"),
-        adjust_threshold=args.number("--LoG_adjust_threshold"),
-        upper_threshold=args.number("--LoG_upper_threshold"),
-        white=args.on("--Log_invert"),
-        neighbour=args.number("--LoG_neighbour") / 100,
-        max_search=int(args.number("--Log_max_search")),
-        lowpass=args.number("--lowpass"),
-        shrink=args.number("--shrink"),
-        skip_side=args.integer("--skip_side"),
-        outlier_zscore=args.number("--outlier_removal_zscore"),
-        optimise_scale=not args.on("--skip_optimise_scale"),
-        seed=time.time_ns() % 2**31 if seed == -1 else abs(seed),
-    )
 
 
 class _Picker:
     """One run of the program."""
 
-    def __init__(self, args: Arguments, settings: LogSettings, maps: FomMaps, job: Job) -> None:
+    def __init__(self, args: Arguments, method: Method, job: Job, stop: threading.Event) -> None:
         self.directory = args.text("--odir").rstrip("/") + "/"
         self._pickname = args.text("--pickname")
         self._threads = args.integer("--j")
         self._only_unfinished = args.on("--only_do_unfinished")
         self._talks = args.integer("--verb") > 0
-        self._settings, self._maps, self._job = settings, maps, job
+        self._method, self._job, self._stop = method, job, stop
 
     def say(self, text: str) -> None:
         """A line for people, unless they asked for none."""
@@ -126,6 +120,7 @@ class _Picker:
                     if bar is not None:
                         bar.update(len(todo) - len(waiting))
             except BaseException:
+                self._stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return failures
@@ -159,8 +154,7 @@ class _Picker:
         return f"{output_root(self.directory, micrograph.name)}_{self._pickname}"
 
     def _pick_one(self, number: int, micrograph: Micrograph) -> int:
-        settings = replace(self._settings, seed=self._settings.seed + number)
-        return do_autopick(micrograph, self._root(micrograph), settings, self._maps)
+        return do_autopick(micrograph, self._root(micrograph), self._method, number)
 
 
 def _note(future: Future[int], micrograph: Micrograph, failures: dict[str, str]) -> None:

@@ -18,16 +18,17 @@ from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.outputs import output_root
 from relion_py.compute.io.star import StarFile, Table
-from relion_py.compute.picking.log import Picks
 
 _CTF_COLUMNS = {
     "rlnDefocusU": "defocus_u",
     "rlnDefocusV": "defocus_v",
     "rlnDefocusAngle": "defocus_angle",
     "rlnPhaseShift": "phase_shift",
+    "rlnCtfBfactor": "bfactor",
+    "rlnCtfScalefactor": "scale",
 }
 _OPTICS_COLUMNS = {"rlnVoltage": "voltage", "rlnSphericalAberration": "cs", "rlnAmplitudeContrast": "q0"}
-_OPTIONAL = "rlnPhaseShift"
+_OPTIONAL = ("rlnPhaseShift", "rlnCtfBfactor", "rlnCtfScalefactor")
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,18 @@ class Done:
     merit: float
 
 
-def read_micrographs(path: str, angpix: float, with_ctf: bool = False) -> list[Micrograph]:
+def read_micrographs(path: str, angpix: float, ctf_flag: str = "") -> list[Micrograph]:
     """Micrographs of a STAR file, or those that a pattern with * and ? matches.
 
-    angpix: A per pixel where the input does not tell; not positive: not given. UserError if there are none, or
-    a column is missing.
+    angpix: A per pixel where the input does not tell; not positive: not given. ctf_flag: the option that needs their
+    CTFs; "": not needed. UserError if there are none, or a column is missing.
     """
     if not path.endswith(".star"):
         names = sorted(glob.glob(path), key=os.fsencode)
         if not names:
             raise UserError(f"There are no micrographs called {path}.")
-        if with_ctf:
-            raise UserError("--LoG_use_ctf needs a STAR file of micrographs with their CTFs after --i.")
+        if ctf_flag:
+            raise UserError(f"{ctf_flag} needs a STAR file of micrographs with their CTFs after --i.")
         _check_pixel_size(angpix, path)
         return _distinct([Micrograph(name, angpix) for name in names])
     file = star.read(path)
@@ -83,7 +84,7 @@ def read_micrographs(path: str, angpix: float, with_ctf: bool = False) -> list[M
     else:
         _check_pixel_size(angpix, path)
         sizes = np.full(len(optics), angpix)
-    ctfs = _ctfs(table, optics, rows, path) if with_ctf else None
+    ctfs = _ctfs(table, optics, rows, path, ctf_flag) if ctf_flag else None
     return _distinct(
         [
             Micrograph(name, float(sizes[row]), None if ctfs is None else ctfs[index])
@@ -104,14 +105,14 @@ def _check_pixel_size(angpix: float, path: str) -> None:
         raise UserError(f"{path} does not tell the pixel size of the micrographs; give it with --angpix.")
 
 
-def _ctfs(table: Table, optics: Table, rows: np.ndarray, path: str) -> CtfParams:
+def _ctfs(table: Table, optics: Table, rows: np.ndarray, path: str, flag: str) -> CtfParams:
     values = {}
     for source, names in ((table, _CTF_COLUMNS), (optics, _OPTICS_COLUMNS)):
         for label, field in names.items():
             if label in source:
                 values[field] = source.floats(label) if source is table else source.floats(label)[rows]
-            elif label != _OPTIONAL:
-                raise UserError(f"--LoG_use_ctf needs the column _{label}, which {path} does not have.")
+            elif label not in _OPTIONAL:
+                raise UserError(f"{flag} needs the column _{label}, which {path} does not have.")
     return CtfParams(**values)
 
 
@@ -125,20 +126,6 @@ def _distinct(micrographs: list[Micrograph]) -> list[Micrograph]:
             )
         seen[root] = micrograph.name
     return micrographs
-
-
-def write_picks(path: str, picks: Picks) -> None:
-    """Coordinates (pixels of the micrograph) with their figures of merit; class and angle are dummies."""
-    table = Table(
-        {
-            "rlnCoordinateX": picks.x,
-            "rlnCoordinateY": picks.y,
-            "rlnAutopickFigureOfMerit": picks.merit,
-            "rlnClassNumber": [0] * len(picks),
-            "rlnAnglePsi": [0.0] * len(picks),
-        }
-    )
-    star.write(path, StarFile([("", table)]))
 
 
 def read_done(name: str, path: str) -> Done | None:

@@ -19,8 +19,8 @@ from relion_py.compute.cli.options.autopick import FLAGS, REFUSED
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_image, write_map
+from relion_py.compute.io.spider import read_spider, write_spider
 from relion_py.compute.io.star import StarFile, Table
-from relion_py.compute.picking.log_files import read_spider, write_spider
 
 MPIRUN = Path(sys.executable).parent / "mpirun"
 ODIR = "AutoPick/job003/"
@@ -318,10 +318,8 @@ def test_micrographs_by_a_pattern(project: dict[str, int], capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("more", "part"),
     [
-        ("--ref refs.star --invert --ctf --ang 5", "--ref is not available"),
-        ("--topaz_extract", "--topaz_extract is not available"),
+        ("--ref refs.star --invert --ctf --ang 5", "two ways of picking"),
         ("--gpu 0:1", "--gpu is not available"),
-        ("--helix", "--helix is not available"),
         ("--LoG_diam_min 90", "the minimum not above the maximum"),
         ("--pickname ../x", "--pickname must be"),
         ("--j 0", "--j must be at least 1"),
@@ -336,9 +334,15 @@ def test_what_cannot_be_is_said(
     assert not Path(f"{ODIR}autopick.star").exists()
 
 
+def test_options_of_other_methods_are_named(project: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--ang", "5", "--invert") == 0
+    err = capsys.readouterr().err
+    assert "--ang plays no role with --LoG" in err and "--invert plays no role" in err
+
+
 def test_without_a_method(project: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(options="") == 1
-    assert "Say --LoG" in capsys.readouterr().err
+    assert "Say how to pick" in capsys.readouterr().err
 
 
 def test_more_maps_than_anybody_wants(project: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:

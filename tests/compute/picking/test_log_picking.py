@@ -15,18 +15,9 @@ from hypothesis import strategies as st
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_image
-from relion_py.compute.picking.log import (
-    Geometry,
-    LogSettings,
-    Picks,
-    best_of,
-    diameters_of,
-    geometry_of,
-    log_maps,
-    pick_log,
-    working_size,
-)
-from relion_py.compute.picking.log_kernels import moments
+from relion_py.compute.picking.kernels import moments
+from relion_py.compute.picking.log import LogSettings, best_of, diameters_of, log_maps, pick_log
+from relion_py.compute.picking.micrograph import Geometry, Picks, geometry_of, working_size
 
 PIXEL = 2.0
 

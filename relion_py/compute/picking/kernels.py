@@ -1,4 +1,4 @@
-"""Kernels of the Laplacian-of-Gaussian picker: the moments of an image, its standard form, the choice of peaks."""
+"""Kernels of pickers: the moments of an image, its standard form, the choice of peaks of many sizes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,191 @@
+"""A micrograph as pickers work on it: standardised, in a square, shrunk to the resolution that matters; and picks.
+
+Source: RELION 5, autopicker.cpp (initialise, getGoodFourierDims, autoPickLoGOneMicrograph, autoPickOneMicrograph).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from relion_py.compute.errors import UserError
+from relion_py.compute.picking.kernels import moments, standardise
+
+LARGEST_PRIME = 43
+"""Working sizes with larger prime factors are replaced by a neighbour: their transforms are slow."""
+
+_ROWS_AT_A_TIME = 256
+_SMALLEST_WORKING_SIZE = 8
+
+Image = NDArray[np.float32]
+
+
+class SizeSettings(Protocol):
+    """What decides how finely a picker works: see :func:`working_size`."""
+
+    @property
+    def lowpass(self) -> float: ...
+    @property
+    def shrink(self) -> float: ...
+    @property
+    def optimise_scale(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Particles: x, y float64 (N,), pixels of the micrograph from the centre of its first pixel; merit float32 (N,),
+    the figure of merit of the method that picked them."""
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    merit: Image
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A micrograph of `rows` x `columns` pixels of `angpix` A in a square of `size`, worked on at `work` pixels.
+
+    margin: pixels added on every side of the square.
+    """
+
+    rows: int
+    columns: int
+    angpix: float
+    work: int
+    margin: int = 0
+
+    @property
+    def size(self) -> int:
+        """Pixels of the square, unshrunk."""
+        return max(self.rows, self.columns) + 2 * self.margin
+
+    @property
+    def scale(self) -> float:
+        """Pixels at work for one of the micrograph."""
+        return self.work / self.size
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """Row and column of the micrograph's first pixel in the unshrunk square."""
+        return self.size // 2 - self.rows // 2, self.size // 2 - self.columns // 2
+
+
+def geometry_of(shape: tuple[int, ...], angpix: float, settings: SizeSettings, margin: int = 0) -> Geometry:
+    """The geometry of a micrograph (ny, nx); UserError if nothing would be left of it at work."""
+    rows, columns = shape
+    work = working_size(max(rows, columns) + 2 * margin, angpix, settings)
+    if work < _SMALLEST_WORKING_SIZE:
+        raise UserError(
+            f"it has {columns} x {rows} pixels, of which {work} would be left at the resolution of --lowpass and "
+            "--shrink; raise these."
+        )
+    return Geometry(rows, columns, angpix, work, margin)
+
+
+def working_size(size: int, angpix: float, settings: SizeSettings) -> int:
+    """Pixels (even) to which a square of `size` is shrunk: `shrink` 0: to the resolution of `lowpass`; up to 1:
+    that fraction of it; above 1: so many pixels. UserError if that is more than there are."""
+    if settings.shrink > 1:
+        wanted = _even(settings.shrink)
+        if wanted >= size:
+            raise UserError(f"it has {size} pixels, and --shrink asks for {wanted}; ask for fewer, or a fraction.")
+    elif settings.shrink > 0:
+        wanted = _even(settings.shrink * size)
+    elif settings.lowpass > 0:
+        wanted = lowpass_size(size, angpix, settings.lowpass)
+    else:
+        wanted = size - size % 2
+    return _smooth_size(wanted, size) if settings.optimise_scale else wanted
+
+
+def lowpass_size(size: int, angpix: float, lowpass: float) -> int:
+    """Pixels (even) of a square of `size` that hold what is coarser than `lowpass` A; not positive: all."""
+    largest = size - size % 2
+    return min(largest, 2 * round_half_up(size * angpix / lowpass)) if lowpass > 0 else largest
+
+
+def standard_square(image: Image, geometry: Geometry, outlier_zscore: float, sign: float, seed: int) -> Image:
+    """The micrograph, changed in place, with mean 0 and standard deviation 1, times `sign`, in its square.
+
+    Pixels beyond `outlier_zscore` deviations become 0; what the square has beside the micrograph is noise of
+    standard deviation 1. float32 (size, size). UserError for NaN, infinity, and images that are the same everywhere.
+    """
+    mean, deviation = moments(image)
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
+        raise UserError("it holds values that are not numbers (NaN or infinity).")
+    if deviation == 0:
+        raise UserError(f"it is empty: every pixel is {mean:g}.")
+    standardise(image, mean, deviation, outlier_zscore, sign)
+    return _square(image, geometry, seed)
+
+
+def _square(image: Image, geometry: Geometry, seed: int) -> Image:
+    """The standard micrograph in the middle of a square, noise of standard deviation 1 beside it."""
+    rows, columns, size = geometry.rows, geometry.columns, geometry.size
+    if rows == columns == size:
+        return image
+    square = np.empty((size, size), np.float32)
+    top, left = geometry.corner
+    random = np.random.default_rng(seed)
+    for area in (square[:top], square[top + rows :], square[:, :left], square[:, left + columns :]):
+        area[...] = random.standard_normal(area.shape, np.float32)
+    square[top : top + rows, left : left + columns] = image
+    return square
+
+
+def window(image: Image, work: int) -> NDArray[np.complex64]:
+    """The half transform (work, work // 2 + 1) of a square image, divided by its number of pixels: its lowest
+    frequencies. Only columns that are kept are transformed in full."""
+    size, half = len(image), work // 2
+    columns = np.empty((size, half + 1), np.complex64)
+    for start in range(0, size, _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        columns[rows] = fft.rfft(image[rows], axis=1)[:, : half + 1]
+    transform = fft.fft(columns, axis=0, overwrite_x=True)
+    kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
+    return transform[kept] / np.float32(size * size)
+
+
+def _smooth_size(wanted: int, limit: int) -> int:
+    """`wanted`, or the even size nearest to it that has no large prime factor (getGoodFourierDims)."""
+    if _roughness(wanted) <= LARGEST_PRIME:
+        return wanted
+    up = down = wanted
+    while up <= limit + 2 and _roughness(up) >= LARGEST_PRIME:
+        up += 2
+    while down > 2 and _roughness(down) >= LARGEST_PRIME:
+        down -= 2
+    return down if up - wanted > wanted - down or up > limit else up
+
+
+def _roughness(size: int) -> int:
+    """The largest prime factor of transforms of that many pixels, and of their half."""
+    return max(_largest_prime(size), _largest_prime(size // 2 + 1))
+
+
+def _largest_prime(number: int) -> int:
+    factor = 2
+    while factor * factor <= number:
+        if number % factor:
+            factor += 1
+        else:
+            number //= factor
+    return number
+
+
+def _even(number: float) -> int:
+    whole = round_half_up(number)
+    return whole - whole % 2
+
+
+def round_half_up(number: float) -> int:
+    """The nearest whole number; halves go up."""
+    return math.floor(number + 0.5)

@@ -1,0 +1,125 @@
+"""Peaks of figure-of-merit maps, thinned out to one per particle.
+
+Source: RELION 5, autopicker.cpp (peakSearch, prunePeakClusters, removeTooCloselyNeighbouringPeaks).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+from relion_py.compute.picking.micrograph import Geometry, Image
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Peaks at work: row and column int64 (N,), figure of merit float32, psi (degrees) float32, reference (from 0)."""
+
+    row: NDArray[np.int64]
+    column: NDArray[np.int64]
+    merit: Image
+    psi: Image
+    reference: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __getitem__(self, index: NDArray[np.generic]) -> Peaks:
+        return Peaks(
+            self.row[index], self.column[index], self.merit[index], self.psi[index], self.reference[index]
+        )  # fmt: skip
+
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """Rows and columns (N, 2)."""
+        return np.stack([self.row, self.column], 1).astype(np.float64)
+
+
+def joined(parts: list[Peaks]) -> Peaks:
+    """One list after the other."""
+    names = ("row", "column", "merit", "psi", "reference")
+    return Peaks(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def work_area(geometry: Geometry, side: int) -> tuple[slice, slice]:
+    """Rows and columns at work where picks may be; side: pixels of the micrograph left out at its edges."""
+    side = max(1, int(side * np.float32(geometry.scale)))
+    area = []
+    for pixels in (geometry.rows, geometry.columns):
+        # as RELION: the micrograph's pixels at work, rounded down, around the centre
+        length = int(np.float32(pixels) * np.float32(geometry.scale))
+        start = geometry.work // 2 - length // 2
+        area.append(slice(start + side, max(start + side, start + length - side)))
+    return area[0], area[1]
+
+
+def find_peaks(
+    merit: Image, psi: Image, allowed: NDArray[np.bool_], area: tuple[slice, slice], threshold: float, shrunk: bool,
+    reference: int,
+) -> Peaks:  # fmt: skip
+    """Pixels of an area that no direct neighbour exceeds, at least `threshold` high, and where it is allowed.
+
+    merit, psi, allowed: (work, work). shrunk: whether the map has fewer pixels than the micrograph; where it has as
+    many, all four neighbours must reach the threshold, too.
+    """
+    rows, columns = area
+    high = merit[area]
+    peak = (high >= threshold) & allowed[area]
+    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
+        beside = merit[rows.start + down : rows.stop + down, columns.start + right : columns.stop + right]
+        peak &= ~(beside > high)
+        if not shrunk:
+            peak &= beside >= threshold
+    row, column = (place + part.start for place, part in zip(np.nonzero(peak), area, strict=True))
+    return Peaks(row, column, merit[row, column], psi[row, column], np.full(len(row), reference))
+
+
+def prune_clusters(peaks: Peaks, radius: float, distance: float) -> Peaks:
+    """The best peak of each cluster, and its next best beyond `distance` (pixels at work) of those already taken.
+
+    Peaks are of one cluster if steps of less than `radius` lead from one to the other.
+    """
+    if not len(peaks):
+        return peaks
+    pairs = _close_pairs(peaks, radius)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(peaks),) * 2)
+    _, label = connected_components(graph, directed=False)
+    _, first = np.unique(label, return_index=True)
+    rank = np.argsort(np.argsort(first))[label]  # clusters in the order of their first peaks
+    order = np.lexsort((-peaks.merit, rank))
+    near = _neighbours(peaks, distance)
+    gone = np.zeros(len(peaks), bool)
+    kept = []
+    for index in order:
+        if not gone[index]:
+            kept.append(index)
+            gone[[other for other in near[index] if label[other] == label[index]]] = True
+    return peaks[np.array(kept)]
+
+
+def remove_crowded(peaks: Peaks, distance: float) -> Peaks:
+    """Only the peaks that have no other within `distance` (pixels at work)."""
+    if len(peaks) < 2:
+        return peaks
+    nearest = cKDTree(peaks.points).query(peaks.points, k=2)[0][:, 1]
+    return peaks[nearest**2 > np.float32(distance) ** 2 + 1e-6]
+
+
+def _close_pairs(peaks: Peaks, radius: float) -> NDArray[np.int64]:
+    """Pairs (M, 2) of peaks nearer than `radius` to each other."""
+    pairs = cKDTree(peaks.points).query_pairs(radius, output_type="ndarray").astype(np.int64)
+    apart = peaks.points[pairs[:, 0]] - peaks.points[pairs[:, 1]]
+    return pairs[(apart**2).sum(1) < radius * radius - 1e-6]
+
+
+def _neighbours(peaks: Peaks, distance: float) -> list[list[int]]:
+    near: list[list[int]] = [[] for _ in range(len(peaks))]
+    for one, other in _close_pairs(peaks, distance).tolist():
+        near[one].append(other)
+        near[other].append(one)
+    return near
