@@ -11,7 +11,8 @@ import pytest
 from helix_model import blob_map, helix_centres
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.geometry.helix import Range, Tube, check_parameters, deviations, impose, operators, search
+from relion_py.compute.geometry.helix import Range, Tube, check_parameters, operators
+from relion_py.compute.geometry.helix_maps import deviations, impose, search
 from relion_py.compute.io.mrc import read_map, write_map
 
 BOX, PIXEL, SIGMA = 48, 3.0, 5.0
