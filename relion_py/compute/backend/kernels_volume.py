@@ -211,11 +211,12 @@ def fold_friedel_plane(grid):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def add_rotated(grid, operators, radius, first, last, out):  # type: ignore[no-untyped-def]
+def add_rotated(grid, operators, turns, radius, first, last, out):  # type: ignore[no-untyped-def]
     """Add to `out` the grid rotated by each operator, planes first..last: out(x) += grid(R x), trilinear.
 
     grid, out  float32 (Z, Y, X, 3), not the same array
     operators  float32 (S, 3, 3)
+    turns      float32 (S,): radians by which the phase of a value at z = 1 is advanced, for a shift along Z
     radius     voxels farther from the origin are left alone
     """
     depth, height, width, _ = grid.shape
@@ -238,13 +239,23 @@ def add_rotated(grid, operators, radius, first, last, out):  # type: ignore[no-u
                     y0, z0 = int(np.floor(yp)), int(np.floor(zp))
                     fx, fy, fz = xp - x0, yp - y0, zp - z0
                     y0, z0 = y0 + half_y, z0 + half_z
+                    cosine, sine = np.float32(1.0), np.float32(0.0)
+                    if turns[s] != 0.0:
+                        cosine, sine = np.cos(turns[s] * z), np.sin(turns[s] * z)
                     for c in range(3):
                         near = (1 - fy) * ((1 - fx) * grid[z0, y0, x0, c] + fx * grid[z0, y0, x0 + 1, c])
                         near += fy * ((1 - fx) * grid[z0, y0 + 1, x0, c] + fx * grid[z0, y0 + 1, x0 + 1, c])
                         far = (1 - fy) * ((1 - fx) * grid[z0 + 1, y0, x0, c] + fx * grid[z0 + 1, y0, x0 + 1, c])
                         far += fy * ((1 - fx) * grid[z0 + 1, y0 + 1, x0, c] + fx * grid[z0 + 1, y0 + 1, x0 + 1, c])
                         value = (1 - fz) * near + fz * far
-                        out[k, i, j, c] += value * side if c == 1 else value
+                        if c == 0:
+                            out[k, i, j, 0] += value * cosine
+                            out[k, i, j, 1] += value * sine
+                        elif c == 1:
+                            out[k, i, j, 0] -= value * side * sine
+                            out[k, i, j, 1] += value * side * cosine
+                        else:
+                            out[k, i, j, 2] += value
 
 
 @numba.njit(**_OPTIONS)

@@ -11,10 +11,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+import numpy as np
+
 from relion_py.compute.cli.options.preprocess import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import Aborted, UserError
+from relion_py.compute.io.mrc import StackWriter, open_stack
 from relion_py.compute.io.outputs import output_root, write_failures
 from relion_py.compute.picking.extract import (
     Micrograph,
@@ -32,7 +35,9 @@ from relion_py.compute.picking.extract_coordinates import (
     files_with_suffix,
     listed_files,
 )
-from relion_py.compute.picking.extract_images import ImageOptions
+from relion_py.compute.picking.extract_ctf import CtfOptions
+from relion_py.compute.picking.extract_helix import HelixOptions
+from relion_py.compute.picking.extract_images import ImageOptions, process_images
 
 FAILURES = "failed_micrographs.star"
 _SOURCES = ("--coord_list", "--coord_suffix", "--reextract_data_star")
@@ -48,8 +53,13 @@ def _main(argv: list[str], job: Job) -> None:
     refused = [name for name in REFUSED if name in args.given]
     if refused:
         raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    if args.text("--operate_on"):
+        _operate(args, job)
+        return
     if not args.on("--extract"):
-        raise UserError("Give --extract: extracting particles is what this program does.")
+        raise UserError("Give --extract, or --operate_on to change a stack of particles.")
+    if not args.text("--i"):
+        raise UserError("Give --i, the STAR file of the micrographs.")
     given = [name for name in _SOURCES if args.text(name)]
     if len(given) != 1:
         raise UserError(f"Give one, and only one, of {', '.join(_SOURCES)}; {' and '.join(given) or 'none'} was given.")
@@ -79,22 +89,81 @@ def settings_of(args: Arguments, job: Job) -> Settings:
     """The settings that the options ask for; UserError for those that cannot be."""
     return Settings(
         box=args.integer("--extract_size"),
-        images=ImageOptions(
-            scale=_even(args, "--scale", job),
-            window=_even(args, "--window", job),
-            normalise=args.on("--norm"),
-            ramp=not args.on("--no_ramp"),
-            background_radius=args.integer("--bg_radius"),
-            white_dust=args.number("--white_dust"),
-            black_dust=args.number("--black_dust"),
-            invert=args.on("--invert_contrast"),
-        ),
+        images=_image_options(args, job),
         float16=args.on("--float16"),
         minimum_fom=args.number("--minimum_pick_fom"),
         selection_type=args.integer("--selection_type"),
         bias=(args.integer("--extract_bias_x"), args.integer("--extract_bias_y")),
         keep_micrograph_ctf=args.on("--keep_ctfs_micrographs"),
+        helix=_helix_options(args),
+        ctf=_ctf_options(args),
     )
+
+
+def _image_options(args: Arguments, job: Job) -> ImageOptions:
+    return ImageOptions(
+        scale=_even(args, "--scale", job),
+        window=_even(args, "--window", job),
+        normalise=args.on("--norm"),
+        ramp=not args.on("--no_ramp"),
+        background_radius=args.integer("--bg_radius"),
+        white_dust=args.number("--white_dust"),
+        black_dust=args.number("--black_dust"),
+        invert=args.on("--invert_contrast"),
+    )
+
+
+def _helix_options(args: Arguments) -> HelixOptions | None:
+    if not args.on("--helix"):
+        return None
+    return HelixOptions(
+        outer=args.number("--helical_outer_diameter"),
+        tubes=args.on("--helical_tubes"),
+        cut=args.on("--helical_cut_into_segments"),
+        units=args.integer("--helical_nr_asu"),
+        rise=args.number("--helical_rise"),
+        bimodal=args.on("--helical_bimodal_angular_priors"),
+    )
+
+
+def _ctf_options(args: Arguments) -> CtfOptions | None:
+    signs = args.on("--phase_flip")
+    if not (signs or args.on("--premultiply_ctf")):
+        return None
+    box = args.integer("--premultiply_extract_size")
+    box = box if box > 0 else args.integer("--extract_size")
+    return CtfOptions(box, signs, args.on("--ctf_intact_first_peak"))
+
+
+def _operate(args: Arguments, job: Job) -> None:
+    """Change the images of a stack, on the first rank (runOperateOnInputFile)."""
+    source, target = args.text("--operate_on"), os.path.splitext(args.text("--operate_out"))[0] + ".mrcs"
+    if args.on("--extract") or args.on("--helix"):
+        raise UserError("--operate_on changes single particles of a stack; give it without --extract and --helix.")
+    if source.endswith(".star"):
+        raise UserError(f"--operate_on needs a stack of images; {source} is a STAR file.")
+    if os.path.abspath(source) == os.path.abspath(target):
+        raise UserError("--operate_out must be another file than --operate_on.")
+    options = _image_options(args, job)
+    if not job.leads:
+        return
+    with open_stack(source) as stack:
+        if stack.shape[1] != stack.shape[2]:
+            raise UserError(f"The images of {source} are not square.")
+        box = stack.shape[1]
+        options.check(box)
+        size = options.final_box(box)
+        pixel = stack.pixel_size * (box / options.scale if options.scale else 1.0)
+        random = np.random.default_rng(0)
+        with (
+            job.progress(len(stack)) as bar,
+            StackWriter(target, (size, size), pixel, "float16" if args.on("--float16") else "float32") as writer,
+        ):
+            for number in range(len(stack)):
+                job.check_abort()
+                writer.append(process_images(stack.image(number)[None], options, random))
+                bar.update(number + 1)
+    job.say(f" Done writing to {target}")
 
 
 def _even(args: Arguments, name: str, job: Job) -> int:

@@ -54,7 +54,7 @@ def _refine(words: list[str], job: Job) -> None:
         )
         table = ParticleSet.read(old.data)
     else:
-        options = RefineOptions.from_args(arguments.values, arguments.command_line)
+        options = RefineOptions.from_args(arguments.values, arguments.command_line, arguments.given)
         table = ParticleSet.read(options.particles)
     if options.verb == 0:
         job = _Quiet(job.directory, job.comm)

@@ -72,6 +72,51 @@ def _fill_with_mean(images, outside, out):  # type: ignore[no-untyped-def]
             out[n, p] = images[n, p] + outside[p] * (mean - images[n, p])
 
 
+def tube_mask(
+    box: int, psi: float, radius: float, tube_radius: float, edge: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mask of a helical segment, float32 (box, box), and that of the tube alone, for the background's mean.
+
+    1 inside the circle of ``radius`` and nearer than ``tube_radius`` to the axis, 0 beyond the raised-cosine edges
+    (pixels).  The axis runs at -psi degrees from X towards Y, psi being the projection's third Euler angle.
+    Source: ``softMaskOutsideMapForHelix``.
+    """
+    place = np.arange(box, dtype=np.float64) - box // 2
+    angle = np.deg2rad(psi)
+    across = np.abs(np.cos(angle) * place[:, None] + np.sin(angle) * place)
+    beyond = np.clip((tube_radius + edge - across) / max(edge, 1e-6), 0.0, 1.0)
+    tube = (0.5 - 0.5 * np.cos(np.pi * beyond)).astype(np.float32)
+    return np.minimum(tube, soft_mask(box, radius, edge, 2)), tube
+
+
+def mask_outside_tubes(
+    images: Real, psi: Real, radius: float, tube_radius: float, edge: float, background: Real | None = None
+) -> NDArray[np.float32]:
+    """Copies, float32, of images (N, box, box) of helical segments with another background outside the tube.
+
+    psi: degrees (N,), see :func:`tube_mask`; radius, tube_radius, edge: pixels.  background: None for the mean of
+    what is outside of each image's tube; or images of the same shape, such as noise.
+    """
+    out = np.empty(images.shape, np.float32)
+    for n, image in enumerate(images):
+        mask, tube = tube_mask(images.shape[-1], float(psi[n]), radius, tube_radius, edge)
+        outside = 1.0 - tube
+        other = float((outside * image).sum() / max(outside.sum(), 1e-6)) if background is None else background[n]
+        out[n] = other + mask * (image - other)
+    return out
+
+
+def cylinder_mask(box: int, radius: float, inner: float, edge: float) -> NDArray[np.float32]:
+    """Tube along Z, float32 (box, box, box): 1 between the radii, raised cosines of ``edge`` pixels outside of both.
+
+    An inner radius that is not positive is none.  Source: RELION 5 ``src/helix.cpp`` (``createCylindricalReference``).
+    """
+    disc = soft_mask(box, radius, edge, 2)
+    if inner > 0.0:
+        disc = disc * (1.0 - soft_mask(box, max(inner - edge, 0.0), edge, 2))
+    return np.broadcast_to(disc, (box, box, box)).astype(np.float32)
+
+
 def check_solvent_mask(mask: Real, shape: tuple[int, ...], name: str = "The solvent mask") -> None:
     """Raise UserError unless a mask has the map's shape and values in 0..1; ``name`` begins the sentence."""
     if mask.shape != tuple(shape):

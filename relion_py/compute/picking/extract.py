@@ -14,7 +14,7 @@ import os
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,10 +22,12 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.labels import type_of
-from relion_py.compute.io.mrc import StackWriter, read_image
+from relion_py.compute.io.mrc import StackWriter, read_header, read_image
 from relion_py.compute.io.outputs import output_root
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.picking.extract_coordinates import RefinedParticles, X, Y, read_coordinates
+from relion_py.compute.picking.extract_ctf import BoxCtfs, CtfOptions, multiplied_boxes
+from relion_py.compute.picking.extract_helix import PSI_PRIOR, HelixOptions, read_helical_coordinates
 from relion_py.compute.picking.extract_images import ImageOptions, cut_boxes, process_images, touches
 
 SUFFIX = "_extract.star"
@@ -50,7 +52,8 @@ class Settings:
     box: pixels of the micrograph, even. images: what is done with each box. float16: write MRC mode 12.
     minimum_fom: only particles whose rlnAutopickFigureOfMerit is larger; -999: all. selection_type: only those
     of this rlnParticleSelectionType; 0: all. bias: whole pixels (x, y) that are added to all coordinates.
-    keep_micrograph_ctf: the CTF of the micrograph takes the place of that of refined particles.
+    keep_micrograph_ctf: the CTF of the micrograph takes the place of that of refined particles. helix: segments of
+    helices are extracted. ctf: the images are multiplied with their CTF.
     """
 
     box: int
@@ -60,11 +63,21 @@ class Settings:
     selection_type: int = 0
     bias: tuple[int, int] = (0, 0)
     keep_micrograph_ctf: bool = False
+    helix: HelixOptions | None = None
+    ctf: CtfOptions | None = None
 
     def __post_init__(self) -> None:
         if self.box <= 0 or self.box % 2:
             raise UserError(f"--extract_size must be an even number of pixels, not {self.box}.")
         self.images.check(self.box)
+        if self.helix:
+            self.helix.check()
+            if self.images.normalise and self.helix.outer <= 0:
+                raise UserError("--norm of helical segments needs --helical_outer_diameter, the tube's diameter (A).")
+        if self.ctf and (self.ctf.box < self.box or self.ctf.box % 2):
+            raise UserError(
+                f"--premultiply_extract_size must be even and not below the {self.box} pixels of --extract_size."
+            )
 
     @property
     def final_box(self) -> int:
@@ -75,15 +88,25 @@ class Settings:
         """A of a pixel of the images that are written, from that of the micrograph."""
         return pixel_size * self.box / self.images.scale if self.images.scale else pixel_size
 
+    def image_options(self, pixel_size: float) -> ImageOptions:
+        """What is done with the boxes of a micrograph of `pixel_size` A; UserError if it does not fit."""
+        if not self.helix or self.helix.outer <= 0:
+            return self.images
+        radius = 0.5 * self.helix.outer / self.final_pixel_size(pixel_size)
+        options = replace(self.images, tube_radius=radius)
+        options.check(self.box)
+        return options
+
 
 @dataclass(frozen=True)
 class Micrograph:
-    """One micrograph: its name, optics group, A per pixel, and its row of the micrographs' table."""
+    """One micrograph: its name, optics group, A per pixel, its row of the micrographs' table and its group's."""
 
     name: str
     optics_group: int
     pixel_size: float
     row: dict[str, str]
+    optics: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +139,8 @@ def read_micrographs(path: str) -> Micrographs:
     sizes = optics.floats("rlnMicrographPixelSize").tolist()
     if min(sizes, default=0.0) <= 0:
         raise UserError(f"{path}: the pixel size of every optics group must be positive.")
-    groups = dict(zip(optics.ints("rlnOpticsGroup").tolist(), sizes, strict=True))
+    numbers = optics.ints("rlnOpticsGroup").tolist()
+    groups = dict(zip(numbers, zip(sizes, optics.rows(), strict=True), strict=True))
     table = tables[0]
     members = table.ints("rlnOpticsGroup").tolist() if "rlnOpticsGroup" in table else [1] * len(table)
     seen: dict[str, str] = {}
@@ -129,7 +153,8 @@ def read_micrographs(path: str) -> Micrographs:
         if root in seen:
             raise UserError(f"{seen[root]} and {name} would give particles of the same name; rename one of them.")
         seen[root] = name
-        entries.append(Micrograph(name, group, groups[group], row))
+        size, of_group = groups[group]
+        entries.append(Micrograph(name, group, size, row, of_group))
     return Micrographs(tuple(entries), optics, dict(zip(_group_names(optics), sizes, strict=True)))
 
 
@@ -165,7 +190,7 @@ def do_extract(entry: Micrograph, source: str | RefinedParticles, directory: str
     if isinstance(source, RefinedParticles):
         where, table = source.path, source.of(entry.name, entry.pixel_size)
     else:
-        where, table = source, read_coordinates(source)
+        where, table = source, _coordinates(source, entry, settings)
     table = _chosen(table, settings, where)
     if not len(table):
         print(f"WARNING: there are no particles on {entry.name}.", file=sys.stderr)
@@ -183,11 +208,31 @@ def do_extract(entry: Micrograph, source: str | RefinedParticles, directory: str
     if len(table) < FEW:
         print(f"WARNING: {entry.name} has only {len(table)} particles; consider joining groups.", file=sys.stderr)
     os.makedirs(os.path.dirname(root) or ".", exist_ok=True)
-    _write_stack(root + ".mrcs", image, x, y, entry, settings)
     _annotate(table, entry, root + ".mrcs", settings)
+    ctfs = None
+    if settings.ctf:
+        refined = source if isinstance(source, RefinedParticles) and not settings.keep_micrograph_ctf else None
+        ctfs = BoxCtfs.of(table, refined.optics_rows if refined else {entry.optics_group: entry.optics}, entry.name)
+    _write_stack(root + ".mrcs", image, x, y, _tube_angles(table, settings, where), ctfs, entry, settings)
     table.loop = True
     star.write(root + SUFFIX, StarFile([("images", table)]))
     return len(table)
+
+
+def _coordinates(path: str, entry: Micrograph, settings: Settings) -> Table:
+    if settings.helix is None:
+        return read_coordinates(path)
+    _, rows, columns = read_header(entry.name).shape
+    return read_helical_coordinates(path, settings.helix, (rows, columns), settings.box, entry.pixel_size)
+
+
+def _tube_angles(table: Table, settings: Settings, where: str) -> np.ndarray | None:
+    """The angle psi (degrees) of every segment's axis, where the normalisation needs it."""
+    if not (settings.helix and settings.images.normalise):
+        return None
+    if PSI_PRIOR not in table:
+        raise UserError(f"{where} has no column _{PSI_PRIOR}, which the normalisation of helical segments needs.")
+    return table.floats(PSI_PRIOR)
 
 
 def _check_pixels(image: np.ndarray, name: str) -> None:
@@ -223,16 +268,30 @@ def _whole_pixels(table: Table, label: str) -> np.ndarray:
 
 
 def _write_stack(
-    path: str, image: np.ndarray, x: np.ndarray, y: np.ndarray, entry: Micrograph, settings: Settings
+    path: str,
+    image: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    psi: np.ndarray | None,
+    ctfs: BoxCtfs | None,
+    entry: Micrograph,
+    settings: Settings,
 ) -> None:
+    """Cut the boxes around x, y (pixels), process and write them; psi: see `ImageOptions.tube_radius`."""
+    options = settings.image_options(entry.pixel_size)
     random = np.random.default_rng(zlib.crc32(entry.name.encode("utf-8", "surrogateescape")))
     at_a_time = max(1, _CHUNK_PIXELS // settings.box**2)
     box, pixel_size = settings.final_box, settings.final_pixel_size(entry.pixel_size)
     with StackWriter(path, (box, box), pixel_size, "float16" if settings.float16 else "float32") as writer:
         for start in range(0, len(x), at_a_time):
             some = slice(start, start + at_a_time)
-            boxes = cut_boxes(image, x[some], y[some], settings.box)
-            writer.append(process_images(boxes, settings.images, random))
+            if settings.ctf and ctfs:
+                boxes = multiplied_boxes(
+                    image, x[some], y[some], settings.box, ctfs[some], entry.pixel_size, settings.ctf
+                )
+            else:
+                boxes = cut_boxes(image, x[some], y[some], settings.box)
+            writer.append(process_images(boxes, options, random, None if psi is None else psi[some]))
 
 
 def _annotate(table: Table, entry: Micrograph, stack: str, settings: Settings) -> None:
@@ -320,7 +379,8 @@ def output_optics(
     optics.set("rlnImagePixelSize", sizes)
     optics.set("rlnImageSize", [settings.final_box] * len(optics))
     optics.set("rlnImageDimensionality", [2] * len(optics))
-    optics.set("rlnCtfDataAreCtfPremultiplied", [0] * len(optics))
+    premultiplied = settings.ctf is not None and not settings.ctf.only_signs
+    optics.set("rlnCtfDataAreCtfPremultiplied", [int(premultiplied)] * len(optics))
     if refined is None and "rlnMicrographPixelSize" in optics:
         optics.remove("rlnMicrographPixelSize")
     optics.loop = True

@@ -146,6 +146,11 @@ class RefinedParticles:
                 )
         self._rows = self._by_file_name()
 
+    @property
+    def optics_rows(self) -> dict[int, dict[str, str]]:
+        """The rows of data_optics by rlnOpticsGroup."""
+        return dict(zip(self.optics.ints("rlnOpticsGroup").tolist(), self.optics.rows(), strict=True))
+
     def _by_file_name(self) -> dict[str, list[tuple[str, int]]]:
         rows: dict[str, list[tuple[str, int]]] = defaultdict(list)
         for index, name in enumerate(self.table.strings("rlnMicrographName")):

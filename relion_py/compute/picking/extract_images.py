@@ -30,7 +30,8 @@ class ImageOptions:
     `ramp`, a fitted plane) of the background, which is what lies more than `background_radius` pixels from the
     centre, and divide by its standard deviation. white_dust, black_dust: pixels that many standard deviations
     of the background above or below its mean are replaced by Gaussian noise before; 0 or less: none are; both
-    are part of the normalisation. invert: change the sign.
+    are part of the normalisation. invert: change the sign. tube_radius: if positive, the background is what lies
+    more than so many pixels (of the final image) from the axis of each image's helix, not from its centre.
     """
 
     scale: int = 0
@@ -41,6 +42,7 @@ class ImageOptions:
     white_dust: float = -1.0
     black_dust: float = -1.0
     invert: bool = False
+    tube_radius: float = 0.0
 
     def final_box(self, box: int) -> int:
         """The box in pixels of images of `box` pixels after all operations."""
@@ -58,19 +60,34 @@ class ImageOptions:
                 f"--bg_radius {self.background_radius} is too large: twice the radius must not exceed the "
                 f"{final} pixels of the final box."
             )
+        if self.tube_radius > 0 and 2 * (self.tube_radius + 1) > final:
+            raise UserError(
+                f"--helical_outer_diameter is too large: the tube has {2 * self.tube_radius:g} pixels, the final box "
+                f"{final}; no background would be left."
+            )
 
 
-def cut_boxes(micrograph: NDArray[np.float32], x: NDArray[np.int64], y: NDArray[np.int64], box: int) -> NDArray:
+def cut_boxes(
+    micrograph: NDArray[np.float32],
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    box: int,
+    outside: float | None = None,
+) -> NDArray:
     """Boxes (n, box, box) float32 of a micrograph (y, x) around the pixels x, y (n,).
 
     Row i of a box is row ``y - box // 2 + i``. A pixel outside the micrograph has the value of the nearest
-    one inside. Boxes that lie wholly outside are for the caller to leave out; see :func:`touches`.
+    one inside, or `outside`. Boxes that lie wholly outside are for the caller to leave out; see :func:`touches`.
     """
     rows, columns = micrograph.shape
     reach = np.arange(box) - box // 2
     below = np.clip(y[:, None] + reach, 0, rows - 1)
     beside = np.clip(x[:, None] + reach, 0, columns - 1)
-    return micrograph[below[:, :, None], beside[:, None, :]]
+    boxes = micrograph[below[:, :, None], beside[:, None, :]]
+    if outside is not None:
+        beyond = (below != y[:, None] + reach)[:, :, None] | (beside != x[:, None] + reach)[:, None, :]
+        boxes[beyond] = outside
+    return boxes
 
 
 def touches(shape: tuple[int, ...], x: NDArray[np.int64], y: NDArray[np.int64], box: int) -> NDArray[np.bool_]:
@@ -86,11 +103,24 @@ def background_mask(box: int, radius: int) -> NDArray[np.bool_]:
     return squared[:, None] + squared > radius * radius
 
 
-def process_images(images: NDArray, options: ImageOptions, random: np.random.Generator) -> NDArray[np.float32]:
+def tube_background(box: int, radius: float, psi: float) -> NDArray[np.bool_]:
+    """True (box, box) for pixels farther than `radius` from the axis of a helix whose angle psi is in degrees.
+
+    Psi is that of a projection: the axis runs from the centre at -psi, from X (columns) towards Y (rows).
+    """
+    place = np.arange(box) - box // 2
+    angle = np.deg2rad(psi)
+    return np.abs(np.cos(angle) * place[:, None] + np.sin(angle) * place) > radius
+
+
+def process_images(
+    images: NDArray, options: ImageOptions, random: np.random.Generator, psi: NDArray | None = None
+) -> NDArray[np.float32]:
     """Apply the operations to images (n, box, box); float32 (n, final box, final box).
 
-    random: the noise that takes the place of dust. The work is done in float64. The window is cut around the
-    centre; the reference cuts it beside the centre where `scale` has changed the box before.
+    random: the noise that takes the place of dust. psi: degrees (n,), with `tube_radius`. The work is done in
+    float64. The window is cut around the centre; the reference cuts it beside the centre where `scale` has
+    changed the box before.
     """
     work: NDArray = images.astype(np.float64)
     if options.scale:
@@ -98,18 +128,31 @@ def process_images(images: NDArray, options: ImageOptions, random: np.random.Gen
     if options.window:
         work = window_map(work, options.window, dimensions=2)
     if options.normalise:
-        normalise(work, options, random)
+        normalise(work, options, random, psi)
     if options.invert:
         np.negative(work, out=work)
     return work.astype(np.float32)
 
 
-def normalise(images: NDArray[np.float64], options: ImageOptions, random: np.random.Generator) -> None:
+def normalise(
+    images: NDArray[np.float64], options: ImageOptions, random: np.random.Generator, psi: NDArray | None = None
+) -> None:
     """Normalise images (n, box, box) in place: dust, plane, mean and standard deviation of the background.
 
-    An image whose background is constant only loses its plane.
+    An image whose background is constant only loses its plane. psi: the helix' angle of each, with `tube_radius`.
     """
-    mask = background_mask(images.shape[-1], options.background_radius)
+    box = images.shape[-1]
+    if options.tube_radius <= 0 or psi is None:
+        _normalise(images, background_mask(box, options.background_radius), options, random)
+        return
+    for number, angle in enumerate(psi):
+        mask = tube_background(box, options.tube_radius, float(angle))
+        _normalise(images[number : number + 1], mask, options, random)
+
+
+def _normalise(
+    images: NDArray[np.float64], mask: NDArray[np.bool_], options: ImageOptions, random: np.random.Generator
+) -> None:
     if options.white_dust > 0 or options.black_dust > 0:
         _remove_dust(images, mask, options, random)
     if options.ramp:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.image.fourier import lowpass
-from relion_py.compute.refine import convergence, outputs, source
+from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.engine import FILTER_EDGE, Engine
 from relion_py.compute.refine.expectation import WeightedSums
-from relion_py.compute.refine.halves import Halves
+from relion_py.compute.refine.halves import Halves, owner
 from relion_py.compute.refine.maximization import update_model
 from relion_py.compute.refine.model import NO_PRIOR
 from relion_py.compute.refine.projector import FourierReference
@@ -109,7 +109,7 @@ class AutoRefinement(Engine):
             if i == 0:
                 changed = convergence.update_angular_sampling(model, self.sampling, self.state, self.options)
             elif changed and self.sampling.healpix_order >= self.options.auto_local_healpix_order:
-                convergence.start_local_searches(model, self.sampling, self.options.oversampling)
+                convergence.start_local_searches(model, self.sampling, self.options)
         if changed:
             self.grid = self._new_grid()
             n = self.grid.n_directions
@@ -124,6 +124,11 @@ class AutoRefinement(Engine):
         self.job.say(
             f" Auto-refine: Offset search range= {self.sampling.offset_range:g} Angstroms; "
             f"offset step= {convergence.offset_step(self.sampling, over):g} Angstroms"
+            + (
+                f"; offset step along helical axis= {self.sampling.helical_offset_step / 2**over:g} Angstroms"
+                if self.options.helical_symmetry
+                else ""
+            )
         )
 
     def _expectation(self, references: list[list[FourierReference]], sizes: convergence.ImageSizes) -> Halves:
@@ -150,7 +155,7 @@ class AutoRefinement(Engine):
     def _maximization(self, halves: Halves, last: bool) -> None:
         options, state = self.options, self.state
         self.job.say(" Maximization...")
-        halves.symmetrise()
+        halves.symmetrise([helical.units_of(model, 0, options) for model in self.models])
         raw = [halves.unregularised(h) for h in (0, 1)] if last else None
         if options.low_resol_join_halves > 0:
             resolution = max(options.low_resol_join_halves, self.models[0].current_resolution)
@@ -171,7 +176,9 @@ class AutoRefinement(Engine):
             self._join_sums()
         for half, model in enumerate(self.models):
             halves.maximise(half, model, fsc, options.tau2_fudge_factor, self.fixed_tau2, last)
+        self._make_helical(last)
         self._update_models()
+        self.update_helical_priors(self.models[0])
         if self.first_by_correlation and options.ini_high > 0:
             self._filter_references()
         if options.flatten_solvent and not last:
@@ -180,6 +187,16 @@ class AutoRefinement(Engine):
         self.clock.lap("maximization")
         self.write(raw)
         self.clock.lap("writing")
+
+    def _make_helical(self, last: bool) -> None:
+        """Both halves become helical, but not the last map; the mean of their twists and rises is kept."""
+        for half, model in enumerate(self.models):
+            self.make_helical(model, 0, owner(half, self.job.comm), keep=last)
+        helices = [model.helix for model in self.models if model.helix is not None]
+        if self.options.helical_symmetry and len(helices) == 2:
+            twist, rise = helices[0].twist + helices[1].twist, helices[0].rise + helices[1].rise
+            for helix in helices:
+                helix.twist, helix.rise = twist / 2.0, rise / 2.0
 
     def _join_sums(self) -> None:
         """One model from here on, from both halves' sums."""
@@ -201,6 +218,7 @@ class AutoRefinement(Engine):
                 do_norm=self.options.do_norm_correction,
                 do_scale=self.do_scale,
                 first_iteration_cc=self.first_by_correlation,
+                offset_dimensions=1 if self.options.helical_symmetry else 2,
             )
         # decisions are made on the first half's values
         for model in self.models[1:]:
@@ -213,7 +231,8 @@ class AutoRefinement(Engine):
             model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
 
     def _flatten(self) -> None:
-        assert self.mask is not None
+        if self.mask is None:  # maps that were made helical have their tube already
+            return
         for model in self.models:
             model.references[0] = (model.references[0] * self.mask).astype(np.float32)
 

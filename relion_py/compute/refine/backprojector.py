@@ -8,6 +8,7 @@ other (backprojector.cpp).
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,9 +16,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.backend import kernels_numba, kernels_volume
+from relion_py.compute.geometry.helix import operators as helix_operators
 from relion_py.compute.refine.projector import padded_box
 
 Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class HelicalUnits:
+    """The asymmetric units of a helix that every image shows: twist in degrees, rise in pixels, their number."""
+
+    twist: float
+    rise: float
+    units: int
+
+    @property
+    def others(self) -> list[int]:
+        """Numbers of the units besides the one that an image was compared with, around it."""
+        first = -(self.units // 2)
+        return [number for number in range(first, first + self.units) if number]
 
 
 class BackProjector:
@@ -116,24 +133,34 @@ class BackProjector:
         """Add the Friedel mates in the plane x == 0 to each other; once, when the sums are complete."""
         kernels_volume.fold_friedel_plane(self.grid)
 
-    def symmetrise(self, operators: Array | None = None, workers: int = 1) -> None:
+    def symmetrise(self, operators: Array | None = None, workers: int = 1, helix: HelicalUnits | None = None) -> None:
         """Fold the Friedel mates and sum over the point group; call it once, when the sums are complete.
 
         operators  (S, 3, 3), identity first; default: those given at construction
         workers    threads
+        helix      before, the asymmetric units of a helix are summed, too
         (backprojector.cpp, symmetrise; the sum is not divided by the number of operators)
         """
         self.enforce_hermitian()
-        group = self.operators if operators is None else np.asarray(operators, np.float64)
-        others = np.ascontiguousarray(group[1:], np.float32)
-        if self.ndim == 2 or len(others) == 0:
+        if self.ndim == 2:
             return
+        if helix is not None and len(helix.others):
+            rotations, shifts = helix_operators(helix.twist, helix.rise, helix.others)
+            # a unit is at R x + t in the map, so that its transform is F(R^-1 k) with the phase of t
+            turns = -2.0 * np.pi * shifts[:, 2] / (self.pad * self.box)
+            self._add_mates(rotations.transpose(0, 2, 1), turns, workers)
+        group = self.operators if operators is None else np.asarray(operators, np.float64)
+        if len(group) > 1:
+            self._add_mates(group[1:], np.zeros(len(group) - 1), workers)
+
+    def _add_mates(self, operators: Array, turns: Array, workers: int) -> None:
+        """Add the sums rotated by operators (S, 3, 3) and shifted along Z, see `kernels_volume.add_rotated`."""
         source = self.grid.copy()
-        depth = len(source)
-        bounds = np.linspace(0, depth, 4 * max(workers, 1) + 1).astype(int)
+        mates = np.ascontiguousarray(operators, np.float32), np.ascontiguousarray(turns, np.float32)
+        bounds = np.linspace(0, len(source), 4 * max(workers, 1) + 1).astype(int)
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             jobs = [
-                pool.submit(kernels_volume.add_rotated, source, others, self.r_max_padded, first, last, self.grid)
+                pool.submit(kernels_volume.add_rotated, source, *mates, self.r_max_padded, first, last, self.grid)
                 for first, last in pairwise(bounds)
             ]
             for job in jobs:

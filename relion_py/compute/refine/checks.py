@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.helix import check_parameters, check_tube
 from relion_py.compute.geometry.symmetry import canonical
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.io.mrc import check_size, read_header
@@ -50,6 +51,7 @@ def check_run(options: RefineOptions, particles: ParticleSet) -> list[str]:
         collect(lambda: _ctf(particles))
     collect(lambda: _maps(options, particles))
     collect(lambda: _diameter(options, particles))
+    collect(lambda: _helix(options, particles))
     collect(lambda: _output(options, particles))
     collect(lambda: _memory(options, particles))
     collect(lambda: _halves(particles))
@@ -208,6 +210,31 @@ def _diameter(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
         )
     elif diameter < 4 * particles.pixel_size:
         yield f"--particle_diameter of {diameter:g} A is less than four pixels: give a larger one, in A."
+
+
+def _helix(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    if not options.masks_tubes:
+        return
+    box, pixel_size = particles.box_size, particles.pixel_size
+    tube = options.tube(box, pixel_size)
+    if options.helical_symmetry and options.has_reference:
+        ranges = options.helical_ranges if options.helical_symmetry_search else (None, None)
+        check_parameters(
+            tube, options.helical_twist, options.helical_rise, box, pixel_size, options.helical_units, *ranges
+        )
+    else:
+        check_tube(tube, box, pixel_size)
+    missing = particles.tilt_prior is None or particles.psi_prior is None
+    if missing and not ("rlnAngleTilt" in particles.table and "rlnAnglePsi" in particles.table):
+        yield (
+            f"{particles.table.path} has no _rlnAngleTiltPrior and _rlnAnglePsiPrior, which helical segments need: "
+            "extract them as helical segments."
+        )
+    if options.helical_sigma_distance >= 0 and (particles.tube is None or particles.track is None):
+        yield (
+            f"{particles.table.path} has no _rlnHelicalTubeID and _rlnHelicalTrackLengthAngst, which "
+            "--helical_sigma_distance needs: extract them as helical segments."
+        )
 
 
 def _output(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:

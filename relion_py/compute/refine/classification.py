@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import soft_mask
-from relion_py.compute.refine import convergence, outputs, source
+from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.engine import FILTER_EDGE, Engine
@@ -122,6 +122,8 @@ class Classification(Engine):
         # coarser offsets too, but at least five of them
         step = min(COARSER_FACTOR * self.state.accuracy_trans * 2.0**over, 0.95 * s.offset_range)
         s.offset_step = max(step, s.offset_step_ori)
+        if self.options.helical_symmetry:
+            helical.set_offsets(s, self.options)
         if changed:
             self._new_directions()
 
@@ -190,7 +192,7 @@ class Classification(Engine):
                 model.references[k] = np.zeros_like(model.references[k])
                 continue
             if self.job.comm.rank == self._owner(k):
-                each.symmetrise(workers=options.threads)
+                each.symmetrise(workers=options.threads, helix=helical.units_of(model, k, options))
                 spectra = update_tau2(each, model.tau2_class[k], tau2_fudge=model.tau2_fudge)
                 volume = reconstruct(
                     each,
@@ -202,7 +204,9 @@ class Classification(Engine):
                 result = (spectra, volume)
             spectra, model.references[k] = self.job.comm.bcast(result, self._owner(k))
             keep_spectra(model, k, spectra, model.fsc_halves_class[k])
+            self.make_helical(model, k, self._owner(k))
         self._update_parameters(weighted)
+        self.update_helical_priors(model)
         if self.first_by_correlation:
             self._after_correlation()
         self._finish_iteration()
@@ -219,6 +223,7 @@ class Classification(Engine):
             do_norm=options.do_norm_correction,
             do_scale=self.do_scale,
             first_iteration_cc=self.first_by_correlation,
+            offset_dimensions=1 if options.helical_symmetry else 2,
         )
 
     def _finish_iteration(self) -> None:
@@ -259,6 +264,8 @@ class Classification(Engine):
     def _flatten(self) -> None:
         model = self.models[0]
         mask = self.mask
+        if mask is None and self.dimensions == 3 and self.options.helical_symmetry:
+            return  # maps that were made helical have their tube already
         if mask is None:
             radius = self.diameter / (2.0 * self.pixel_size)
             mask = soft_mask(self.box, radius, float(self.options.mask_edge), self.dimensions)

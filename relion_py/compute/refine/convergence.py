@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.refine import helical
 from relion_py.compute.refine.model import (
     PRIOR_ROTTILT_PSI,
     UNKNOWN,
@@ -212,6 +213,9 @@ def update_angular_sampling(
         return False
     state.has_fine_enough_angular_sampling = False
     new_step, new_range = _new_offsets(sampling, state, options.oversampling)
+    along = sampling.helical_offset_step
+    if sampling.is_3d and new_step < along:
+        along /= 2.0
     finer = not (stay_global and sampling.healpix_order + 1 >= options.auto_local_healpix_order)
     if not sampling.is_3d:
         sampling.psi_step /= 2.0
@@ -220,21 +224,27 @@ def update_angular_sampling(
         sampling.psi_step = healpix_angular_step(sampling.healpix_order)
     if new_step <= sampling.offset_step:
         sampling.offset_step, sampling.offset_range = new_step, new_range
+    if options.helical_symmetry:
+        helical.set_offsets(sampling, options, along)
     state.nr_iter_wo_resol_gain = 0
     state.nr_iter_wo_large_hidden_variable_changes = 0
     state.smallest_changes_optimal_classes = UNKNOWN_CLASS_CHANGES
     state.smallest_changes_optimal_offsets = UNKNOWN
     state.smallest_changes_optimal_orientations = UNKNOWN
     if sampling.is_3d and finer and sampling.healpix_order >= options.auto_local_healpix_order:
-        start_local_searches(model, sampling, options.oversampling)
+        start_local_searches(model, sampling, options)
     return True
 
 
-def start_local_searches(model: ModelState, sampling: SamplingState, oversampling: int) -> None:
-    """Gaussian priors around each particle's last orientation, two fine steps wide."""
+def start_local_searches(model: ModelState, sampling: SamplingState, options: RefineOptions) -> None:
+    """Gaussian priors around each particle's last orientation, two fine steps wide; for helices wider in rot."""
     model.orientational_prior_mode = PRIOR_ROTTILT_PSI
-    sigma = 2.0 * angular_step(sampling, oversampling)
-    model.sigma_rot = model.sigma_tilt = model.sigma_psi = sigma
+    step = angular_step(sampling, options.oversampling)
+    model.sigma_rot = model.sigma_psi = 2.0 * step
+    if not (options.helix and options.helical_keep_tilt_prior and model.sigma_tilt > 0):
+        model.sigma_tilt = 2.0 * step
+    if options.helical_symmetry and model.ref_dim == 3:
+        model.sigma_rot = helical.widened_sigma_rot(model.sigma_rot, step, sampling, options)
 
 
 def _new_offsets(sampling: SamplingState, state: OptimiserState, oversampling: int) -> tuple[float, float]:

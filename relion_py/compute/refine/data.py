@@ -41,6 +41,9 @@ _PRIOR_COLUMNS = (
     ("psi_prior", "rlnAnglePsiPrior"),
     ("origin_x_prior", "rlnOriginXPriorAngst"),
     ("origin_y_prior", "rlnOriginYPriorAngst"),
+    ("flip_ratio", "rlnAnglePsiFlipRatio"),
+    ("rot_flip_ratio", "rlnAngleRotFlipRatio"),
+    ("track", "rlnHelicalTrackLengthAngst"),
 )
 _PIPELINE_NAME = re.compile(r"/job\d{3}[^/]*/")
 
@@ -51,8 +54,10 @@ class ParticleSet:
 
     Arrays are (N,); a refinement changes them in place. rot, tilt, psi and origin_x, origin_y are RELION's:
     the image, moved by the origin, is the projection of the map turned by the three angles. A missing prior
-    is None. group is the index into group_names (scale correction), optics_group that into
-    table.optics_groups, random_subset 0 before the halves are made, then 1 or 2. has_results: log_likelihood,
+    is None. flip_ratio and rot_flip_ratio are the prior probabilities of psi and rot half a turn off, track is
+    the position along a filament (A) and tube its number in the micrograph. group is the index into
+    group_names (scale correction), optics_group that into table.optics_groups, random_subset 0 before the
+    halves are made, then 1 or 2. has_results: log_likelihood,
     max_prob and nr_significant hold something; set it after the first iteration.
     """
 
@@ -76,6 +81,10 @@ class ParticleSet:
     psi_prior: FloatArray | None = None
     origin_x_prior: FloatArray | None = None
     origin_y_prior: FloatArray | None = None
+    flip_ratio: FloatArray | None = None
+    rot_flip_ratio: FloatArray | None = None
+    track: FloatArray | None = None
+    tube: IntArray | None = None
     has_results: bool = False
     scratch: Scratch | None = None
     _images: NDArray[np.float32] | None = field(default=None, repr=False)
@@ -122,11 +131,14 @@ class ParticleSet:
         for name, label in _PRIOR_COLUMNS:
             if label in self.table:
                 setattr(self, name, self.table.floats(label))
+        if "rlnHelicalTubeID" in self.table:
+            self.tube = self.table.ints("rlnHelicalTubeID")
         return self
 
     def _checked(self) -> ParticleSet:
-        for name, label in _POSE_COLUMNS:
-            finite = np.isfinite(getattr(self, name))
+        for name, label in (*_POSE_COLUMNS, *_PRIOR_COLUMNS):
+            values = getattr(self, name)
+            finite = np.isfinite(0.0 if values is None else values)
             if not finite.all():
                 name = self.image_name(int(np.argmin(finite)))
                 raise UserError(f"{self.table.path}: _{label} of {name} is not a number.")
@@ -279,6 +291,10 @@ class ParticleSet:
         if self.has_results:
             for name, label in _RESULT_COLUMNS:
                 particles.set(label, getattr(self, name))
+        for name, label in _PRIOR_COLUMNS:
+            values = getattr(self, name)
+            if values is not None and (label not in self.table or not np.array_equal(values, self.table.floats(label))):
+                particles.set(label, values)
         result = StarFile(list(self.table.star.blocks))
         result.path = self.table.path
         if self.table.block != "particles":

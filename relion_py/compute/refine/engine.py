@@ -25,12 +25,13 @@ from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import phase_shift
 from relion_py.compute.parallel.comm import Communicator
-from relion_py.compute.refine import convergence, source
+from relion_py.compute.refine import convergence, helical, source
 from relion_py.compute.refine.accuracy import expected_errors
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.expectation import Assignments, Expectation, ExpectationSettings, WeightedSums
+from relion_py.compute.refine.helical_priors import update_priors
 from relion_py.compute.refine.images import DiscPixels, PreparedImages, noise_images, transform_images
 from relion_py.compute.refine.model import NO_PRIOR, ModelState, OptimiserState, SamplingState
 from relion_py.compute.refine.options import RefineOptions
@@ -296,6 +297,7 @@ class Engine:
             correlate=self.first_by_correlation,
             residual=self.residual,
             sigma2_offset=model.sigma_offset**2,
+            free_along=self.options.helical_symmetry,
             pixel_size=self.pixel_size,
             box=self.box,
         )
@@ -304,13 +306,16 @@ class Engine:
         local = None
         if model.orientational_prior_mode != NO_PRIOR and not self.options.skip_align:
             p = self.particles
-            local = LocalSearch.around(
-                grid,
-                members,
-                len(p),
-                (p.rot[members], p.tilt[members], p.psi[members]),
-                (model.sigma_rot, model.sigma_tilt, model.sigma_psi),
-            )
+            if self.options.masks_tubes:
+                local = helical.search_around_priors(grid, p, members, model, self.sampling, self.options)
+            else:
+                local = LocalSearch.around(
+                    grid,
+                    members,
+                    len(p),
+                    (p.rot[members], p.tilt[members], p.psi[members]),
+                    (model.sigma_rot, model.sigma_tilt, model.sigma_psi),
+                )
         return Expectation(
             backend,
             settings,
@@ -369,12 +374,17 @@ class Engine:
         if options.do_norm_correction:
             norm = p.norm_correction[index] / model.avg_norm_correction
         origin = np.stack([p.origin_x[index], p.origin_y[index]], axis=1) / self.pixel_size
+        turn = helical.turns(p.psi[index]) if options.helical_symmetry else None
+        if turn is not None and not (options.skip_align or helical.is_local(model, self.sampling, options)):
+            # offsets along the helix begin anew
+            origin = helical.to_image(helical.to_frame(origin, turn) * [0.0, 1.0], turn)
         shift = np.floor(origin + 0.5).astype(np.int64)
         # without a search for offsets the images are moved all the way
         rest = origin - shift if options.skip_align else None
         noise = None
         if not options.zero_mask:
             noise = noise_images(model.sigma2_noise[p.optics_group[index]], self.box, self.state.random_seed + index)
+        tube_radius = options.helical_outer_diameter / (2.0 * self.pixel_size)
         unmasked, masked, spectrum = transform_images(
             images,
             shift,
@@ -383,6 +393,7 @@ class Engine:
             float(options.mask_edge),
             fine,
             noise=noise,
+            tubes=(p.psi[index], tube_radius) if options.masks_tubes else None,
             workers=options.threads,
         )
         for g in np.unique(p.optics_group[index]):
@@ -399,6 +410,7 @@ class Engine:
             scale = np.maximum(model.scale_correction[p.group[index]], 0.001)
         ctf = self._ctf(index, fine)
         ctf *= scale[:, None].astype(np.float32)
+        old_offset = np.asarray(shift if rest is None else origin, np.float64) * self.pixel_size
         return PreparedImages(
             index=index,
             masked=masked,
@@ -407,7 +419,8 @@ class Engine:
             optics=p.optics_group[index],
             group=p.group[index],
             scale=scale,
-            old_offset=np.asarray(shift if rest is None else origin, np.float64) * self.pixel_size,
+            old_offset=old_offset if turn is None else helical.to_frame(old_offset, turn),
+            turn=turn,
             spectrum=spectrum,
             applied_norm=norm,
             fine=fine,
@@ -451,6 +464,32 @@ class Engine:
         if len(failed) > FAILED_SHARE * len(self.particles):
             raise UserError(f"{sentence}; normalise the particles again, or remove these.")
         self.job.say(f" WARNING: {sentence}; they are left out of this iteration.")
+
+    def make_helical(self, model: ModelState, k: int, owner: int, *, keep: bool = False) -> None:
+        """Class k of the model becomes helical, with its twist and rise refined if that was asked for.
+
+        On rank `owner`, for all; keep: refine twist and rise only. Does nothing without helical symmetry.
+        """
+        if model.helix is None or model.ref_dim == 2 or not self.options.helical_symmetry:
+            return
+        result = None
+        if self.job.comm.rank == owner:
+            refine = self.state.iteration > 1
+            result = helical.symmetrised(model.references[k], model, k, self.options, refine=refine, keep=keep)
+        model.references[k], model.helix.twist[k], model.helix.rise[k], warning = self.job.comm.bcast(result, owner)
+        self.job.say(
+            f" Helical symmetry of class {k + 1}: twist= {model.helix.twist[k]:.4f} degrees, "
+            f"rise= {model.helix.rise[k]:.4f} Angstroms"
+        )
+        if warning:
+            self.job.say(f" WARNING: {warning}.")
+
+    def update_helical_priors(self, model: ModelState) -> None:
+        """Prior angles of helical segments for the next iteration."""
+        if self.options.helix and model.ref_dim == 3 and not self.options.skip_align:
+            told = update_priors(self.particles, model, self.options)
+            if told:
+                self.job.say(told)
 
     def poses(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Copies of matrices (N, 3, 3), origins x and y (A) and classes of all particles."""

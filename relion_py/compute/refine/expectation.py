@@ -38,6 +38,7 @@ class ExpectationSettings:
     correlate: bool = False  # first iteration by cross-correlation: the best pose alone counts
     residual: bool = False  # back-project images less their projections, for a step along the gradient
     sigma2_offset: float = 100.0  # A^2, of the Gaussian prior on offsets
+    free_along: bool = False  # offsets along the first axis have no prior: along a helix
     pixel_size: float = 1.0  # A
     box: int = 0
     work_mib: int = 256  # cap of the work space of one batch
@@ -260,11 +261,15 @@ class Expectation:
     def _shift_prior(self, images: PreparedImages) -> NDArray[np.float32]:
         """(K, N, T) log of the Gaussian prior on offsets, mean 1 over the shifts as in the reference."""
         total = images.old_offset[:, None, :] + self.sampling.shifts_unperturbed[None]
-        away = total[None] - self.prior_offset[:, None, None, :]
+        away = self._counted(total[None] - self.prior_offset[:, None, None, :])
         log_prior = -np.sum(away**2, axis=-1) / (2.0 * max(self.settings.sigma2_offset, 1e-4))
         peak = log_prior.max(axis=-1, keepdims=True)
         mean = np.log(np.mean(np.exp(log_prior - peak), axis=-1, keepdims=True)) + peak
         return (log_prior - mean).astype(np.float32)
+
+    def _counted(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The components (..., 2 or 1) of offsets that the prior is about."""
+        return offset[..., 1:] if self.settings.free_along else offset
 
     def _shift_table(
         self, weighted: NDArray[np.complex64], rows: NDArray, shift_a: NDArray, pixels: DiscPixels
@@ -287,7 +292,8 @@ class Expectation:
         t = len(tables.shifts)
         weighted, ctf2 = self._weighted(images, coarse=True)
         rows = np.repeat(np.arange(n, dtype=np.int32), t)
-        shifted = self._shift_table(weighted, rows, np.tile(tables.shifts, (n, 1)), images.coarse)
+        shifts = images.in_image(np.tile(tables.shifts, (n, 1)), rows)
+        shifted = self._shift_table(weighted, rows, shifts, images.coarse)
         prior = self._shift_prior(images)
         if self.local is not None:
             return self._score_coarse_local(images, shifted, prior, ctf2)
@@ -456,7 +462,7 @@ class Expectation:
         who, shift_index = np.nonzero(trans_used[members])
         rows = np.repeat(who, v).astype(np.int32)
         shift = tables.child_shifts[shift_index].reshape(-1, 2)
-        shifted = self._shift_table(weighted, rows, shift, batch.fine)
+        shifted = self._shift_table(weighted, rows, batch.in_image(shift, rows), batch.fine)
         slot_prior = np.ascontiguousarray(self._shift_prior(batch)[:, who, shift_index])
         groups.out_start = mask_start * (tables.rot_children * v)
         scores = np.empty(len(mask) * tables.rot_children * v, np.float32)
@@ -483,7 +489,7 @@ class Expectation:
         self.clock.lap("weights")
         if self.settings.correlate:  # the noise-weighted images after all, for the back-projection
             weighted, ctf2 = self._times_ctf(batch.masked, batch.ctf, batch.optics, batch.fine)
-            shifted = self._shift_table(weighted, rows, shift, batch.fine)
+            shifted = self._shift_table(weighted, rows, batch.in_image(shift, rows), batch.fine)
         signal, power = self._sum(batch, by_block, scores, table_start, shifted, ctf2, rows, shift, row_weight)
         by_direction = block_weight.sum(axis=0).reshape(len(self.volumes), -1)
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
@@ -523,7 +529,7 @@ class Expectation:
         recon_row = np.full(len(in_use), -1, np.int64)
         recon_row[used] = np.arange(len(used))
         unmasked, _ = self._times_ctf(batch.unmasked, batch.ctf, batch.optics, pixels)
-        recon = self._shift_table(unmasked, rows[used], shift[used], pixels)
+        recon = self._shift_table(unmasked, rows[used], batch.in_image(shift[used], rows[used]), pixels)
         threads = len(self._grids)
         signal = np.zeros((threads, len(batch), batch.shells))
         power = np.zeros_like(signal)
@@ -561,13 +567,14 @@ class Expectation:
         best.matrix[members] = tables.fine_rotation(block % tables.directions, psi, child)
         best.class_index[members] = block // tables.directions
         at = table_start[:-1] + groups.slot_first[chosen.group].astype(np.int64) * tables.shift_children + column
-        best.offset[members] = batch.old_offset + shift[np.minimum(at, len(shift) - 1)]
+        offset = batch.old_offset + shift[np.minimum(at, len(shift) - 1)]
+        best.offset[members] = batch.in_image(offset, np.arange(len(batch)))
         best.pmax[members] = np.where(good, weights[groups.out_start[chosen.group] + chosen.sample], 0.0)
         # weight within the table of shifts: total per particle, and the spread of offsets
         sum_weight = np.bincount(rows, row_weight.sum(axis=0), len(batch))
         offset = batch.old_offset[rows] + shift
         for k, prior in enumerate(self.prior_offset):
-            sums.sigma2_offset += float(np.sum(row_weight[k] * np.sum((offset - prior) ** 2, axis=1)))
+            sums.sigma2_offset += float(np.sum(row_weight[k] * np.sum(self._counted(offset - prior) ** 2, axis=1)))
         sums.prior_offset += row_weight @ offset
         # noise: |X|^2 - 2 Re <X, CTF P> + |CTF P|^2, by shell; signal and power still hold 1/sigma2
         inverse = self.inv_sigma2[batch.optics]

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import os
 import uuid
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.image import fsc as fsc_tools
 from relion_py.compute.parallel.comm import Communicator
-from relion_py.compute.refine.backprojector import BackProjector
+from relion_py.compute.refine.backprojector import BackProjector, HelicalUnits
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.reconstruct import ShellSpectra, reconstruct, update_tau2
 
@@ -48,11 +49,11 @@ class Halves:
         """The sums of a half if this rank owns them."""
         return self.sums[half]
 
-    def symmetrise(self) -> None:
-        """Adds the views that the point group makes equal."""
-        for sums in self.sums:
+    def symmetrise(self, helices: Sequence[HelicalUnits | None] = (None, None)) -> None:
+        """Adds the views that the point group, and each half's helix, make equal."""
+        for sums, helix in zip(self.sums, helices, strict=True):
             if sums is not None:
-                sums.symmetrise(workers=self.workers)
+                sums.symmetrise(workers=self.workers, helix=helix)
 
     def join_low_resolution(self, resolution: float, pixel_size: float) -> None:
         """Both halves get the mean of their sums up to `resolution` A, lest their orientations drift apart."""

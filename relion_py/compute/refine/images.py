@@ -15,7 +15,7 @@ import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
-from relion_py.compute.image.masks import mask_outside
+from relion_py.compute.image.masks import mask_outside, mask_outside_tubes
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class PreparedImages:
     index (N,) the particles' numbers; masked, unmasked (N, P) complex64 at the fine pixels; ctf (N, P) float32,
     multiplied with the group's scale; optics, group (N,) int; scale (N,); old_offset (N, 2) A that was applied;
     spectrum (N, S) sum over each shell's half plane of |masked|^2; applied_norm (N,) the image was divided by it.
+    turn (N, 2): cosine and sine of the angle of the frame of old_offset and of the shifts to be searched, see
+    `helical.to_frame`; None: that of the image.
     """
 
     index: NDArray[np.int64]
@@ -76,6 +78,7 @@ class PreparedImages:
     coarse: DiscPixels
     coarse_in_fine: NDArray[np.int64]
     scale_shells: NDArray[np.bool_]
+    turn: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -91,7 +94,17 @@ class PreparedImages:
         n = len(self)
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         shared = {"fine", "coarse", "coarse_in_fine", "scale_shells"}
-        return PreparedImages(**{k: v if k in shared or len(v) != n else v[members] for k, v in values.items()})
+        return PreparedImages(
+            **{k: v if v is None or k in shared or len(v) != n else v[members] for k, v in values.items()}
+        )
+
+    def in_image(self, offset: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Offsets (R, 2) of the particles `rows` (R,), x and y in the image, of those in their frames."""
+        if self.turn is None:
+            return offset
+        x, y = offset.T
+        cosine, sine = self.turn[rows].T
+        return np.stack([cosine * x + sine * y, cosine * y - sine * x], axis=-1)
 
 
 @njit(nogil=True, cache=True)
@@ -148,17 +161,23 @@ def transform_images(
     pixels: DiscPixels,
     *,
     noise: NDArray[np.float32] | None = None,
+    tubes: tuple[NDArray[np.float64], float] | None = None,
     workers: int = 1,
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float64]]:
     """Unmasked and masked transforms (N, P) at the disc pixels, and the masked images' power per shell (N, S).
 
     images (N, box, box) float32, changed in place; shift (N, 2) whole pixels x, y; factor (N,) multiplies the image;
     mask_radius, mask_edge in pixels. Outside the mask the image becomes its own mean there, or `noise` (N, box, box).
+    tubes: psi (N,) in degrees of helical segments and the radius of their tube, outside which is background as well.
     """
     box = images.shape[1]
     _shift_and_scale(images, np.ascontiguousarray(shift, np.int64), np.asarray(factor, np.float32))
     unmasked = _disc(_transform(images, workers), pixels)
-    transforms = _transform(mask_outside(images, mask_radius, mask_edge, background=noise), workers)
+    if tubes is None:
+        masked = mask_outside(images, mask_radius, mask_edge, background=noise)
+    else:
+        masked = mask_outside_tubes(images, tubes[0], mask_radius, tubes[1], mask_edge, noise)
+    transforms = _transform(masked, workers)
     spectrum = np.zeros((len(images), box // 2 + 1))
     _shell_power(transforms, box // 2 + 1, spectrum)
     return unmasked, _disc(transforms, pixels), spectrum

@@ -37,10 +37,12 @@ def update_model(
     do_norm: bool,
     do_scale: bool,
     first_iteration_cc: bool,
+    offset_dimensions: int = 2,
 ) -> None:
     """New parameters of the model (all but maps and their spectra) from the sums of one half, in place.
 
-    min_sigma2_offset in A^2. After a first iteration by cross-correlation, noise and scales stay as they were.
+    min_sigma2_offset in A^2. offset_dimensions: components of the offsets that were counted. After a first
+    iteration by cross-correlation, noise and scales stay as they were.
     """
     if sums.sum_weight <= 0.0:
         return
@@ -57,8 +59,8 @@ def update_model(
         )
     model.pdf_class /= max(model.pdf_class.sum(), 1e-300)
     if not fix_sigma_offset:
-        # two dimensions
-        model.sigma_offset = float(np.sqrt(max(sums.sigma2_offset / (2.0 * sums.sum_weight), min_sigma2_offset)))
+        variance = sums.sigma2_offset / (offset_dimensions * sums.sum_weight)
+        model.sigma_offset = float(np.sqrt(max(variance, min_sigma2_offset)))
     if not fix_sigma_noise and not first_iteration_cc:
         model.sigma2_noise = _new_noise(model, sums)
     model.log_likelihood = sums.log_likelihood / (sums.sum_weight if first_iteration_cc else 1.0)

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.geometry.helix import Range
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -83,6 +85,22 @@ class Moments:
 
 
 @dataclass
+class HelixState:
+    """The helical symmetry of a model: asymmetric units per segment, limits of twist (degrees) and rise (A) where they
+    are refined, and those of each class, twist and rise (K,)."""
+
+    units: int
+    twists: Range
+    rises: Range
+    twist: FloatArray
+    rise: FloatArray
+
+    def copy(self) -> HelixState:
+        """An independent state with the same values."""
+        return replace(self, twist=self.twist.copy(), rise=self.rise.copy())
+
+
+@dataclass
 class ModelState:
     """One half's (or the joined) model. K classes, S shells, O optics groups, G scale groups, D directions.
 
@@ -107,6 +125,8 @@ class ModelState:
     sigma_psi: float = 0.0
     log_likelihood: float = 0.0
     ave_pmax: float = 0.0
+
+    helix: HelixState | None = None  # None: no helix
 
     # per class
     references: list[NDArray[np.float32]] = field(default_factory=list)  # K maps (N, N, N): z, y, x; centre N//2
@@ -220,6 +240,8 @@ class ModelState:
                 values[name] = [reference.copy() for reference in value]
             elif isinstance(value, list):
                 values[name] = list(value)
+            elif isinstance(value, HelixState):
+                values[name] = value.copy()
         return replace(self, **values)
 
 
@@ -239,7 +261,9 @@ class SamplingState:
     is_3d: bool = True
     is_3d_trans: bool = False
     limit_tilt: float = -91.0  # degrees; -91: none
-    helical_offset_step: float = -1.0  # A
+    helical_offset_step: float = -1.0  # A, along a helix
+    helical_rise: float = 0.0  # A; 0: offsets are not those along and across a helix. Not stored in the file
+    helical_reach: int = 0  # steps along a helix to either side; not stored in the file
     random_perturbation: float = 0.0  # fraction of a step, this iteration's instance
     perturbation_factor: float = 0.5
     healpix_order_ori: int = 2

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.helix import Range
 from relion_py.compute.io.star import StarFile, Table, format_float
 from relion_py.compute.refine.model import (
     UNKNOWN,
     FloatArray,
+    HelixState,
     ModelState,
     OptimiserState,
     SamplingState,
@@ -71,7 +73,8 @@ def _model_general(model: ModelState) -> dict[str, str]:
             "rlnCurrentResolution": model.current_resolution,
             "rlnCurrentImageSize": model.current_size,
             "rlnPaddingFactor": model.padding_factor,
-            "rlnIsHelix": False,
+            "rlnIsHelix": model.helix is not None,
+            **_helix_of_model(model),
             "rlnFourierSpaceInterpolator": model.interpolator,
             "rlnMinRadiusNnInterpolation": model.r_min_nn,
             "rlnPixelSize": model.pixel_size,
@@ -92,6 +95,39 @@ def _model_general(model: ModelState) -> dict[str, str]:
     )
 
 
+def _helix_of_model(model: ModelState) -> dict[str, Any]:
+    helix = model.helix
+    if helix is None:
+        return {}
+    return {
+        "rlnNrHelicalAsymUnits": helix.units,
+        "rlnHelicalTwistMin": float(helix.twists.low),
+        "rlnHelicalTwistMax": float(helix.twists.high),
+        "rlnHelicalTwistInitialStep": float(helix.twists.step),
+        "rlnHelicalRiseMin": float(helix.rises.low),
+        "rlnHelicalRiseMax": float(helix.rises.high),
+        "rlnHelicalRiseInitialStep": float(helix.rises.step),
+    }
+
+
+def _read_helix(general: _Values, star: StarFile) -> HelixState | None:
+    if not general.integer("rlnIsHelix", 0):
+        return None
+    table = star["model_classes"]
+
+    def limits(name: str) -> Range:
+        low, high = (general.number(f"rlnHelical{name}{end}", 0.0) for end in ("Min", "Max"))
+        return Range(low, high, general.number(f"rlnHelical{name}InitialStep", 0.0))
+
+    return HelixState(
+        general.integer("rlnNrHelicalAsymUnits", 1),
+        limits("Twist"),
+        limits("Rise"),
+        table.floats("rlnHelicalTwist"),
+        table.floats("rlnHelicalRise"),
+    )
+
+
 def _model_classes(model: ModelState) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "rlnReferenceImage": model.reference_names,
@@ -107,6 +143,9 @@ def _model_classes(model: ModelState) -> dict[str, Any]:
     if model.ref_dim == 2:
         columns["rlnClassPriorOffsetX"] = _texts(model.prior_offset_class[:, 0])
         columns["rlnClassPriorOffsetY"] = _texts(model.prior_offset_class[:, 1])
+    if model.helix is not None:
+        columns["rlnHelicalRise"] = _texts(model.helix.rise)
+        columns["rlnHelicalTwist"] = _texts(model.helix.twist)
     return columns
 
 
@@ -159,6 +198,7 @@ def model_from_star(star: StarFile, nr_optics_groups: int = 1) -> ModelState:
         sigma_psi=general.number("rlnSigmaPriorPsiAngle"),
         log_likelihood=general.number("rlnLogLikelihood"),
         ave_pmax=general.number("rlnAveragePmax"),
+        helix=_read_helix(general, star),
     )
     _read_classes(model, star, general.integer("rlnNrClasses"))
     groups = star["model_groups"]
@@ -170,8 +210,6 @@ def model_from_star(star: StarFile, nr_optics_groups: int = 1) -> ModelState:
 
 
 def _refuse_foreign_model(general: _Values, path: str) -> None:
-    if general.integer("rlnIsHelix", 0):
-        raise UserError(f"{path} is the model of a helix, which is not in this release.")
     if general.integer("rlnNrBodies", 1) > 1:
         raise UserError(f"{path} is the model of a multi-body refinement, which is not in this release.")
 
@@ -389,7 +427,7 @@ def optimiser_to_star(
         "rlnSmallestChangesOffsets": float(state.smallest_changes_optimal_offsets),
         "rlnSmallestChangesClasses": int(state.smallest_changes_optimal_classes),
         "rlnLocalSymmetryFile": "None",
-        **_NO_HELIX,
+        **_helix(options),
         "rlnHasConverged": state.has_converged,
         "rlnHasHighFscAtResolLimit": state.has_high_fsc_at_limit,
         "rlnHasLargeSizeIncreaseIterationsAgo": state.has_large_incr_size_iter_ago,
@@ -452,23 +490,43 @@ def _gradient(state: OptimiserState, options: RefineOptions) -> dict[str, Any]:
     }
 
 
-_NO_HELIX: Mapping[str, Any] = {
-    "rlnDoHelicalRefine": False,
-    "rlnIgnoreHelicalSymmetry": False,
-    "rlnFourierMask": "None",
-    "rlnHelicalTwistInitial": 0.0,
-    "rlnHelicalRiseInitial": 0.0,
-    "rlnHelicalCentralProportion": 0.3,
-    "rlnNrHelicalNStart": 1,
-    "rlnHelicalMaskTubeInnerDiameter": -1.0,
-    "rlnHelicalMaskTubeOuterDiameter": -1.0,
-    "rlnHelicalSymmetryLocalRefinement": False,
-    "rlnHelicalSigmaDistance": -1.0,
-    "rlnHelicalKeepTiltPriorFixed": False,
-}
+def _helix(options: RefineOptions) -> dict[str, Any]:
+    """What belongs to helices, in the reference's order."""
+    ignored = options.ignore_helical_symmetry
+    return {
+        "rlnDoHelicalRefine": options.helix,
+        "rlnIgnoreHelicalSymmetry": ignored,
+        "rlnFourierMask": "None",
+        "rlnHelicalTwistInitial": 0.0 if ignored else options.helical_twist,
+        "rlnHelicalRiseInitial": 0.0 if ignored else options.helical_rise,
+        "rlnHelicalCentralProportion": 0.0 if ignored else options.helical_central,
+        "rlnNrHelicalNStart": options.helical_starts,
+        "rlnHelicalMaskTubeInnerDiameter": options.helical_inner_diameter,
+        "rlnHelicalMaskTubeOuterDiameter": options.helical_outer_diameter,
+        "rlnHelicalSymmetryLocalRefinement": options.helical_symmetry_search and not ignored,
+        "rlnHelicalSigmaDistance": options.helical_sigma_distance,
+        "rlnHelicalKeepTiltPriorFixed": options.helical_keep_tilt_prior,
+    }
+
+
+def _helix_options(general: _Values) -> dict[str, Any]:
+    """Options of a helical run; its units and limits are in the model."""
+    return {
+        "helix": bool(general.integer("rlnDoHelicalRefine", 0)),
+        "ignore_helical_symmetry": bool(general.integer("rlnIgnoreHelicalSymmetry", 0)),
+        "helical_twist": general.number("rlnHelicalTwistInitial", 0.0),
+        "helical_rise": general.number("rlnHelicalRiseInitial", 0.0),
+        "helical_central": general.number("rlnHelicalCentralProportion", 0.3),
+        "helical_starts": general.integer("rlnNrHelicalNStart", 1),
+        "helical_inner_diameter": general.number("rlnHelicalMaskTubeInnerDiameter", -1.0),
+        "helical_outer_diameter": general.number("rlnHelicalMaskTubeOuterDiameter", -1.0),
+        "helical_symmetry_search": bool(general.integer("rlnHelicalSymmetryLocalRefinement", 0)),
+        "helical_sigma_distance": general.number("rlnHelicalSigmaDistance", -1.0),
+        "helical_keep_tilt_prior": bool(general.integer("rlnHelicalKeepTiltPriorFixed", 0)),
+    }
+
 
 _FOREIGN: Mapping[str, tuple[str, str]] = {
-    "rlnDoHelicalRefine": ("0", "a helix"),
     "rlnBodyStarFile": ("None", "several bodies"),
     "rlnLocalSymmetryFile": ("None", "local symmetry"),
     "rlnDoBlush": ("0", "Blush regularisation"),
@@ -541,6 +599,7 @@ def _options_of_run(general: _Values, files: OptimiserFiles) -> RefineOptions:
     auto_refine = bool(general.integer("rlnDoAutoRefine", 0))
     return RefineOptions(
         **_gradient_options(general),
+        **_helix_options(general),
         auto_sampling=bool(general.integer("rlnDoAutoSampling", 0)) and not auto_refine,
         particles=files.data,
         output_root=files.output_root,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.helix import Range, Tube
 
 Kind = Literal["text", "switch", "off_switch", "number", "integer"]
 
@@ -50,6 +51,8 @@ def _option(
 
 DEFAULT_ITERATIONS = 50
 """Of a classification without --iter (ml_optimiser.cpp, initialiseGeneral)."""
+HELICAL_MASK_EDGE = 10
+"""Pixels of the masks' edges where tubes are masked and --maskedge is not given (ml_optimiser.cpp, parseInitial)."""
 DEFAULT_GRADIENT_ITERATIONS = 200
 """The same along the gradient."""
 
@@ -161,6 +164,28 @@ class RefineOptions:
         "--maximum_angular_sampling", "number", 0.0, minimum=0.0, on_continue="again"
     )  # degrees; 0: none
 
+    # helices
+    helix: bool = _option("--helix", "switch", False)
+    ignore_helical_symmetry: bool = _option("--ignore_helical_symmetry", "switch", False)
+    helical_units: int = _option("--helical_nr_asu", "integer", 1, minimum=1)
+    helical_twist: float = _option("--helical_twist_initial", "number", 0.0)  # degrees
+    helical_twist_min: float = _option("--helical_twist_min", "number", 0.0)
+    helical_twist_max: float = _option("--helical_twist_max", "number", 0.0)
+    helical_twist_step: float = _option("--helical_twist_inistep", "number", 0.0, minimum=0.0)
+    helical_rise: float = _option("--helical_rise_initial", "number", 0.0, minimum=0.0)  # A
+    helical_rise_min: float = _option("--helical_rise_min", "number", 0.0, minimum=0.0)
+    helical_rise_max: float = _option("--helical_rise_max", "number", 0.0, minimum=0.0)
+    helical_rise_step: float = _option("--helical_rise_inistep", "number", 0.0, minimum=0.0)
+    helical_starts: int = _option("--helical_nstart", "integer", 1, minimum=1)
+    helical_central: float = _option("--helical_z_percentage", "number", 0.3)  # part of the box
+    helical_inner_diameter: float = _option("--helical_inner_diameter", "number", -1.0, on_continue="change")  # A
+    helical_outer_diameter: float = _option("--helical_outer_diameter", "number", -1.0, on_continue="change")  # A
+    helical_symmetry_search: bool = _option("--helical_symmetry_search", "switch", False)
+    helical_sigma_distance: float = _option("--helical_sigma_distance", "number", -1.0)  # box lengths
+    helical_keep_tilt_prior: bool = _option("--helical_keep_tilt_prior_fixed", "switch", False)
+    helical_offset_step: float = _option("--helical_offset_step", "number", -1.0, minimum=1e-3, unset=-1)  # A
+    bimodal_psi: bool = _option("--bimodal_psi", "switch", False, on_continue="again")
+
     # expectation
     adaptive_fraction: float = _option("--adaptive_fraction", "number", 0.999, minimum=1e-3, maximum=1.0)
     maximum_significants: int = _option(
@@ -205,8 +230,41 @@ class RefineOptions:
         return min(self.iterations, self.auto_iter_max) if self.iterations > 0 else self.auto_iter_max
 
     def mask_diameter(self, box: int, pixel_size: float) -> float:
-        """Diameter (A) of the particle mask: as given, or the box less the soft edge."""
-        return self.particle_diameter if self.particle_diameter > 0 else (box - self.mask_edge) * pixel_size
+        """Diameter (A) of the particle mask: as given, or the box less the soft edge, or for helices 90 % of it."""
+        if self.particle_diameter > 0:
+            return self.particle_diameter
+        if self.helix:
+            return 0.9 * pixel_size * (box - (2 * self.mask_edge if 0.05 * box < self.mask_edge else 0))
+        return (box - self.mask_edge) * pixel_size
+
+    def tube(self, box: int, pixel_size: float) -> Tube:
+        """Where the helix is in the box."""
+        return Tube(
+            self.mask_diameter(box, pixel_size),
+            self.helical_outer_diameter,
+            self.helical_inner_diameter,
+            self.helical_central,
+        )
+
+    @property
+    def masks_tubes(self) -> bool:
+        """Whether particles are segments of helices, whose masks are tubes."""
+        return self.helical_outer_diameter > 0
+
+    @property
+    def helical_symmetry(self) -> bool:
+        """Whether offsets along the helix matter within one rise only, and 3D references are made helical."""
+        return self.helix and not self.ignore_helical_symmetry
+
+    @property
+    def helical_ranges(self) -> tuple[Range, Range]:
+        """Limits of twist (degrees) and rise (A); without a search their values alone."""
+        if not (self.helical_symmetry_search and self.helical_symmetry):
+            twist, rise = (self.helical_twist, self.helical_rise) if self.helical_symmetry else (0.0, 0.0)
+            return Range.at(twist), Range.at(rise)
+        low, high = sorted((self.helical_twist_min, self.helical_twist_max))
+        least, most = sorted((self.helical_rise_min, self.helical_rise_max))
+        return Range(low, high, self.helical_twist_step), Range(least, most, self.helical_rise_step)
 
     @property
     def tau2_fudge_factor(self) -> float:
@@ -261,14 +319,17 @@ class RefineOptions:
         cls,
         values: Mapping[str, str | bool | float | int],
         command_line: str = "",
+        given: Collection[str] | None = None,
     ) -> RefineOptions:
         """Options of a new run.
 
         `values` maps flag names with their dashes to what was given ("12", True ...); flags that are absent
-        take the reference's defaults. Raises UserError, one sentence per problem, for everything that can be
-        seen without opening a file.
+        take the reference's defaults. `given` names those on the command line, if `values` has others. Raises
+        UserError, one sentence per problem, for everything that can be seen without opening a file.
         """
         options = cls(**_read_fields(values), command_line=command_line)
+        if options.masks_tubes and "--maskedge" not in (values if given is None else given):
+            options = dataclasses.replace(options, mask_edge=HELICAL_MASK_EDGE)
         problems = _problems_of_new_run(options)
         if problems:
             raise UserError(" ".join(problems))
@@ -406,7 +467,42 @@ def _problems_of_new_run(options: RefineOptions) -> list[str]:
         problems.append("--force_converge goes with --continue only.")
     if "," in options.symmetry:
         problems.append(f"--sym takes one point group, not the list '{options.symmetry}'.")
+    problems += _problems_of_helices(options)
     return problems + _problems_of_any_run(options)
+
+
+def _problems_of_helices(options: RefineOptions) -> list[str]:
+    if not options.helix:
+        return _helical_options_without_helix(options)
+    problems = []
+    if not options.masks_tubes:
+        problems.append("--helix needs the tube's diameter (A): give --helical_outer_diameter.")
+    if options.denovo_3d or (options.gradient and options.has_reference):
+        problems.append("--helix goes with --ref and expectation maximisation in 3D, or with 2D classes.")
+    if not options.is_3d and options.helical_symmetry and options.helical_rise <= 0:
+        problems.append("--helix restricts offsets to one rise: give it (A) with --helical_rise_initial.")
+    if not options.is_3d and options.helical_symmetry_search:
+        problems.append("--helical_symmetry_search refines the symmetry of maps: leave it out, or give --ref.")
+    if options.is_3d and options.symmetry.upper()[:1] not in ("C", "D"):
+        problems.append(f"A helix can have the point group Cn or Dn, not {options.symmetry}: correct --sym.")
+    if options.is_3d and options.bimodal_psi:
+        problems.append("--bimodal_psi is for 2D classes: in 3D, _rlnAnglePsiFlipRatio of the particles says it.")
+    return problems
+
+
+def _helical_options_without_helix(options: RefineOptions) -> list[str]:
+    problems = []
+    if options.masks_tubes and options.is_3d:
+        problems.append("--helical_outer_diameter has no effect without --helix: add that, or leave it out.")
+    for name in (
+        "ignore_helical_symmetry", "helical_units", "helical_twist", "helical_rise", "helical_symmetry_search",
+        "helical_sigma_distance", "helical_keep_tilt_prior", "helical_offset_step", "helical_inner_diameter",
+    ):  # fmt: skip
+        option = next(o for o in _OPTIONS if o.name == name)
+        if getattr(options, name) != option.default and getattr(options, name) != option.metadata["unset"]:
+            flag = option.metadata["flag"]
+            problems.append(f"{flag} has no effect without --helix: add that, or leave {flag} out.")
+    return problems
 
 
 def _problems_of_auto_refinement(options: RefineOptions) -> list[str]:
@@ -443,6 +539,8 @@ def _problems_of_any_run(options: RefineOptions) -> list[str]:
     ):
         if given and not options.ctf:
             problems.append(f"{flag} has no effect without --ctf: add it, or leave {flag} out.")
+    if options.bimodal_psi and options.sigma_psi <= 0:
+        problems.append("--bimodal_psi has no effect without --sigma_psi: add it, or leave --bimodal_psi out.")
     if options.preread_images and options.scratch_dir:
         problems.append("--preread_images and --scratch_dir exclude each other: give one of them.")
     if not options.scratch_dir:

@@ -7,6 +7,7 @@ of in-plane angles hold every orientation, coarse and oversampled.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,36 @@ from relion_py.compute.refine.model import SamplingState
 UNDISTORTED = np.eye(2, dtype=np.float32)
 
 
+def shift_grid(
+    state: SamplingState, oversampling: int, perturbation: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The offsets of a sampling in A, as of `healpix.translations`: coarse (T, 2), not perturbed; children (T, V, 2).
+
+    For helices along and across the helix: within half a rise along it, each direction with its own steps
+    (healpix_sampling.cpp, setTranslations).
+    """
+    if state.helical_rise <= 0:
+        return translations(state.offset_range, state.offset_step, oversampling, perturbation)
+    step, across = state.helical_offset_step, state.offset_step
+    x = np.arange(-state.helical_reach, state.helical_reach + 1) * step
+    x = x[(x == 0) | (np.abs(x) <= 0.5 * state.helical_rise)]
+    reach = ceil(state.offset_range / across)
+    y = np.arange(-reach, reach + 1) * across
+    y = y[y**2 < state.offset_range**2 + 0.001]
+    coarse = np.stack([g.ravel() for g in np.meshgrid(x, y, indexing="ij")], axis=1)
+    parts = 2**oversampling
+    fine = (np.arange(parts) + 0.5) / parts - 0.5 + perturbation
+    children = np.stack([g.ravel() for g in np.meshgrid(fine * step, fine * across, indexing="ij")], axis=1)
+    return coarse, coarse[:, None, :] + children[None]
+
+
 @dataclass(frozen=True)
 class SamplingTables:
     """Rotations and shifts of one iteration, random perturbation included.
 
     coarse_mats (D, 1, 3, 3), fine_mats (D, C, 3, 3) float32: Euler matrices at psi = 0; coarse_psi (Q, 1, 2),
     fine_psi (Q, S, 2) float32: cos and sin of the in-plane angles; shifts (T, 2), child_shifts (T, V, 2) and
-    shifts_unperturbed (T, 2) in A, x and y.
+    shifts_unperturbed (T, 2) in A, x and y, or along and across a helix.
     """
 
     coarse_mats: NDArray[np.float32]
@@ -40,8 +64,8 @@ class SamplingTables:
     def of(cls, grid: Sampling, state: SamplingState, oversampling: int) -> SamplingTables:
         """Tables of a grid of orientations (perturbed already) and the offsets of `state`."""
         every = np.arange(grid.n_directions)
-        coarse, shifts = translations(state.offset_range, state.offset_step, 0, grid.perturbation)
-        _, children = translations(state.offset_range, state.offset_step, oversampling, grid.perturbation)
+        coarse, shifts = shift_grid(state, 0, grid.perturbation)
+        _, children = shift_grid(state, oversampling, grid.perturbation)
         return cls(
             _float32(grid.frames(every, 0)),
             _float32(grid.frames(every, oversampling)),

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import lowpass
-from relion_py.compute.image.masks import mask_outside, soft_mask
-from relion_py.compute.refine import convergence, outputs, source
+from relion_py.compute.image.masks import cylinder_mask, mask_outside, mask_outside_tubes, soft_mask, tube_mask
+from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.data import ParticleSet
@@ -38,11 +38,11 @@ def new_run(options: RefineOptions, host: Host) -> AutoRefinement | Classificati
     """A run before its first iteration; its iteration-0 files are written."""
     if options.skip_align:
         options = replace(options, oversampling=0)  # there is nothing to search
-    particles = ParticleSet.read(options.particles)
+    particles = _particles(options.particles, options)
     state = OptimiserState(random_seed=_seed(options, host), incr_size=options.incr_size)
     state.refs_are_ctf_corrected = True
     if options.auto_refine:
-        particles.split_random_halves(state.random_seed)
+        _split(particles, options, state.random_seed)
     sampling = _sampling(options, particles.pixel_size)
     model = _first_model(options, particles, sampling)
     if options.has_reference:
@@ -69,6 +69,20 @@ def new_run(options: RefineOptions, host: Host) -> AutoRefinement | Classificati
     return run
 
 
+def _particles(path: str, options: RefineOptions) -> ParticleSet:
+    particles = ParticleSet.read(path)
+    if options.masks_tubes:
+        helical.begin_with_priors(particles)
+    return particles
+
+
+def _split(particles: ParticleSet, options: RefineOptions, seed: int) -> None:
+    """Two random halves; filaments stay together."""
+    if options.helix:
+        helical.split_halves(particles, seed)
+    particles.split_random_halves(seed)
+
+
 def _first_model(options: RefineOptions, particles: ParticleSet, sampling: SamplingState) -> ModelState:
     """The model before anything is known: no references yet."""
     model = ModelState.new(
@@ -84,6 +98,7 @@ def _first_model(options: RefineOptions, particles: ParticleSet, sampling: Sampl
     model.padding_factor = float(options.padding_factor)
     model.tau2_fudge = options.tau2_fudge_factor
     model.sigma_offset = options.sigma_offset
+    model.helix = helical.first_state(options)
     _prior(model, sampling, options)
     if options.tau_spectrum not in ("", "None"):
         model.tau2_class[:] = outputs.read_tau2_spectrum(options.tau_spectrum, model.nr_shells, model.tau2_fudge)
@@ -124,14 +139,16 @@ def _made_references(
 
 def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host) -> AutoRefinement | Classification:
     """A refinement that goes on after the iteration whose files are `old`."""
-    particles = ParticleSet.read(old.data)
+    particles = _particles(old.data, options)
     if options.auto_refine:
-        particles.split_random_halves(old.state.random_seed)
+        _split(particles, options, old.state.random_seed)
         for half, model in enumerate(old.models, 1):
             model.nr_particles_per_group = particles.particles_per_group(half)
     else:
         old.models[0].nr_particles_per_group = particles.particles_per_group()
     outputs.apply_changes(old, options)
+    if options.helical_symmetry:
+        helical.set_offsets(old.sampling, options)
     if options.skip_align:
         options = replace(options, oversampling=0)
     directions = 1 if options.skip_align else grid_of(old.sampling).n_directions
@@ -169,16 +186,20 @@ def _sampling(options: RefineOptions, pixel_size: float) -> SamplingState:
     )
     sampling.healpix_order_ori, sampling.psi_step_ori = options.healpix_order, step
     sampling.offset_range_ori, sampling.offset_step_ori = sampling.offset_range, sampling.offset_step
+    if options.helical_symmetry:
+        helical.set_offsets(sampling, options, options.helical_offset_step)
     return sampling
 
 
 def _prior(model: ModelState, sampling: SamplingState, options: RefineOptions) -> None:
     """Local searches from the start, if asked for or if the first sampling is that fine."""
+    given = options.prior_sigmas
     fine = options.auto_refine and sampling.healpix_order >= options.auto_local_healpix_order
-    if fine or options.prior_sigmas is not None:
-        convergence.start_local_searches(model, sampling, options.oversampling)
-    if options.prior_sigmas is not None:
-        model.sigma_rot, model.sigma_tilt, model.sigma_psi = options.prior_sigmas
+    if fine or given is not None:
+        convergence.start_local_searches(model, sampling, options)
+    # standard deviations of some angles are for searches around priors; local ones need them all
+    if given is not None and not (fine and options.helix and min(given) <= 0):
+        model.sigma_rot, model.sigma_tilt, model.sigma_psi = given
 
 
 def _ctf(particles: ParticleSet, options: RefineOptions) -> CtfParams | None:
@@ -206,6 +227,11 @@ def _mask(options: RefineOptions, model: ModelState, host: Host) -> NDArray[np.f
         for note in notes:
             host.say(f" WARNING: {note}")
         return mask
+    if options.flatten_solvent and model.ref_dim == 3 and options.helix:
+        if options.helical_symmetry:
+            return None  # the maps get their tube when they are made helical
+        outer, inner = options.helical_outer_diameter, options.helical_inner_diameter
+        return cylinder_mask(box, 0.5 * outer / pixel_size, 0.5 * inner / pixel_size, float(options.mask_edge))
     if options.flatten_solvent and model.ref_dim == 3:
         radius = options.mask_diameter(box, pixel_size) / (2.0 * pixel_size)
         return soft_mask(box, radius, float(options.mask_edge))
@@ -242,9 +268,12 @@ def _initial_noise(
         host.check_abort()
         index = mine[first : first + 256]
         images = particles.read_images(index)
+        tube = options.helical_outer_diameter / (2.0 * model.pixel_size)
         if not (options.dont_check_norm or warned):
-            warned = _warn_of_norm(images, radius, particles, index, host)
-        if options.zero_mask:
+            warned = _warn_of_norm(images, radius, particles, index, host, tube)
+        if options.zero_mask and options.masks_tubes:
+            images = mask_outside_tubes(images, particles.psi[index], radius, tube, float(options.mask_edge))
+        elif options.zero_mask:
             images = mask_outside(images, radius, float(options.mask_edge))
         average += images.sum(axis=0, dtype=np.float64)
         spectrum = mean_shell_power(images, options.threads)
@@ -254,7 +283,8 @@ def _initial_noise(
             ctf = np.ones(transforms.shape, np.float32)
             if ctf_of is not None:
                 ctf = ctf_values(ctf_of[index], pixels.kx, pixels.ky, box, model.pixel_size)
-            averages.add(transforms, ctf, index, pixels.kx, pixels.ky, state.random_seed)
+            known = particles.psi[index] if options.masks_tubes else None
+            averages.add(transforms, ctf, index, pixels.kx, pixels.ky, state.random_seed, known)
         np.add.at(power, particles.optics_group[index], spectrum)
         np.add.at(counts, particles.optics_group[index], 1.0)
     grids = [] if averages is None else [each.grid for each in averages.sums]
@@ -267,16 +297,29 @@ def _initial_noise(
 
 
 def _warn_of_norm(
-    images: NDArray[np.float32], radius: float, particles: ParticleSet, index: NDArray[np.int64], host: Host
+    images: NDArray[np.float32],
+    radius: float,
+    particles: ParticleSet,
+    index: NDArray[np.int64],
+    host: Host,
+    tube: float = -1.0,
 ) -> bool:
-    """Says so once if the background of an image does not have mean 0 and standard deviation 1."""
+    """Says so once if the background of an image does not have mean 0 and standard deviation 1.
+
+    radius, tube  pixels: outside the circle, or with a positive tube outside the helix, is background
+    """
     box = images.shape[1]
-    y, x = np.ogrid[-(box // 2) : box - box // 2, -(box // 2) : box - box // 2]
-    outside = x**2 + y**2 > radius**2
-    if not outside.any():
+    if tube > 0:
+        outside = np.array([tube_mask(box, float(psi), box, tube, 0.0)[1] == 0 for psi in particles.psi[index]])
+    else:
+        y, x = np.ogrid[-(box // 2) : box - box // 2, -(box // 2) : box - box // 2]
+        outside = np.broadcast_to(x**2 + y**2 > radius**2, images.shape)
+    count = outside.sum(axis=(1, 2))
+    if not count.all():
         return True
-    background = images[:, outside]
-    mean, deviation = background.mean(axis=1), background.std(axis=1)
+    background = np.where(outside, images.astype(np.float64), 0.0)
+    mean = background.sum(axis=(1, 2)) / count
+    deviation = np.sqrt(np.maximum((background**2).sum(axis=(1, 2)) / count - mean**2, 0.0))
     low, high = NORM_LIMITS
     with np.errstate(divide="ignore", invalid="ignore"):
         odd = (deviation < low) | (deviation > high) | (np.abs(mean / deviation) > 0.5)

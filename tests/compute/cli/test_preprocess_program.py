@@ -283,7 +283,10 @@ def test_ranks_give_the_files_of_one_process(project: Path) -> None:
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (f"{JOB} --helix", "--helix is not available"),
+        (f"{JOB} --helix", "--helical_outer_diameter"),
+        (f"{JOB} --helix --helical_outer_diameter 40 --helical_tubes", "--helical_rise"),
+        (f"{JOB} --premultiply_ctf --premultiply_extract_size 40", "--premultiply_extract_size"),
+        (f"{JOB} --operate_on a.mrcs", "without --extract"),
         (f"{JOB} --coord_suffix .box", "one, and only one"),
         ("--extract_size 64", "none was given"),
         ("--coord_list Pick/list.star --extract_size 63", "even number"),

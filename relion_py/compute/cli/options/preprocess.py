@@ -8,39 +8,18 @@ _GENERAL = "General options"
 _AGAIN = "Extracting refined particles again"
 _EXTRACT = "Particle extraction"
 _IMAGES = "Particle operations"
+_HELIX = "Helical segments"
+_CTF = "CTF correction while extracting"
+_STACK = "Changing a stack of particles"
 _ABSENT = "Options of the reference that this release refuses"
-_HELIX = "helical segments are not extracted"
-_CTF = "particles are written without having been multiplied with their CTF"
 
 REFUSED: dict[str, str] = {
-    "--helix": _HELIX,
-    "--helical_outer_diameter": _HELIX,
-    "--helical_tubes": _HELIX,
-    "--helical_nr_asu": _HELIX,
-    "--helical_rise": _HELIX,
-    "--helical_bimodal_angular_priors": _HELIX,
-    "--helical_cut_into_segments": _HELIX,
-    "--premultiply_ctf": _CTF,
-    "--premultiply_extract_size": _CTF,
-    "--ctf_intact_first_peak": _CTF,
-    "--phase_flip": _CTF,
     "--project3d": "it is for sub-tomograms, and tomography is not in this release",
-    "--operate_on": "particles are changed while they are extracted only; relion_image_handler changes stacks",
-    "--operate_out": "particles are changed while they are extracted only; relion_image_handler changes stacks",
 }
 """Flag -> why this release does not do it."""
 
-_VALUES = {
-    "--helical_outer_diameter",
-    "--helical_nr_asu",
-    "--helical_rise",
-    "--premultiply_extract_size",
-    "--operate_on",
-    "--operate_out",
-}
-
 FLAGS: tuple[Flag, ...] = (
-    Flag("--i", "value", "", "STAR file of micrographs", _GENERAL, True),
+    Flag("--i", "value", "", "STAR file of micrographs", _GENERAL),
     Flag("--coord_list", "value", "", "STAR file of micrographs and their coordinate files", _GENERAL),
     Flag("--coord_suffix", "value", "", 'or: ending of the coordinate files, such as "_pick.star" or ".box"', _GENERAL),
     Flag("--coord_dir", "value", "ASINPUT", "their directory; ASINPUT: beside the micrographs", _GENERAL),
@@ -73,5 +52,18 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--white_dust", "value", "-1", "replace pixels so many standard deviations above the mean; -1: none", _IMAGES),
     Flag("--black_dust", "value", "-1", "replace pixels so many standard deviations below the mean; -1: none", _IMAGES),
     Flag("--invert_contrast", "flag", "", "change the sign of the images", _IMAGES),
-    *(Flag(name, "value" if name in _VALUES else "flag", "", reason, _ABSENT) for name, reason in REFUSED.items()),
+    Flag("--premultiply_ctf", "flag", "", "multiply the particles with their CTF", _CTF),
+    Flag("--premultiply_extract_size", "value", "-1", "box (pixels) for it; -1: --extract_size", _CTF),
+    Flag("--ctf_intact_first_peak", "flag", "", "leave frequencies before the CTF's first peak as they are", _CTF),
+    Flag("--phase_flip", "flag", "", "multiply the particles with the sign of their CTF only", _CTF),
+    Flag("--helix", "flag", "", "extract helical segments", _HELIX),
+    Flag("--helical_outer_diameter", "value", "-1", "outer diameter (A) of the tube; background is outside", _HELIX),
+    Flag("--helical_tubes", "flag", "", "the coordinates are starts and ends of filaments", _HELIX),
+    Flag("--helical_cut_into_segments", "flag", "", "cut them into segments; without it one in the middle", _HELIX),
+    Flag("--helical_nr_asu", "value", "1", "asymmetric units between segments", _HELIX),
+    Flag("--helical_rise", "value", "0", "distance (A) of asymmetric units along the axis", _HELIX),
+    Flag("--helical_bimodal_angular_priors", "flag", "", "psi may also be 180 degrees off", _HELIX),
+    Flag("--operate_on", "value", "", "instead of extracting: change the images of this stack", _STACK),
+    Flag("--operate_out", "value", "preprocessed.mrcs", "stack to which they are written", _STACK),
+    *(Flag(name, "flag", "", reason, _ABSENT) for name, reason in REFUSED.items()),
 )

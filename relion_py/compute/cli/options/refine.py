@@ -201,7 +201,7 @@ FLAGS: tuple[Flag, ...] = tuple(
 )
 """The table that `cli/parser.py` reads."""
 
-_HELIX = "it refines particles without helical symmetry"
+_FOURIER_MASK = "it compares whole transforms of the references"
 _TOMO = "it refines particles from micrographs, not from tomograms"
 _SOM = "it makes classes, not self-organising maps"
 _UNUSED = "RELION reads and writes this resolution but does not use it"
@@ -210,7 +210,6 @@ _GPU = "it computes on the CPU"
 _BLUSH = "it regularises with the spectral prior"
 
 NOT_IN_THIS_RELEASE: Mapping[str, str] = {
-    **{row[0]: _HELIX for row in _TABLE["Helical reconstruction"] if row[0] != "--fourier_mask"},
     **{row[0]: _TOMO for row in _TABLE["Subtomogram averaging"]},
     **{row[0]: _SOM for row in _TABLE["Stochastic Gradient Descent"] if row[0].startswith("--som")},
     "--grad_min_resol": _UNUSED,
@@ -227,10 +226,9 @@ NOT_IN_THIS_RELEASE: Mapping[str, str] = {
     "--offset_range_x": _SEARCH,
     "--offset_range_y": _SEARCH,
     "--offset_range_z": _SEARCH,
-    "--helical_offset_step": _HELIX,
     "--skip_rotate": _SEARCH,
-    "--bimodal_psi": _HELIX,
-    "--fourier_mask": _HELIX,
+    "--fourier_mask": _FOURIER_MASK,
+    "--helical_exclude_resols": _FOURIER_MASK,
     "--ctf_uncorrected_ref": "it takes references that show the object, not its images",
     "--pad_ctf": "the reference's own version of it is switched off too",
     "--onthefly_shifts": "shifted particles are never stored, so there is nothing to save",
