@@ -175,7 +175,7 @@ class AutoRefinement(Engine):
         if self.first_by_correlation and options.ini_high > 0:
             self._filter_references()
         if options.flatten_solvent and not last:
-            self._flatten()
+            self.flatten()
         self._update_resolution()
         self.clock.lap("maximization")
         self.write(raw)
@@ -201,6 +201,7 @@ class AutoRefinement(Engine):
                 do_norm=self.options.do_norm_correction,
                 do_scale=self.do_scale,
                 first_iteration_cc=self.first_by_correlation,
+                shell_pixels=self.shell_pixels,
             )
         # decisions are made on the first half's values
         for model in self.models[1:]:
@@ -211,11 +212,6 @@ class AutoRefinement(Engine):
     def _filter_references(self) -> None:
         for model in self.models:
             model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
-
-    def _flatten(self) -> None:
-        assert self.mask is not None
-        for model in self.models:
-            model.references[0] = (model.references[0] * self.mask).astype(np.float32)
 
     def write(self, raw: list[NDArray[np.float32] | None] | None = None) -> None:
         """The iteration's files; raw: the unregularised half maps of the last one, on their owners."""
