@@ -20,7 +20,7 @@ from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling, next_perturbation
-from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import phase_shift
@@ -74,11 +74,11 @@ class Host(Protocol):
 
 
 def grid_of(sampling: SamplingState) -> Sampling:
-    """The coarse grid of orientations of a sampling state, not perturbed."""
+    """The coarse grid of orientations of a sampling state, not perturbed; all of them where symmetry is relaxed."""
     return Sampling(
         sampling.healpix_order if sampling.is_3d else 0,
         psi_step=None if sampling.is_3d else sampling.psi_step,
-        symmetry=sampling.symmetry,
+        symmetry="C1" if sampling.relax_symmetry else sampling.symmetry,
         limit_tilt=sampling.limit_tilt if sampling.is_3d and sampling.limit_tilt > -90.0 else None,
         is_3d=sampling.is_3d,
     )
@@ -112,6 +112,8 @@ class Engine:
         self.diameter = self.options.mask_diameter(self.box, self.pixel_size)
         self.do_scale = self.options.do_scale_correction and self.particles.nr_groups > 1
         self.clock = Stopwatch()
+        if self.sampling.relax_symmetry:
+            self.job.say(f" Relaxing symmetry to {self.sampling.relax_symmetry}")
 
     def _new_grid(self) -> Sampling:
         """The coarse grid of orientations that the sampling says, not perturbed."""
@@ -191,8 +193,8 @@ class Engine:
     def estimate_accuracy(self, model: ModelState, references: list[FourierReference]) -> None:
         """Accuracy of angles and offsets of each class that is not empty; the best class's for the state."""
         state, p = self.state, self.particles
-        order = np.random.default_rng([state.random_seed, state.iteration, 1]).permutation(len(p))
-        trial = order[: ACCURACY_TRIALS[self.dimensions]]
+        shuffled = np.random.default_rng([state.random_seed, state.iteration, 1]).permutation(len(p))
+        trial = shuffled[: ACCURACY_TRIALS[self.dimensions]]
         strict = self.options.strict_highres_exp > 0
         sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
         size = sizes.coarse if strict else model.current_size
@@ -338,6 +340,7 @@ class Engine:
                 len(p),
                 (p.rot[members], p.tilt[members], p.psi[members]),
                 (model.sigma_rot, model.sigma_tilt, model.sigma_psi),
+                fold=order(self.sampling.relax_symmetry or "C1"),
             )
         return Expectation(
             backend,

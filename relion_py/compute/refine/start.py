@@ -164,6 +164,7 @@ def _sampling(options: RefineOptions, pixel_size: float) -> SamplingState:
         offset_range=options.offset_range * pixel_size,
         offset_step=options.offset_step * pixel_size,
         symmetry=options.symmetry if three_d else "C1",
+        relax_symmetry=options.relax_symmetry,
         is_3d=three_d,
         limit_tilt=options.limit_tilt,
         perturbation_factor=0.0 if options.skip_align else options.perturb,
