@@ -52,20 +52,23 @@ def _refine(words: list[str], job: Job) -> None:
         options = RefineOptions.continued(
             old.options, old.state.iteration, arguments.values, arguments.given, arguments.command_line
         )
-        table = ParticleSet.read(old.data)
+        particles = ParticleSet.read(old.data)
     else:
         options = RefineOptions.from_args(arguments.values, arguments.command_line, arguments.given)
-        table = ParticleSet.read(options.particles)
+        particles = ParticleSet.read(options.particles)
     if options.verb == 0:
         job = _Quiet(job.directory, job.comm)
     if job.leads:
-        for note in check_run(options, table):
+        for note in check_run(options, particles):
             job.say(f" {note}")
     job.comm.barrier()
     directory = os.path.dirname(options.output_root)
     if directory and not os.path.isdir(directory):
         raise UserError(f"The output directory {directory} does not exist; make it, or correct --o.")
-    refinement = start.new_run(options, job) if old is None else start.continued_run(options, old, job)
+    if old is None:
+        refinement = start.new_run(options, particles, job)
+    else:
+        refinement = start.continued_run(options, old, particles, job)
     with source.dropped_on_error(refinement.particles, options):
         refinement.run()
     source.finish(refinement.particles, options, job.comm)

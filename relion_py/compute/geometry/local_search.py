@@ -5,6 +5,7 @@ Facts: RELION 5 ``src/healpix_sampling.cpp`` (``selectOrientationsWithNonZeroPri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,18 @@ class Selection:
         """The items and prior probabilities of one particle."""
         row = slice(self.starts[particle], self.starts[particle + 1])
         return self.indices[row], self.weights[row]
+
+
+def mixture(selections: Sequence[Selection]) -> Selection:
+    """What any of several selections for the same N particles holds, with the mean of its weights in all of them."""
+    particle = np.concatenate([np.repeat(np.arange(len(s)), np.diff(s.starts)) for s in selections])
+    index = np.concatenate([s.indices for s in selections])
+    items = int(index.max(initial=0)) + 1
+    keys, place = np.unique(particle * items + index, return_inverse=True)
+    weights = np.bincount(place, np.concatenate([s.weights for s in selections])) / len(selections)
+    owner, indices = np.divmod(keys, items)
+    counts = np.bincount(owner, minlength=len(selections[0]))
+    return Selection(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), indices.astype(np.int32), weights)
 
 
 def everything(particles: int, items: int) -> Selection:

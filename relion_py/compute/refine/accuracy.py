@@ -39,11 +39,15 @@ def expected_errors(
     random: np.random.Generator,
     *,
     in_plane_only: bool = False,
+    distortion: NDArray[np.float32] | None = None,
+    box: int = 0,
 ) -> tuple[float, float, NDArray[np.float64]]:
     """Expected error of angles (degrees) and offsets (A), and what each shell contributes to the former (S,).
 
     matrices (N, 3, 3): orientations of the trial particles; ctf (N, P); inv_sigma2 (N, S): reciprocal noise variance;
-    in_plane_only: 2D references, which turn about one axis only.
+    in_plane_only: 2D references, which turn about one axis only; distortion (2, 2): multiplies the first two rows of
+    the matrices from the left, for images whose frequencies are not those of the reference; box: of the images,
+    pixels, if it is not the reference's.
     """
     angle_errors, shift_errors = _ladder(_ANGLE_STEPS, _MAX_ANGLE), _ladder(_SHIFT_STEPS, _MAX_SHIFT)
     angles = np.stack(matrix_to_euler(matrices), axis=1)
@@ -53,13 +57,16 @@ def expected_errors(
         weight = 0.5 * ctf[n] ** 2 * inv_sigma2[n, pixels.shell]
         turned = np.tile([rot, tilt, psi], (len(angle_errors) + 1, 1))
         turned[1:, 2 if in_plane_only else random.integers(3)] += angle_errors
-        views = reference.project(euler_to_matrix(*turned.T), pixels.kx, pixels.ky)
+        matrix = euler_to_matrix(*turned.T)
+        if distortion is not None:
+            matrix[:, :2] = distortion.astype(np.float64) @ matrix[:, :2]
+        views = reference.project(matrix, pixels.kx, pixels.ky)
         difference = np.abs(views[1:] - views[0]) ** 2 * weight
         tried = _first_above(difference.sum(axis=1))
         sum_angle += angle_errors[tried]
         contribution += np.bincount(pixels.shell, difference[tried], len(contribution))
         k = pixels.kx if random.random() < 0.5 else pixels.ky
-        phase = 2.0 * np.pi / reference.box * np.outer(shift_errors, k)
+        phase = 2.0 * np.pi / (box or reference.box) * np.outer(shift_errors, k)
         snr = (2.0 - 2.0 * np.cos(phase)) @ (np.abs(views[0]) ** 2 * weight)
         sum_shift += shift_errors[_first_above(snr)]
     total = contribution.sum()

@@ -182,7 +182,7 @@ class AutoRefinement(Engine):
         if self.first_by_correlation and options.ini_high > 0:
             self._filter_references()
         if options.flatten_solvent and not last:
-            self._flatten()
+            self.flatten()
         self._update_resolution()
         self.clock.lap("maximization")
         self.write(raw)
@@ -219,6 +219,7 @@ class AutoRefinement(Engine):
                 do_scale=self.do_scale,
                 first_iteration_cc=self.first_by_correlation,
                 offset_dimensions=1 if self.options.helical_symmetry else 2,
+                shell_pixels=self.shell_pixels,
             )
         # decisions are made on the first half's values
         for model in self.models[1:]:
@@ -229,12 +230,6 @@ class AutoRefinement(Engine):
     def _filter_references(self) -> None:
         for model in self.models:
             model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
-
-    def _flatten(self) -> None:
-        if self.mask is None:  # maps that were made helical have their tube already
-            return
-        for model in self.models:
-            model.references[0] = (model.references[0] * self.mask).astype(np.float32)
 
     def write(self, raw: list[NDArray[np.float32] | None] | None = None) -> None:
         """The iteration's files; raw: the unregularised half maps of the last one, on their owners."""

@@ -71,30 +71,17 @@ def _symmetry(options: RefineOptions) -> Iterator[str]:
 def _optics(particles: ParticleSet) -> Iterator[str]:
     path = particles.table.path
     groups = particles.table.optics_groups
-    first = groups[0]
-    if first.box_size <= 0:
-        yield f"{path}: optics group {first.name} has no _rlnImageSize; add it to data_optics."
-        return
-    others = [g for g in groups if not _same_size(g, first)]
-    if others:
-        sizes = ", ".join(f"{g.name}: {g.box_size} pixels of {g.pixel_size:g} A" for g in (first, *others))
-        yield (
-            f"{path}: the optics groups differ in box or pixel size ({sizes}), which is not in this release: "
-            "extract all particles with one box and pixel size."
-        )
-    if first.box_size % 2:
-        yield (
-            f"{path}: the box of {first.box_size} pixels is odd; extract the particles with an even number of pixels."
-        )
-    elif first.box_size < _MINIMUM_BOX:
-        yield f"{path}: the box of {first.box_size} pixels is too small to be refined."
+    for group in groups:
+        if group.box_size <= 0:
+            yield f"{path}: optics group {group.name} has no _rlnImageSize; add it to data_optics."
+            return
+    for box in dict.fromkeys(group.box_size for group in groups):
+        if box % 2:
+            yield f"{path}: the box of {box} pixels is odd; extract the particles with an even number of pixels."
+        elif box < _MINIMUM_BOX:
+            yield f"{path}: the box of {box} pixels is too small to be refined."
     for group in groups:
         yield from _group_features(group, path)
-
-
-def _same_size(group: OpticsGroup, first: OpticsGroup) -> bool:
-    near = abs(group.pixel_size - first.pixel_size) <= SAME_PIXEL_SIZE
-    return group.box_size == first.box_size and near
 
 
 def _group_features(group: OpticsGroup, path: str) -> Iterator[str]:
@@ -114,7 +101,9 @@ def _group_features(group: OpticsGroup, path: str) -> Iterator[str]:
 
 def _stacks(particles: ParticleSet) -> Iterator[str]:
     """Every stack exists, is whole, has square images of the right size and as many as are asked for."""
-    table, box = particles.table, particles.box_size
+    table = particles.table
+    box_of_stack = np.zeros(len(table.stacks), dtype=np.int64)
+    box_of_stack[table.stack_index] = particles.boxes
     missing: list[str] = []
     last = np.zeros(len(table.stacks), dtype=np.int64)
     np.maximum.at(last, table.stack_index, table.section + 1)
@@ -123,7 +112,7 @@ def _stacks(particles: ParticleSet) -> Iterator[str]:
         if not os.path.exists(path):
             missing.append(stack)
             continue
-        header = read_header(path)
+        header, box = read_header(path), int(box_of_stack[number])
         check_size(header)
         if header.nx != header.ny:
             yield f"The images of {stack} are {header.nx} x {header.ny} pixels; they must be square."
@@ -201,7 +190,7 @@ def _reference_size(options: RefineOptions, particles: ParticleSet) -> Iterator[
 
 
 def _diameter(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
-    length = particles.box_size * particles.pixel_size
+    length = min(group.box_size * group.pixel_size for group in particles.table.optics_groups)
     diameter = options.mask_diameter(particles.box_size, particles.pixel_size)
     if diameter > length:
         yield (

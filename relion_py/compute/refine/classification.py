@@ -14,7 +14,6 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from relion_py.compute.image.fourier import lowpass
-from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
@@ -224,6 +223,7 @@ class Classification(Engine):
             do_scale=self.do_scale,
             first_iteration_cc=self.first_by_correlation,
             offset_dimensions=1 if options.helical_symmetry else 2,
+            shell_pixels=self.shell_pixels,
         )
 
     def _finish_iteration(self) -> None:
@@ -231,7 +231,7 @@ class Classification(Engine):
         if self.options.center_classes:
             self._center_classes()
         if self.options.flatten_solvent:
-            self._flatten()
+            self.flatten()
         self._update_resolution()
         self.clock.lap("maximization")
         self.write()
@@ -260,16 +260,6 @@ class Classification(Engine):
                 shift = shift * reach / length
             if length > 0:
                 model.references[k] = scipy.ndimage.shift(average, -shift, order=1, mode="constant").astype(np.float32)
-
-    def _flatten(self) -> None:
-        model = self.models[0]
-        mask = self.mask
-        if mask is None and self.dimensions == 3 and self.options.helical_symmetry:
-            return  # maps that were made helical have their tube already
-        if mask is None:
-            radius = self.diameter / (2.0 * self.pixel_size)
-            mask = soft_mask(self.box, radius, float(self.options.mask_edge), self.dimensions)
-        model.references = [(average * mask).astype(np.float32) for average in model.references]
 
     def write(self) -> None:
         """The iteration's files, by the first rank; what goes wrong is raised on all."""

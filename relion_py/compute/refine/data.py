@@ -19,6 +19,7 @@ from relion_py.compute.io.mrc import open_stack
 from relion_py.compute.io.particles import ParticleTable, read_particles
 from relion_py.compute.io.star import StarFile
 from relion_py.compute.refine.model import FloatArray, IntArray
+from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.scratch import Scratch
 
 _POSE_COLUMNS = (
@@ -87,8 +88,8 @@ class ParticleSet:
     tube: IntArray | None = None
     has_results: bool = False
     scratch: Scratch | None = None
-    _images: NDArray[np.float32] | None = field(default=None, repr=False)
-    _in_memory: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False)
+    _images: dict[int, NDArray[np.float32]] = field(default_factory=dict, repr=False)  # by box
+    _memory_place: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # -1: not there
     _scratch_place: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
 
     @classmethod
@@ -157,13 +158,25 @@ class ParticleSet:
 
     @property
     def box_size(self) -> int:
-        """Pixels; all optics groups have the same (`checks.py` refuses others)."""
+        """Pixels, of the first optics group: references have this box, too (ml_model.cpp, initialiseFromImages)."""
         return self.table.optics_groups[0].box_size
 
     @property
     def pixel_size(self) -> float:
-        """A; the same in all optics groups."""
+        """A, of the first optics group, likewise."""
         return self.table.optics_groups[0].pixel_size
+
+    @property
+    def boxes(self) -> IntArray:
+        """(N,) pixels of each particle's image."""
+        return np.array([g.box_size for g in self.table.optics_groups], np.int64)[self.optics_group]
+
+    def geometries(self, reference_box: int, reference_pixel_size: float) -> list[ImageGeometry]:
+        """For each optics group, how its images lie in the transform of such a reference."""
+        return [
+            ImageGeometry.of(g.box_size, g.pixel_size, reference_box, reference_pixel_size)
+            for g in self.table.optics_groups
+        ]
 
     def image_name(self, index: int) -> str:
         return self.table.particles.row(index)["rlnImageName"]
@@ -214,33 +227,41 @@ class ParticleSet:
 
     @property
     def preread_bytes(self) -> int:
-        """Memory that all images take: N * box * box * 4."""
-        return len(self) * self.box_size**2 * 4
+        """Memory that all images take: the sum of box * box * 4."""
+        return int(np.sum(self.boxes**2)) * 4
 
     def preread(self, indices: Sequence[int] | IntArray | None = None) -> None:
         """Read all images (or those of `indices`, a rank's share) into memory; others stay where they are."""
         wanted = np.arange(len(self)) if indices is None else np.asarray(indices, dtype=np.int64)
-        images = np.zeros((len(self), self.box_size, self.box_size), np.float32)  # pages untouched stay free
-        for start in range(0, len(wanted), 1024):
-            part = wanted[start : start + 1024]
-            images[part] = self.read_images(part)
-        self._images, self._in_memory = images, np.isin(np.arange(len(self)), wanted)
+        place, held = np.full(len(self), -1, np.int64), {}
+        for box in np.unique(self.boxes[wanted]).tolist():
+            mine = wanted[self.boxes[wanted] == box]
+            images = np.empty((len(mine), box, box), np.float32)
+            for start in range(0, len(mine), 1024):
+                images[start : start + 1024] = self.read_images(mine[start : start + 1024])
+            held[box], place[mine] = images, np.arange(len(mine))
+        self._images, self._memory_place = held, place
 
     def read_images(self, indices: Sequence[int] | IntArray) -> NDArray[np.float32]:
         """Images (n, box, box), float32, of these particles in this order: from memory, scratch or stacks.
 
-        Safe to call from several threads at once.
+        All must have one box. Safe to call from several threads at once.
         """
         wanted = np.asarray(indices, dtype=np.int64)
-        if self._images is not None:
-            images = self._images[wanted]
-            away = ~self._in_memory[wanted]
+        if not len(wanted):
+            return np.empty((0, self.box_size, self.box_size), np.float32)
+        box = int(self.boxes[wanted[0]])
+        images = np.empty((len(wanted), box, box), np.float32)
+        if self._images:
+            places = self._memory_place[wanted]
+            away = places < 0
+            if not away.all():
+                images[~away] = self._images[box][places[~away]]
             if away.any():
                 images[away] = self._square(self.table.read_images(wanted[away]), wanted[away])
             return images
         if self.scratch is None:
             return self._square(self.table.read_images(wanted), wanted)
-        images = np.empty((len(wanted), self.box_size, self.box_size), np.float32)
         places = self._scratch_place[wanted]
         away = places < 0
         if away.any():
@@ -253,10 +274,11 @@ class ParticleSet:
         return images
 
     def _square(self, images: NDArray[np.float32], wanted: IntArray) -> NDArray[np.float32]:
-        if len(wanted) and images.shape[1:] != (self.box_size, self.box_size):
+        box = int(self.boxes[wanted[0]])
+        if images.shape[1:] != (box, box):
             raise UserError(
                 f"{self.image_name(int(wanted[0]))} is {images.shape[2]} x {images.shape[1]} pixels, but "
-                f"{self.table.path} says {self.box_size} x {self.box_size}: extract the particles again."
+                f"{self.table.path} says {box} x {box}: extract the particles again."
             )
         return images
 

@@ -20,10 +20,11 @@ from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling, next_perturbation
-from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import phase_shift
+from relion_py.compute.image.masks import flatten_solvent
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import convergence, helical, source
 from relion_py.compute.refine.accuracy import expected_errors
@@ -74,11 +75,11 @@ class Host(Protocol):
 
 
 def grid_of(sampling: SamplingState) -> Sampling:
-    """The coarse grid of orientations of a sampling state, not perturbed."""
+    """The coarse grid of orientations of a sampling state, not perturbed; all of them where symmetry is relaxed."""
     return Sampling(
         sampling.healpix_order if sampling.is_3d else 0,
         psi_step=None if sampling.is_3d else sampling.psi_step,
-        symmetry=sampling.symmetry,
+        symmetry="C1" if sampling.relax_symmetry else sampling.symmetry,
         limit_tilt=sampling.limit_tilt if sampling.is_3d and sampling.limit_tilt > -90.0 else None,
         is_3d=sampling.is_3d,
     )
@@ -88,6 +89,7 @@ def grid_of(sampling: SamplingState) -> Sampling:
 class Engine:
     """Everything of a running refinement. `mask` is the solvent mask of the references, or None.
 
+    box, pixel_size: of the references; geometries: of each optics group's images.
     models: one, or those of the two halves. The references of a model are K maps, or K images in 2D.
     """
 
@@ -105,10 +107,14 @@ class Engine:
         self.operators = operators(self.sampling.symmetry)
         self.grid = self._new_grid()
         self.box, self.pixel_size = self.models[0].ori_size, self.models[0].pixel_size
+        self.geometries = self.particles.geometries(self.box, self.pixel_size)
+        self.shell_pixels = np.stack([g.pixels_per_shell() for g in self.geometries])
         self.dimensions = self.models[0].ref_dim
         self.diameter = self.options.mask_diameter(self.box, self.pixel_size)
         self.do_scale = self.options.do_scale_correction and self.particles.nr_groups > 1
         self.clock = Stopwatch()
+        if self.sampling.relax_symmetry:
+            self.job.say(f" Relaxing symmetry to {self.sampling.relax_symmetry}")
 
     def _new_grid(self) -> Sampling:
         """The coarse grid of orientations that the sampling says, not perturbed."""
@@ -188,25 +194,18 @@ class Engine:
     def estimate_accuracy(self, model: ModelState, references: list[FourierReference]) -> None:
         """Accuracy of angles and offsets of each class that is not empty; the best class's for the state."""
         state, p = self.state, self.particles
-        order = np.random.default_rng([state.random_seed, state.iteration, 1]).permutation(len(p))
-        trial = order[: ACCURACY_TRIALS[self.dimensions]]
+        shuffled = np.random.default_rng([state.random_seed, state.iteration, 1]).permutation(len(p))
+        trial = shuffled[: ACCURACY_TRIALS[self.dimensions]]
         strict = self.options.strict_highres_exp > 0
         sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
-        pixels = DiscPixels.of_size(sizes.coarse if strict else model.current_size)
+        size = sizes.coarse if strict else model.current_size
         contributions = np.zeros((model.nr_classes, model.nr_shells))
         for k, reference in enumerate(references):
             model.accuracy_rot[k] = model.accuracy_trans[k] = 999.0
             if model.pdf_class[k] < EMPTY_CLASS and len(references) > 1:
                 continue
-            model.accuracy_rot[k], model.accuracy_trans[k], contributions[k] = expected_errors(
-                reference,
-                euler_to_matrix(p.rot[trial], p.tilt[trial], p.psi[trial]),
-                self._ctf(trial, pixels),
-                self._inverse_noise(model)[p.optics_group[trial]],
-                pixels,
-                self.pixel_size,
-                np.random.default_rng([state.random_seed, 2]),
-                in_plane_only=self.dimensions == 2,
+            model.accuracy_rot[k], model.accuracy_trans[k], contributions[k] = self._expected_errors(
+                reference, trial, size, self._inverse_noise(model)
             )
         model.orientability_contrib = contributions
         state.accuracy_rot, state.accuracy_trans = model.accuracy_rot.min(), model.accuracy_trans.min()
@@ -215,6 +214,32 @@ class Engine:
             f"offsets= {state.accuracy_trans:g} Angstroms"
         )
         self.clock.lap("accuracy")
+
+    def _expected_errors(
+        self, reference: FourierReference, trial: NDArray[np.int64], size: int, inverse: NDArray[np.float32]
+    ) -> tuple[float, float, NDArray[np.float64]]:
+        """Errors of angles and offsets of these particles, and what the shells contribute, at a reference's `size`."""
+        p, random = self.particles, np.random.default_rng([self.state.random_seed, 2])
+        rot, trans, contribution = 0.0, 0.0, np.zeros(inverse.shape[1])
+        for part in self._alike(trial):
+            group = p.optics_group[part[0]]
+            geometry = self.geometries[group]
+            pixels = DiscPixels.of_images(geometry.current_size(size), geometry)
+            angle, offset, shells = expected_errors(
+                reference,
+                euler_to_matrix(p.rot[part], p.tilt[part], p.psi[part]),
+                self._ctf(part, pixels),
+                inverse[p.optics_group[part]],
+                pixels,
+                geometry.pixel_size,
+                random,
+                in_plane_only=self.dimensions == 2,
+                distortion=self.aberrations[group].distortion / geometry.ratio,
+                box=geometry.box,
+            )
+            share = len(part) / len(trial)
+            rot, trans, contribution = rot + share * angle, trans + share * offset, contribution + share * shells
+        return rot, trans, contribution
 
     # ---- expectation ----
 
@@ -239,10 +264,13 @@ class Engine:
         sums, weighted = self._empty_sums(model, sizes.current, model.nr_directions)
         step = self._expectation_step(backend, model, references, tables, grid, members, weighted)
         found: list[tuple[NDArray, Assignments]] = []
-        coarse, fine = DiscPixels.of_size(sizes.coarse), DiscPixels.of_size(sizes.current)
-        size = max(step.batch_size(coarse.size, fine.size), options.pool * options.threads)
         for part in self._alike(members):
-            step.distortion = self.aberrations[self.particles.optics_group[part[0]]].distortion
+            group = self.particles.optics_group[part[0]]
+            geometry = self.geometries[group]
+            step.look_at(geometry, self.aberrations[group].distortion)
+            coarse = DiscPixels.of_images(geometry.coarse_size(sizes.coarse), geometry)
+            fine = DiscPixels.of_images(geometry.current_size(sizes.current), geometry)
+            size = max(step.batch_size(coarse.size, fine.size), options.pool * options.threads)
             for index, images in source.batches(self.particles, part, size, options, comm):
                 self.job.check_abort()
                 self.clock.lap("reading")
@@ -260,11 +288,13 @@ class Engine:
         return sums, weighted
 
     def _alike(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The particles in parts that share one magnification: projections are shared within a batch."""
-        if all(a.magnification is None for a in self.aberrations):
-            return [members] if len(members) else []
-        groups = self.particles.optics_group[members]
-        return [members[groups == g] for g in np.unique(groups)]
+        """The particles in parts of one geometry and magnification: projections are shared within a batch."""
+        looks = [
+            (geometry.box, geometry.pixel_size, a.distortion.tobytes())
+            for geometry, a in zip(self.geometries, self.aberrations, strict=True)
+        ]
+        kind = np.array([looks.index(look) for look in looks])[self.particles.optics_group[members]]
+        return [members[kind == k] for k in np.unique(kind)]
 
     def _empty_sums(self, model: ModelState, size: int, directions: int) -> tuple[list[BackProjector], WeightedSums]:
         """Back-projectors of all classes, whose grids are one array, and zero sums around it."""
@@ -315,6 +345,7 @@ class Engine:
                     len(p),
                     (p.rot[members], p.tilt[members], p.psi[members]),
                     (model.sigma_rot, model.sigma_tilt, model.sigma_psi),
+                    fold=order(self.sampling.relax_symmetry or "C1"),
                 )
         return Expectation(
             backend,
@@ -340,24 +371,24 @@ class Engine:
         return inverse.astype(np.float32)
 
     def _ctf(self, index: NDArray[np.int64], pixels: DiscPixels) -> NDArray[np.float32]:
-        """CTF (N, P) of particles, 1 without CTF correction."""
+        """CTF (N, P) of particles whose images have one geometry, 1 without CTF correction."""
         if self.ctf is None:
             return np.ones((len(index), pixels.size), np.float32)
         out = np.empty((len(index), pixels.size), np.float32)
         groups = self.particles.optics_group[index]
         for g in np.unique(groups):
-            mine, aberrations = groups == g, self.aberrations[g]
+            mine, aberrations, geometry = groups == g, self.aberrations[g], self.geometries[g]
             out[mine] = ctf_values(
                 self.ctf[index[mine]],
                 pixels.kx,
                 pixels.ky,
-                self.box,
-                self.pixel_size,
+                geometry.box,
+                geometry.pixel_size,
                 intact_first_peak=self.options.ctf_intact_first_peak,
                 absolute=self.options.ctf_phase_flipped,
                 only_flip_phases=self.options.only_flip_phases,
                 magnification=aberrations.magnification,
-                gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, self.box, self.pixel_size),
+                gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, geometry.box, geometry.pixel_size),
             )
         return out
 
@@ -370,10 +401,12 @@ class Engine:
         fine: DiscPixels,
     ) -> PreparedImages:
         p, options = self.particles, self.options
+        geometry = self.geometries[p.optics_group[index[0]]]
+        box, pixel_size = geometry.box, geometry.pixel_size
         norm = np.ones(len(index))
         if options.do_norm_correction:
             norm = p.norm_correction[index] / model.avg_norm_correction
-        origin = np.stack([p.origin_x[index], p.origin_y[index]], axis=1) / self.pixel_size
+        origin = np.stack([p.origin_x[index], p.origin_y[index]], axis=1) / pixel_size
         turn = helical.turns(p.psi[index]) if options.helical_symmetry else None
         if turn is not None and not (options.skip_align or helical.is_local(model, self.sampling, options)):
             # offsets along the helix begin anew
@@ -383,13 +416,14 @@ class Engine:
         rest = origin - shift if options.skip_align else None
         noise = None
         if not options.zero_mask:
-            noise = noise_images(model.sigma2_noise[p.optics_group[index]], self.box, self.state.random_seed + index)
-        tube_radius = options.helical_outer_diameter / (2.0 * self.pixel_size)
+            sigma2 = geometry.of_images(model.sigma2_noise[p.optics_group[index]])
+            noise = noise_images(sigma2, box, self.state.random_seed + index)
+        tube_radius = options.helical_outer_diameter / (2.0 * pixel_size)
         unmasked, masked, spectrum = transform_images(
             images,
             shift,
-            1.0 / norm,
-            self.diameter / (2.0 * self.pixel_size),
+            geometry.gain / norm,
+            self.diameter / (2.0 * pixel_size),
             float(options.mask_edge),
             fine,
             noise=noise,
@@ -397,20 +431,20 @@ class Engine:
             workers=options.threads,
         )
         for g in np.unique(p.optics_group[index]):
-            factors = self.aberrations[g].phase_factors(fine.kx, fine.ky, self.box, self.pixel_size)
+            factors = self.aberrations[g].phase_factors(fine.kx, fine.ky, box, pixel_size)
             if factors is not None:
                 mine = p.optics_group[index] == g
                 unmasked[mine] *= factors
                 masked[mine] *= factors
         if rest is not None:
-            phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], self.box)
+            phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box)
             unmasked, masked = unmasked * phase, masked * phase
         scale = np.ones(len(index))
         if self.do_scale:
             scale = np.maximum(model.scale_correction[p.group[index]], 0.001)
         ctf = self._ctf(index, fine)
         ctf *= scale[:, None].astype(np.float32)
-        old_offset = np.asarray(shift if rest is None else origin, np.float64) * self.pixel_size
+        old_offset = np.asarray(shift if rest is None else origin, np.float64) * pixel_size
         return PreparedImages(
             index=index,
             masked=masked,
@@ -490,6 +524,14 @@ class Engine:
             told = update_priors(self.particles, model, self.options)
             if told:
                 self.job.say(told)
+
+    def flatten(self) -> None:
+        """Masks the references of all models; maps that were made helical, without a mask, have their tube already."""
+        if self.mask is None:
+            return
+        for model in self.models:
+            masked = [flatten_solvent(volume, self.mask) for volume in model.references]
+            model.references = [volume.astype(np.float32) for volume in masked]
 
     def poses(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Copies of matrices (N, 3, 3), origins x and y (A) and classes of all particles."""

@@ -12,7 +12,7 @@ Angles in degrees, offsets in A, images in pixels; Fourier transforms are divide
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from relion_py.compute.backend import selection_numba as selection
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.images import DiscPixels, PreparedImages
+from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.sampling import Groups, LocalSearch, OwnPoses, SamplingTables
 
 MIB = 1 << 20
@@ -39,8 +40,8 @@ class ExpectationSettings:
     residual: bool = False  # back-project images less their projections, for a step along the gradient
     sigma2_offset: float = 100.0  # A^2, of the Gaussian prior on offsets
     free_along: bool = False  # offsets along the first axis have no prior: along a helix
-    pixel_size: float = 1.0  # A
-    box: int = 0
+    pixel_size: float = 1.0  # A, of the images
+    box: int = 0  # pixels, of the images
     work_mib: int = 256  # cap of the work space of one batch
     grids_mib: int = 4096  # cap of the threads' accumulators together
 
@@ -186,8 +187,9 @@ class Expectation:
         self.sampling, self.log_pdf, self.inv_sigma2 = sampling, log_pdf, inv_sigma2
         self.sums, self.local = sums, local
         self.clock = clock or Stopwatch()
-        # (2, 2) of the optics group of the batch, see `estep_numba.block_rotations`
+        # of the optics groups of the batch; (2, 2), see `estep_numba.block_rotations`
         self.distortion = np.eye(2, dtype=np.float32)
+        self.geometry = ImageGeometry.of(settings.box, settings.pixel_size, settings.box, settings.pixel_size)
         # (K, 2) A: where offsets are expected; classes of 2D references have their own
         self.prior_offset = np.zeros((len(volumes), 2)) if prior_offset is None else prior_offset
         # accumulators, one a thread as far as memory goes; the first is the sum itself
@@ -200,6 +202,12 @@ class Expectation:
         for grid in self._grids[1:]:
             self.sums.grids += grid
         del self._grids[1:]
+
+    def look_at(self, geometry: ImageGeometry, distortion: NDArray[np.float32]) -> None:
+        """The next batches' images have this geometry, and a magnification that is undone by `distortion` (2, 2)."""
+        self.geometry = geometry
+        self.distortion = (distortion / geometry.ratio).astype(np.float32)
+        self.settings = replace(self.settings, box=geometry.box, pixel_size=geometry.pixel_size)
 
     def keep_poses(self, matrices: NDArray[np.float64]) -> None:
         """The next batch's particles keep these orientations (N, 3, 3) and their offsets."""
@@ -531,7 +539,7 @@ class Expectation:
         unmasked, _ = self._times_ctf(batch.unmasked, batch.ctf, batch.optics, pixels)
         recon = self._shift_table(unmasked, rows[used], batch.in_image(shift[used], rows[used]), pixels)
         threads = len(self._grids)
-        signal = np.zeros((threads, len(batch), batch.shells))
+        signal = np.zeros((threads, len(batch), self.inv_sigma2.shape[1]))
         power = np.zeros_like(signal)
 
         def work(thread: int, a: int, b: int) -> None:
@@ -581,13 +589,16 @@ class Expectation:
         sigma2 = np.divide(1.0, inverse, out=np.zeros(inverse.shape), where=inverse > 0)
         xa, aa = signal * sigma2, power * sigma2
         current = batch.fine.r_max
-        noise = batch.spectrum * sum_weight[:, None]
-        noise[:, : current + 1] += (aa - 2.0 * xa)[:, : current + 1]
-        noise[:, current + 1 :] = batch.spectrum[:, current + 1 :]
+        own = batch.spectrum * sum_weight[:, None]
+        own[:, current + 1 :] = batch.spectrum[:, current + 1 :]
+        # over all the images' shells, also those that the reference does not have
+        total = own[:, 1:].sum(axis=1) + (aa - 2.0 * xa).sum(axis=1)
+        noise = self.geometry.to_reference(own) + aa - 2.0 * xa
         noise[chosen.bad] = 0.0
         np.add.at(sums.sigma2_noise, batch.optics, noise)
         np.add.at(sums.sumw_group, batch.optics, sum_weight)
-        best.norm_correction[members] = np.where(good, np.sqrt(np.maximum(2.0 * noise[:, 1:].sum(axis=1), 0.0)), 1.0)
+        norm = np.sqrt(np.maximum(2.0 * total, 0.0)) / self.geometry.gain
+        best.norm_correction[members] = np.where(good, norm, 1.0)
         use = batch.scale_shells
         np.add.at(sums.signal_product, batch.group, np.where(use, xa, 0.0).sum(axis=1) / batch.scale)
         np.add.at(sums.reference_power, batch.group, np.where(use, aa, 0.0).sum(axis=1) / batch.scale**2)
@@ -597,12 +608,13 @@ class Expectation:
             likelihood = chosen.score.astype(np.float64)
         else:
             shells = slice(1, current + 1)
-            misfit = 0.5 * np.sum(batch.spectrum[:, shells] * inverse[:, shells], axis=1)
+            inverse_of_shell = self.geometry.of_images(inverse)
+            misfit = 0.5 * np.sum(batch.spectrum[:, shells] * inverse_of_shell[:, shells], axis=1)
             misfit += 0.5 * batch.spectrum[:, current + 1 :].sum(axis=1)
             with np.errstate(divide="ignore"):
                 normaliser = np.where(sigma2 > 0, np.log(2.0 * np.pi * np.maximum(sigma2, 1e-300)), 0.0)
-            counts = np.bincount(batch.fine.shell, minlength=batch.shells)
-            likelihood = chosen.log_sum - misfit - (normaliser * counts)[:, shells].sum(axis=1)
+            counts = np.bincount(batch.fine.shell, minlength=inverse.shape[1])
+            likelihood = chosen.log_sum - misfit - (normaliser * counts)[:, 1:].sum(axis=1)
         best.log_likelihood[members] = np.where(good, likelihood, 0.0)
 
     def _finish_particles(self, images: PreparedImages, best: Assignments) -> None:

@@ -46,17 +46,19 @@ class RandomAverages:
         ky: NDArray[np.int32],
         seed: int,
         psis: NDArray[np.float64] | None = None,
+        ratio: float = 1.0,
     ) -> None:
         """Adds images (N, P) with their CTFs; `numbers` (N,) decide each image's class and random orientation.
 
-        psis (N,): in-plane angles in degrees that are known, as of helical segments.
+        psis (N,): in-plane angles in degrees that are known, as of helical segments; ratio: width of the images over
+        that of the averages.
         """
         for row, number in enumerate(numbers):
             random = np.random.default_rng([seed, int(number)])
             rot, psi = random.uniform(0.0, 360.0, 2) if self.dimensions == 3 else (0.0, random.uniform(0.0, 360.0))
             tilt = np.rad2deg(np.arccos(random.uniform(-1.0, 1.0))) if self.dimensions == 3 else 0.0
             psi = psi if psis is None else float(psis[row])
-            matrix = euler_to_matrix(rot, tilt, psi).astype(np.float32).reshape(1, 3, 3)
+            matrix = (euler_to_matrix(rot, tilt, psi) / ratio).astype(np.float32).reshape(1, 3, 3)
             images, weights = transforms[row : row + 1] * ctf[row], ctf[row : row + 1] ** 2
             self.sums[number % len(self.sums)].insert(images, weights, matrix, kx, ky)
 

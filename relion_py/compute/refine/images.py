@@ -16,19 +16,28 @@ from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.image.masks import mask_outside, mask_outside_tubes
+from relion_py.compute.refine.optics import ImageGeometry
 
 
 @dataclass(frozen=True)
 class DiscPixels:
     """Fourier pixels of a half plane within a disc: 0 < k <= r_max, kx >= 0, and ky > 0 where kx = 0.
 
-    kx, ky (P,) int32; shell (P,) int32 = round(|k|).
+    kx, ky (P,) int32; shell (P,) int32 = round(|k|), or the shell of a reference that this one falls into.
     """
 
     kx: NDArray[np.int32]
     ky: NDArray[np.int32]
     shell: NDArray[np.int32]
     r_max: int
+
+    @classmethod
+    def of_images(cls, size: int, geometry: ImageGeometry) -> DiscPixels:
+        """The pixels of images cut to `size`, with the reference's shells; those beyond its last are left out."""
+        disc = cls.of_size(size)
+        shell = geometry.shells[disc.shell].astype(np.int32)
+        known = shell < geometry.reference_shells
+        return cls(disc.kx[known], disc.ky[known], shell[known], disc.r_max)
 
     @classmethod
     def of_size(cls, size: int) -> DiscPixels:
@@ -55,7 +64,7 @@ class DiscPixels:
 
 @dataclass
 class PreparedImages:
-    """A batch of N particles ready for comparison with references; S shells of the whole box.
+    """A batch of N particles ready for comparison with references; S shells of their whole box.
 
     index (N,) the particles' numbers; masked, unmasked (N, P) complex64 at the fine pixels; ctf (N, P) float32,
     multiplied with the group's scale; optics, group (N,) int; scale (N,); old_offset (N, 2) A that was applied;

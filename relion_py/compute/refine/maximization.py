@@ -12,19 +12,10 @@ from numpy.typing import NDArray
 
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.model import ModelState
+from relion_py.compute.refine.optics import half_plane_pixels
 
 SCALE_LIMIT = 5.0
 """Scale corrections are kept within this factor of their median."""
-
-
-def half_plane_pixels(box: int) -> NDArray[np.int64]:
-    """Number of Fourier pixels per shell in the half plane, (S,) (ml_optimiser.cpp, Npix_per_shell)."""
-    ky = np.rint(np.fft.fftfreq(box, 1.0 / box)).astype(int)[:, None]
-    ky = np.where(ky == -(box // 2), box // 2, ky)
-    kx = np.arange(box // 2 + 1)[None]
-    shell = np.rint(np.sqrt(kx**2 + ky**2)).astype(int)
-    keep = (shell <= box // 2) & ~((kx == 0) & (ky < 0))
-    return np.bincount(shell[keep], minlength=box // 2 + 1)
 
 
 def update_model(
@@ -38,11 +29,13 @@ def update_model(
     do_scale: bool,
     first_iteration_cc: bool,
     offset_dimensions: int = 2,
+    shell_pixels: NDArray[np.int64] | None = None,
 ) -> None:
     """New parameters of the model (all but maps and their spectra) from the sums of one half, in place.
 
-    min_sigma2_offset in A^2. offset_dimensions: components of the offsets that were counted. After a first
-    iteration by cross-correlation, noise and scales stay as they were.
+    min_sigma2_offset in A^2. offset_dimensions: components of the offsets that were counted. shell_pixels (O, S):
+    Fourier pixels of an image of each optics group in each shell of the reference, by default those of an image like
+    the reference. After a first iteration by cross-correlation, noise and scales stay as they were.
     """
     if sums.sum_weight <= 0.0:
         return
@@ -62,7 +55,9 @@ def update_model(
         variance = sums.sigma2_offset / (offset_dimensions * sums.sum_weight)
         model.sigma_offset = float(np.sqrt(max(variance, min_sigma2_offset)))
     if not fix_sigma_noise and not first_iteration_cc:
-        model.sigma2_noise = _new_noise(model, sums)
+        if shell_pixels is None:
+            shell_pixels = np.tile(half_plane_pixels(model.ori_size), (model.nr_optics_groups, 1))
+        model.sigma2_noise = _new_noise(model, sums, shell_pixels)
     model.log_likelihood = sums.log_likelihood / (sums.sum_weight if first_iteration_cc else 1.0)
     model.ave_pmax = sums.sum_pmax / sums.sum_weight
 
@@ -77,15 +72,14 @@ def _new_scales(sums: WeightedSums, particles: NDArray[np.int64]) -> NDArray[np.
     return scale / average if average > 0 else np.ones_like(scale)
 
 
-def _new_noise(model: ModelState, sums: WeightedSums) -> NDArray[np.float64]:
+def _new_noise(model: ModelState, sums: WeightedSums, shell_pixels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Noise variance per component, two of which make a complex number."""
     noise = model.sigma2_noise.copy()
-    pixels = half_plane_pixels(model.ori_size)
     for o, weight in enumerate(sums.sumw_group):
         if weight > 0 and sums.sigma2_noise[o].any():
-            noise[o] = sums.sigma2_noise[o] / (2.0 * weight * pixels)
+            noise[o] = sums.sigma2_noise[o] / (2.0 * weight * np.maximum(shell_pixels[o], 1))
             # empty shells take their neighbour's value; shell 0 is never used
-            for s in range(1, len(pixels)):
+            for s in range(1, len(noise[o])):
                 if noise[o, s] < 1e-14:
                     noise[o, s] = noise[o, s - 1]
     return noise
@@ -107,27 +101,31 @@ def mean_shell_power(images: NDArray[np.float32], workers: int = 1) -> NDArray[n
     return np.stack([np.bincount(places, row, len(count)) for row in power]) / count
 
 
-def initial_noise(
-    power: NDArray[np.float64], counts: NDArray[np.float64], average: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """First noise spectra (O, S): mean power of the images less that of their average, per component.
-
-    power (O, S): sum over images of the mean |F|^2 in each shell; counts (O,) images; average (box, box): their mean.
-    Shells where the difference is not positive take the nearest positive neighbour's value, first the one below.
-    """
-    shells = power.shape[1]
-    box = average.shape[0]
+def power_of_average(average: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean |F|^2 / 2 of each shell (S,) of the average (box, box) of many images, F = DFT / box^2."""
+    box, shells = average.shape[0], average.shape[0] // 2 + 1
     transform = np.fft.rfft2(average) / box**2
     ky = np.fft.fftfreq(box, 1.0 / box)[:, None]
     shell = np.rint(np.sqrt(ky**2 + np.arange(box // 2 + 1)[None] ** 2)).astype(int)
     inside = shell < shells
     total = np.bincount(shell[inside], (np.abs(transform) ** 2)[inside], shells)
-    spectrum = total / np.maximum(np.bincount(shell[inside], minlength=shells), 1) / 2.0
+    return total / np.maximum(np.bincount(shell[inside], minlength=shells), 1) / 2.0
+
+
+def initial_noise(
+    power: NDArray[np.float64], counts: NDArray[np.float64], average: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """First noise spectra (O, S): mean power of the images less that of their average, per component.
+
+    power (O, S): sum over images of the mean |F|^2 in each shell; counts (O,) images; average (O, S): what
+    `power_of_average` gives for the images like those of the group. Shells where the difference is not positive take
+    the nearest positive neighbour's value, first the one below.
+    """
     noise = np.zeros_like(power)
     for o, count in enumerate(counts):
         if count <= 0:
             continue
-        noise[o] = power[o] / (2.0 * count) - spectrum
+        noise[o] = power[o] / (2.0 * count) - average[o]
         positive = np.nonzero(noise[o] > 0)[0]
         for s in np.nonzero(noise[o] <= 0)[0]:
             below, above = positive[positive < s], positive[positive > s]

@@ -258,6 +258,7 @@ class SamplingState:
     offset_range: float = 0.0  # A
     offset_step: float = 0.0  # A
     symmetry: str = "C1"
+    relax_symmetry: str = ""  # cyclic group whose views local searches look at, too; not stored in the file
     is_3d: bool = True
     is_3d_trans: bool = False
     limit_tilt: float = -91.0  # degrees; -91: none

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -112,6 +113,7 @@ class RefineOptions:
     padding_factor: int = _option("--pad", "integer", 2, minimum=1, maximum=2, on_continue="change")
     low_resol_join_halves: float = _option("--low_resol_join_halves", "number", -1.0, minimum=0.0, unset=-1)  # A
     symmetry: str = _option("--sym", "text", "c1")
+    relax_symmetry: str = _option("--relax_sym", "text", "", on_continue="again")
     incr_size: int = _option("--incr_size", "integer", 10, minimum=1)  # shells
     center_classes: bool = _option("--center_classes", "switch", False)
     no_init_blobs: bool = _option("--no_init_blobs", "switch", False, on_continue="again")
@@ -465,6 +467,8 @@ def _problems_of_new_run(options: RefineOptions) -> list[str]:
         problems.append("--denovo_3dref makes a reference from the particles: leave it out, or --ref.")
     if options.force_converge:
         problems.append("--force_converge goes with --continue only.")
+    if options.relax_symmetry and not options.is_3d:
+        problems.append("--relax_sym is for maps: leave it out of a 2D classification.")
     if "," in options.symmetry:
         problems.append(f"--sym takes one point group, not the list '{options.symmetry}'.")
     problems += _problems_of_helices(options)
@@ -541,6 +545,8 @@ def _problems_of_any_run(options: RefineOptions) -> list[str]:
             problems.append(f"{flag} has no effect without --ctf: add it, or leave {flag} out.")
     if options.bimodal_psi and options.sigma_psi <= 0:
         problems.append("--bimodal_psi has no effect without --sigma_psi: add it, or leave --bimodal_psi out.")
+    if options.relax_symmetry and not re.fullmatch(r"[cC][1-9]\d*", options.relax_symmetry):
+        problems.append(f"--relax_sym takes a cyclic group such as C2, as in RELION, not {options.relax_symmetry}.")
     if options.preread_images and options.scratch_dir:
         problems.append("--preread_images and --scratch_dir exclude each other: give one of them.")
     if not options.scratch_dir:

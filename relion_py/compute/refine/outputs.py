@@ -291,6 +291,7 @@ def apply_changes(old: Continuation, options: RefineOptions) -> None:
             if given > 0:
                 setattr(model, name, given)
     old.sampling.perturbation_factor = options.perturb
+    old.sampling.relax_symmetry = options.relax_symmetry
 
 
 def _accuracy_to_angstrom(state: OptimiserState, path: str, pixel_size: float) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from relion_py.compute.backend.estep_numba import block_rotations
 from relion_py.compute.geometry.healpix import Sampling, translations
-from relion_py.compute.geometry.local_search import Selection
+from relion_py.compute.geometry.local_search import Selection, mixture
 from relion_py.compute.refine.model import SamplingState
 
 UNDISTORTED = np.eye(2, dtype=np.float32)
@@ -183,13 +183,19 @@ class LocalSearch:
     @classmethod
     def around(
         cls, grid: Sampling, index: NDArray[np.int64], total: int,
-        angles: tuple[NDArray, NDArray, NDArray], sigmas: tuple[float, float, float],
+        angles: tuple[NDArray, NDArray, NDArray], sigmas: tuple[float, float, float], fold: int = 1,
     ) -> LocalSearch:  # fmt: skip
-        """Searches of particles `index` of `total` around (rot, tilt, psi) with standard deviations, all in degrees."""
+        """Searches of particles `index` of `total` around (rot, tilt, psi) with standard deviations, all in degrees.
+
+        fold: also around the views that a rotation axis along z of this order makes alike, with equal prior: they
+        differ in rot only (healpix_sampling.cpp, findSymmetryMate, for cyclic groups).
+        """
         position = np.full(total, -1, np.int64)
         position[index] = np.arange(len(index))
         rot, tilt, psi = angles
-        return cls(grid.local_directions(rot, tilt, sigmas[0], sigmas[1]), grid.local_psis(psi, sigmas[2]), position)
+        turns = 360.0 / fold * np.arange(fold)
+        near = [grid.local_directions(rot + turn, tilt, sigmas[0], sigmas[1]) for turn in turns]
+        return cls(near[0] if fold == 1 else mixture(near), grid.local_psis(psi, sigmas[2]), position)
 
     def groups(
         self, index: NDArray[np.int64], classes: int, log_pdf: NDArray[np.float32]

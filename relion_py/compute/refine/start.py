@@ -23,8 +23,9 @@ from relion_py.compute.refine.engine import FILTER_EDGE, Host, grid_of
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
 from relion_py.compute.refine.gradient import GradientClassification
 from relion_py.compute.refine.images import DiscPixels, transform_images
-from relion_py.compute.refine.maximization import initial_noise, mean_shell_power
+from relion_py.compute.refine.maximization import initial_noise, mean_shell_power, power_of_average
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
+from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
 
@@ -34,11 +35,11 @@ NORM_LIMITS = (0.5, 2.0)
 """Standard deviation of the background that normalised images have."""
 
 
-def new_run(options: RefineOptions, host: Host) -> AutoRefinement | Classification:
-    """A run before its first iteration; its iteration-0 files are written."""
+def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoRefinement | Classification:
+    """A run on `particles`, those of the options, before its first iteration; its iteration-0 files are written."""
     if options.skip_align:
         options = replace(options, oversampling=0)  # there is nothing to search
-    particles = _particles(options.particles, options)
+    _begin_with_priors(particles, options)
     state = OptimiserState(random_seed=_seed(options, host), incr_size=options.incr_size)
     state.refs_are_ctf_corrected = True
     if options.auto_refine:
@@ -69,11 +70,9 @@ def new_run(options: RefineOptions, host: Host) -> AutoRefinement | Classificati
     return run
 
 
-def _particles(path: str, options: RefineOptions) -> ParticleSet:
-    particles = ParticleSet.read(path)
+def _begin_with_priors(particles: ParticleSet, options: RefineOptions) -> None:
     if options.masks_tubes:
         helical.begin_with_priors(particles)
-    return particles
 
 
 def _split(particles: ParticleSet, options: RefineOptions, seed: int) -> None:
@@ -137,9 +136,11 @@ def _made_references(
     ]
 
 
-def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host) -> AutoRefinement | Classification:
-    """A refinement that goes on after the iteration whose files are `old`."""
-    particles = _particles(old.data, options)
+def continued_run(
+    options: RefineOptions, old: outputs.Continuation, particles: ParticleSet, host: Host
+) -> AutoRefinement | Classification:
+    """A refinement that goes on after the iteration whose files are `old`, `particles` among them."""
+    _begin_with_priors(particles, options)
     if options.auto_refine:
         _split(particles, options, old.state.random_seed)
         for half, model in enumerate(old.models, 1):
@@ -180,6 +181,7 @@ def _sampling(options: RefineOptions, pixel_size: float) -> SamplingState:
         offset_range=options.offset_range * pixel_size,
         offset_step=options.offset_step * pixel_size,
         symmetry=options.symmetry if three_d else "C1",
+        relax_symmetry=options.relax_symmetry,
         is_3d=three_d,
         limit_tilt=options.limit_tilt,
         perturbation_factor=0.0 if options.skip_align else options.perturb,
@@ -220,7 +222,7 @@ def _ctf(particles: ParticleSet, options: RefineOptions) -> CtfParams | None:
 
 
 def _mask(options: RefineOptions, model: ModelState, host: Host) -> NDArray[np.float32] | None:
-    """What multiplies the references: the user's mask, a sphere, or nothing."""
+    """What multiplies the references: the user's mask, a sphere or circle, or nothing."""
     box, pixel_size = model.ori_size, model.pixel_size
     if options.has_solvent_mask:
         mask, notes = read_solvent_mask(options.solvent_mask, box, pixel_size)
@@ -232,9 +234,9 @@ def _mask(options: RefineOptions, model: ModelState, host: Host) -> NDArray[np.f
             return None  # the maps get their tube when they are made helical
         outer, inner = options.helical_outer_diameter, options.helical_inner_diameter
         return cylinder_mask(box, 0.5 * outer / pixel_size, 0.5 * inner / pixel_size, float(options.mask_edge))
-    if options.flatten_solvent and model.ref_dim == 3:
+    if options.flatten_solvent:
         radius = options.mask_diameter(box, pixel_size) / (2.0 * pixel_size)
-        return soft_mask(box, radius, float(options.mask_edge))
+        return soft_mask(box, radius, float(options.mask_edge), model.ref_dim)
     return None
 
 
@@ -252,48 +254,76 @@ def _initial_noise(
     chosen = np.concatenate(
         [order[particles.optics_group[order] == o][:wanted] for o in range(particles.nr_optics_groups)]
     )
-    box, shells = model.ori_size, model.nr_shells
+    geometries = particles.geometries(model.ori_size, model.pixel_size)
+    # one average image for all optics groups of one box and pixel size, called by the first of them
+    looks = [(g.box, g.pixel_size) for g in geometries]
+    first_alike = np.array([looks.index(look) for look in looks])
+    averages = {int(o): np.zeros((geometries[o].box,) * 2) for o in np.unique(first_alike)}
     # the mean power of a shell, and the sum of the images, over all ranks
-    power, average = np.zeros((particles.nr_optics_groups, shells)), np.zeros((box, box))
-    counts = np.zeros(particles.nr_optics_groups)
-    radius = options.mask_diameter(box, model.pixel_size) / (2.0 * model.pixel_size)
-    averages = None
+    power, counts = np.zeros((len(geometries), model.nr_shells)), np.zeros(len(geometries))
+    random_averages = None
     if not options.has_reference:
-        averages = RandomAverages(options.classes, box, model.ref_dim, options.padding_factor)
-    pixels = DiscPixels.of_size(box)
+        random_averages = RandomAverages(options.classes, model.ori_size, model.ref_dim, options.padding_factor)
     ctf_of = _ctf(particles, options)
+    diameter = options.mask_diameter(model.ori_size, model.pixel_size)
     warned = False
     mine = source.share(np.sort(chosen), host.comm)
-    for first in range(0, len(mine), 256):
-        host.check_abort()
-        index = mine[first : first + 256]
-        images = particles.read_images(index)
-        tube = options.helical_outer_diameter / (2.0 * model.pixel_size)
-        if not (options.dont_check_norm or warned):
-            warned = _warn_of_norm(images, radius, particles, index, host, tube)
-        if options.zero_mask and options.masks_tubes:
-            images = mask_outside_tubes(images, particles.psi[index], radius, tube, float(options.mask_edge))
-        elif options.zero_mask:
-            images = mask_outside(images, radius, float(options.mask_edge))
-        average += images.sum(axis=0, dtype=np.float64)
-        spectrum = mean_shell_power(images, options.threads)
-        if averages is not None:
-            unmoved = np.zeros((len(index), 2), np.int64)
-            transforms, _, _ = transform_images(images, unmoved, np.ones(len(index)), float(box), 0.0, pixels)
-            ctf = np.ones(transforms.shape, np.float32)
-            if ctf_of is not None:
-                ctf = ctf_values(ctf_of[index], pixels.kx, pixels.ky, box, model.pixel_size)
-            known = particles.psi[index] if options.masks_tubes else None
-            averages.add(transforms, ctf, index, pixels.kx, pixels.ky, state.random_seed, known)
-        np.add.at(power, particles.optics_group[index], spectrum)
-        np.add.at(counts, particles.optics_group[index], 1.0)
-    grids = [] if averages is None else [each.grid for each in averages.sums]
-    totals: list[NDArray] = [power, average, counts, *grids]
+    for look, average in averages.items():
+        geometry = geometries[look]
+        radius, pixels = diameter / (2.0 * geometry.pixel_size), DiscPixels.of_size(geometry.box)
+        tube = options.helical_outer_diameter / (2.0 * geometry.pixel_size)
+        alike = mine[first_alike[particles.optics_group[mine]] == look]
+        for first in range(0, len(alike), 256):
+            host.check_abort()
+            index = alike[first : first + 256]
+            images = particles.read_images(index)
+            psis = particles.psi[index] if options.masks_tubes else None
+            if not (options.dont_check_norm or warned):
+                warned = _warn_of_norm(images, radius, particles, index, host, tube)
+            if options.zero_mask and psis is not None:
+                images = mask_outside_tubes(images, psis, radius, tube, float(options.mask_edge))
+            elif options.zero_mask:
+                images = mask_outside(images, radius, float(options.mask_edge))
+            average += images.sum(axis=0, dtype=np.float64)
+            spectrum = mean_shell_power(images, options.threads)
+            if random_averages is not None:
+                _add_at_random(random_averages, images, index, geometry, pixels, ctf_of, state.random_seed, psis)
+            np.add.at(power, particles.optics_group[index], geometry.gain**2 * geometry.mean_in_reference(spectrum))
+            np.add.at(counts, particles.optics_group[index], 1.0)
+    grids = [] if random_averages is None else [each.grid for each in random_averages.sums]
+    totals: list[NDArray] = [power, counts, *averages.values(), *grids]
     for array in totals:
         host.comm.allreduce_sum(array)
     if (counts == 0).any():
         raise UserError("Some optics group has no particles; remove it from the table data_optics.")
-    return initial_noise(power, counts, average / counts.sum()), averages
+    of_average = np.zeros_like(power)
+    for look, average in averages.items():
+        geometry, groups = geometries[look], first_alike == look
+        spectrum = power_of_average(average / counts[groups].sum())
+        of_average[groups] = geometry.gain**2 * geometry.mean_in_reference(spectrum[None])
+    return initial_noise(power, counts, of_average), random_averages
+
+
+def _add_at_random(
+    averages: RandomAverages,
+    images: NDArray[np.float32],
+    index: NDArray[np.int64],
+    geometry: ImageGeometry,
+    pixels: DiscPixels,
+    ctf_of: CtfParams | None,
+    seed: int,
+    psis: NDArray[np.float64] | None,
+) -> None:
+    """Adds images (n, box, box), the particles `index`, to random averages; the images are changed.
+
+    psis (n,): in-plane angles in degrees, where they are known.
+    """
+    unmoved, gain = np.zeros((len(index), 2), np.int64), np.full(len(index), geometry.gain)
+    transforms, _, _ = transform_images(images, unmoved, gain, float(geometry.box), 0.0, pixels)
+    ctf = np.ones(transforms.shape, np.float32)
+    if ctf_of is not None:
+        ctf = ctf_values(ctf_of[index], pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
+    averages.add(transforms, ctf, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio)
 
 
 def _warn_of_norm(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import mrcfile
 import numpy as np
 import pytest
-from small_project import ARGS, BOX, PIXEL, make_project, write_mrc
+from small_project import ARGS, BOX, PIXEL, make_project, star_text, write_mrc
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
@@ -149,12 +149,15 @@ def test_a_reference_to_be_rescaled_passes_with_trust_ref_size() -> None:
     assert check(trust_ref_size=True) == []
 
 
-def test_groups_of_different_size_are_refused_by_name(project: Path) -> None:
-    from small_project import star_text
-
+def test_groups_of_different_size_pass_and_each_must_hold_the_particle() -> None:
     Path("particles.star").write_text(star_text(groups=2))
+    set_optics("rlnImagePixelSize", [str(PIXEL), "2.2"])
+    assert check() == []
     set_optics("rlnImagePixelSize", [str(PIXEL), "1.7"])
-    with pytest.raises(UserError, match=r"group1: 32 pixels of 2\.5 A, group2: 32 pixels of 1\.7 A"):
+    with pytest.raises(UserError, match=r"--particle_diameter of 60 A does not fit into the box of 54\.4 A"):
+        check()
+    set_optics("rlnImageSize", [str(BOX), str(BOX + 2)])
+    with pytest.raises(UserError, match=r"are 32 pixels wide, but particles.star says 34"):
         check()
 
 
