@@ -25,7 +25,7 @@ from relion_py.compute.image.fourier import disc_pixels, gather, half_transform,
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map
 from relion_py.compute.io.particles import OpticsGroup, ParticleTable, read_particles
-from relion_py.compute.refine.backprojector import BackProjector
+from relion_py.compute.refine.backprojector import BackProjector, HelicalUnits
 from relion_py.compute.refine.reconstruct import reconstruct, update_tau2
 
 _BATCH = 200
@@ -81,7 +81,7 @@ def _main(argv: list[str], job: Job) -> None:
     say(f" + Back-projecting {len(table)} images ...")
     add_particles(table, sums, angpix, settings, job)
     say(" + Starting the reconstruction ...")
-    volume = make_map(sums, args)
+    volume = make_map(sums, args, angpix)
     write_map(args.text("--o"), volume, angpix)
     say(f" + Done! Written output map in: {args.text('--o')}")
 
@@ -101,9 +101,15 @@ def add_particles(table: ParticleTable, sums: BackProjector, angpix: float, sett
                 bar.update(done)
 
 
-def make_map(sums: BackProjector, args: Arguments) -> NDArray[np.float32]:
-    """The map from complete sums, with the prior of `--fsc` and the gridding of `--dont_skip_gridding`."""
-    sums.symmetrise()
+def make_map(sums: BackProjector, args: Arguments, angpix: float) -> NDArray[np.float32]:
+    """The map from complete sums, with the prior of `--fsc` and the gridding of `--dont_skip_gridding`.
+
+    angpix: A per pixel of the map. Helical and point-group symmetry are applied first.
+    """
+    units = args.integer("--nr_helical_asu")
+    if units < 1:
+        raise UserError(f"--nr_helical_asu must be at least 1, not {units}.")
+    sums.symmetrise(helix=HelicalUnits(args.number("--helical_twist"), args.number("--helical_rise") / angpix, units))
     tau2 = None
     if args.text("--fsc"):
         fsc = _read_fsc(args.text("--fsc"), sums.box // 2 + 1)

@@ -97,13 +97,45 @@ def mask_outside_tubes(
     psi: degrees (N,), see :func:`tube_mask`; radius, tube_radius, edge: pixels.  background: None for the mean of
     what is outside of each image's tube; or images of the same shape, such as noise.
     """
-    out = np.empty(images.shape, np.float32)
-    for n, image in enumerate(images):
-        mask, tube = tube_mask(images.shape[-1], float(psi[n]), radius, tube_radius, edge)
-        outside = 1.0 - tube
-        other = float((outside * image).sum() / max(outside.sum(), 1e-6)) if background is None else background[n]
-        out[n] = other + mask * (image - other)
+    flat = np.ascontiguousarray(images, dtype=np.float32)
+    other = flat if background is None else np.ascontiguousarray(background, dtype=np.float32)
+    if other.shape != flat.shape:
+        raise ValueError(f"the background has shape {other.shape}, the images have {flat.shape}")
+    out = np.empty_like(flat)
+    angles = np.deg2rad(np.asarray(psi, dtype=np.float64))
+    _fill_tubes(
+        flat, np.cos(angles), np.sin(angles), radius, tube_radius, max(edge, 1e-6), other, background is None, out
+    )
     return out
+
+
+@njit(cache=True, nogil=True)
+def _soft(distance, radius, edge):  # type: ignore[no-untyped-def]
+    """1 within a radius, 0 beyond its edge, a raised cosine between."""
+    if distance <= radius:
+        return 1.0
+    if distance >= radius + edge:
+        return 0.0
+    return 0.5 + 0.5 * np.cos(np.pi * (distance - radius) / edge)
+
+
+@njit(cache=True, nogil=True)
+def _fill_tubes(images, cosines, sines, radius, tube, edge, background, by_mean, out):  # type: ignore[no-untyped-def]
+    box = images.shape[1]
+    for n in range(images.shape[0]):
+        total, weight = 0.0, 0.0
+        for i in range(box):
+            for j in range(box):
+                y, x = i - box // 2, j - box // 2
+                inside = _soft(abs(cosines[n] * y + sines[n] * x), tube, edge)
+                total += (1.0 - inside) * images[n, i, j]
+                weight += 1.0 - inside
+                out[n, i, j] = min(inside, _soft(np.sqrt(float(x * x + y * y)), radius, edge))
+        mean = total / weight if weight > 0.0 else 0.0
+        for i in range(box):
+            for j in range(box):
+                other = mean if by_mean else background[n, i, j]
+                out[n, i, j] = other + out[n, i, j] * (images[n, i, j] - other)
 
 
 def cylinder_mask(box: int, radius: float, inner: float, edge: float) -> NDArray[np.float32]:

@@ -114,7 +114,7 @@ def _rotational_symmetry(helix: HelixState | None, starts: int) -> tuple[Array, 
 def smoothed(filament: Filament, sigma: float, sigma_offset: float) -> Priors:
     """Priors from neighbours within 3 sigma (A) along the filament; sigma 0: from each segment alone.
 
-    Segments of the other polarity than most are turned round first. Rot is averaged for both directions of the
+    Segments of the other polarity than most are turned round. Rot is averaged for both directions of the
     track, and that in which neighbours agree better is taken. Offsets across the filament that are farther than
     3 sigma_offset (A) from their neighbours' become these.
     """
@@ -122,7 +122,7 @@ def smoothed(filament: Filament, sigma: float, sigma_offset: float) -> Priors:
     wrong = np.abs(_wrapped(f.psi - f.psi_prior)) > 90.0
     psi = np.where(wrong, _turned(f.psi), f.psi)
     tilt = np.where(wrong, 180.0 - f.tilt, f.tilt)
-    flip_ratio = _new_flip_ratio(f.flip_ratio, int(wrong.sum()))
+    flip_ratio, turn_round = _new_flip_ratio(f.flip_ratio, int(wrong.sum()))
     distance = f.track[None] - f.track[:, None]
     weight = np.eye(len(f.track))
     if sigma > 0.01:
@@ -145,15 +145,20 @@ def smoothed(filament: Filament, sigma: float, sigma_offset: float) -> Priors:
     outlier = np.abs(mean_across - across) > _CUTOFF * sigma_offset
     pulled = to_image(np.stack([along, mean_across], axis=1), turns(mean_psi))
     offset = np.where(outlier[:, None], pulled, f.offset)
+    if turn_round:
+        mean_psi, mean_tilt = _turned(mean_psi), 180.0 - mean_tilt
     return Priors(best[1], mean_tilt, mean_psi, flip_ratio, offset, reverse, int(wrong.sum()))
 
 
-def _new_flip_ratio(old: Array, opposite: int) -> Array:
-    """The share of the other polarity, where most segments have it; else as before."""
+def _new_flip_ratio(old: Array, opposite: int) -> tuple[Array, bool]:
+    """What is left of the other polarity where most segments have it, and whether that is so; else as before.
+
+    The priors then take the polarity of the majority; the reference averages them in that of the old priors.
+    """
     ratio = (opposite + 1) / (len(old) + 2)  # Laplace smoothing
     if opposite == 0 and np.all(np.abs(old) <= 0.01):
         ratio = 0.0
-    return np.full(len(old), 1.0 - ratio) if ratio > 0.5 else old.copy()
+    return (np.full(len(old), 1.0 - ratio), True) if ratio > 0.5 else (old.copy(), False)
 
 
 def _wrapped(angle: Array) -> Array:

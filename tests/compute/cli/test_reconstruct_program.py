@@ -116,6 +116,7 @@ def particles(tmp_path: Path) -> Path:
     "flags",
     [
         "",
+        "--nr_helical_asu 4 --helical_rise 7.3 --helical_twist -33 --sym C2",
         "--ctf",
         "--ctf --ctf_phase_flipped",
         "--ctf --only_flip_phases",
@@ -173,7 +174,7 @@ def test_stacks_may_have_moved(particles: Path) -> None:
     ("arguments", "sentence"),
     [
         (["--i", "in.star", "--ewald"], "--ewald is not available in this release"),
-        (["--i", "in.star", "--nr_helical_asu", "3"], "helices are not reconstructed"),
+        (["--i", "in.star", "--nr_helical_asu", "0"], "--nr_helical_asu must be at least 1"),
         (["--i", "in.star", "--class", "9"], "No particle"),
         (["--i", "in.star", "--pad", "0"], "--pad must lie"),
         (["--i", "in.star", "--refdim", "4"], "--refdim must be"),

@@ -123,7 +123,7 @@ def test_classifications_of_the_reference_are_read(shared: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("label", "value", "words"),
     [
-        ("rlnDoHelicalRefine", "1", "a helix"),
+        ("rlnFourierMask", "mask.mrc", "a Fourier mask"),
         ("rlnLocalSymmetryFile", "local.star", "local symmetry"),
         ("rlnModelStarFile2", "", "numbered iteration"),
         ("rlnParticleDiameter", "wide", "_rlnParticleDiameter is 'wide'"),

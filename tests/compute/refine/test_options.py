@@ -94,7 +94,7 @@ def test_every_auto_refine_command_of_the_reference_is_taken_or_refused_by_name(
         words = shlex.split(case["commands"][0].replace("`which relion_refine_mpi`", "x").replace("`", "'"))
         arguments = parse(FLAGS, words[1:] if "mpirun" not in words else words[words.index("x") + 1 :])
         assert not [text for text in arguments.warnings if text.startswith('"--')], arguments.warnings
-        foreign = {"--helix", "--gpu", "--blush"} & arguments.given
+        foreign = {"--gpu", "--blush"} & arguments.given
         if foreign:
             with pytest.raises(UserError) as error:
                 refuse_unsupported(arguments.values, arguments.given)
@@ -104,10 +104,13 @@ def test_every_auto_refine_command_of_the_reference_is_taken_or_refused_by_name(
         refuse_unsupported(arguments.values, arguments.given)
         if arguments.text("--relax_sym").startswith("D"):  # which RELION 5 refuses as well, when it runs
             with pytest.raises(UserError, match="--relax_sym takes a cyclic group"):
-                RefineOptions.from_args(arguments.values, arguments.command_line)
+                RefineOptions.from_args(arguments.values, arguments.command_line, arguments.given)
             refused += 1
             continue
-        if "--continue" not in arguments.given:
+        if "--helix" in arguments.given and arguments.number("--helical_outer_diameter") <= 0:
+            with pytest.raises(UserError, match="--helix needs the tube's diameter"):
+                RefineOptions.from_args(arguments.values, arguments.command_line, arguments.given)
+        elif "--continue" not in arguments.given:
             options = RefineOptions.from_args(arguments.values, arguments.command_line)
             assert options.output_root == arguments.text("--o")
             assert options.threads == int(arguments.text("--j"))
@@ -139,6 +142,11 @@ def test_every_auto_refine_command_of_the_reference_is_taken_or_refused_by_name(
         ({"--keep_scratch": True}, "--keep_scratch needs a directory"),
         ({"--sym": "C1,D2"}, "--sym takes one point group"),
         ({"--force_converge": True}, "--force_converge goes with --continue"),
+        ({"--helix": True}, "--helical_outer_diameter"),
+        ({"--helical_nr_asu": "3"}, "--helical_nr_asu has no effect without --helix"),
+        ({"--helical_outer_diameter": "80"}, "--helical_outer_diameter has no effect without --helix"),
+        ({"--helix": True, "--helical_outer_diameter": "80", "--sym": "T"}, "point group Cn or Dn, not T"),
+        ({"--bimodal_psi": True}, "--bimodal_psi has no effect without --sigma_psi"),
     ],
 )
 def test_a_mistake_is_one_sentence_that_names_the_option(change: dict, words: str) -> None:
@@ -147,6 +155,24 @@ def test_a_mistake_is_one_sentence_that_names_the_option(change: dict, words: st
     sentence = str(error.value)
     assert words in sentence
     assert sentence.endswith(".") and sentence.count(". ") == 0 and "\n" not in sentence
+
+
+def test_tubes_have_wider_mask_edges_and_helices_a_diameter_of_their_own() -> None:
+    helix = {**ARGS, "--helix": True, "--helical_outer_diameter": "80", "--maskedge": "5", "--particle_diameter": "-1"}
+    assert RefineOptions.from_args(helix, given={"--helix"}).mask_edge == 10
+    assert RefineOptions.from_args(helix).mask_edge == 5
+    assert RefineOptions.from_args(helix).mask_diameter(200, 2.0) == 360
+    assert RefineOptions.from_args(helix).mask_diameter(60, 2.0) == pytest.approx(90)
+
+
+def test_limits_of_twist_and_rise_are_sorted_and_count_in_a_search_only() -> None:
+    words = {"--helical_twist_min": "-20", "--helical_twist_max": "-30", "--helical_rise_min": "4"}
+    more = {"--helical_rise_max": "5", "--helical_twist_initial": "-25", "--helical_rise_initial": "4.5"}
+    helix = {**ARGS, "--helix": True, "--helical_outer_diameter": "80", **words, **more}
+    twists, rises = RefineOptions.from_args({**helix, "--helical_symmetry_search": True}).helical_ranges
+    assert (twists.low, twists.high, rises.low, rises.high) == (-30, -20, 4, 5)
+    twists, rises = RefineOptions.from_args(helix).helical_ranges
+    assert (twists.low, twists.high, rises.low, rises.high) == (-25, -25, 4.5, 4.5)
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -158,7 +184,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ({"--helix": True}, "--helix"),
+        ({"--helical_exclude_resols": "50,5"}, "--helical_exclude_resols"),
         ({"--grad": True, "--som": True}, "--som"),
         ({"--gpu": ""}, "--gpu"),
     ],

@@ -7,10 +7,10 @@ from relion_py.compute.cli.parser import Flag
 _GENERAL = "General options"
 _CTF = "CTF options"
 _EXPERT = "Expert options"
+_HELICAL = "Helical options"
 _ABSENT = "Options of the reference that this release refuses"
 
 _EWALD = "the Ewald sphere's curvature is not corrected"
-_HELIX = "helices are not reconstructed"
 _TOMO = "sub-tomograms are not reconstructed"
 _DEBUG = "it is an aid for developers of the reference"
 
@@ -23,9 +23,6 @@ REFUSED: dict[str, str] = {
     "--width_mask_edge": _EWALD,
     "--newbox": _EWALD,
     "--sectors": _EWALD,
-    "--nr_helical_asu": _HELIX,
-    "--helical_rise": _HELIX,
-    "--helical_twist": _HELIX,
     "--normalised_subtomo": _TOMO,
     "--skip_subtomo_multi": _TOMO,
     "--ctf3d_not_squared": _TOMO,
@@ -67,6 +64,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--ctf_intact_first_peak", "flag", "", "leave the CTF alone up to its first peak", _CTF),
     Flag("--ctf_phase_flipped", "flag", "", "the phases of the images are flipped already", _CTF),
     Flag("--only_flip_phases", "flag", "", "correct the phases only", _CTF),
+    Flag("--nr_helical_asu", "value", "1", "asymmetric units of a helix that every image shows", _HELICAL),
+    Flag("--helical_rise", "value", "0.", "helical rise (A)", _HELICAL),
+    Flag("--helical_twist", "value", "0.", "helical twist (degrees, positive is right-handed)", _HELICAL),
     Flag("--iter", "value", "10", "iterations of gridding with --dont_skip_gridding", _EXPERT),
     Flag("--refdim", "value", "3", "3, or 2 for an average in the plane", _EXPERT),
     Flag(
