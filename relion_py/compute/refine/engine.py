@@ -26,7 +26,7 @@ from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import phase_shift
 from relion_py.compute.image.masks import flatten_solvent
 from relion_py.compute.parallel.comm import Communicator
-from relion_py.compute.refine import convergence, source
+from relion_py.compute.refine import convergence, outputs, source
 from relion_py.compute.refine.accuracy import expected_errors
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
@@ -148,6 +148,11 @@ class Engine:
     def first_by_correlation(self) -> bool:
         """Whether this is a first iteration by cross-correlation."""
         return self.state.iteration == 1 and self.options.firstiter_cc
+
+    @property
+    def by_correlation(self) -> bool:
+        """Whether images and projections are compared by cross-correlation in this iteration."""
+        return self.first_by_correlation or self.options.always_cc
 
     @property
     def residual(self) -> bool:
@@ -323,7 +328,7 @@ class Engine:
         settings = ExpectationSettings(
             adaptive_fraction=self.options.adaptive_fraction,
             maximum_significants=self.maximum_significants,
-            correlate=self.first_by_correlation,
+            correlate=self.by_correlation,
             residual=self.residual,
             sigma2_offset=model.sigma_offset**2,
             pixel_size=self.pixel_size,
@@ -485,6 +490,11 @@ class Engine:
         if len(failed) > FAILED_SHARE * len(self.particles):
             raise UserError(f"{sentence}; normalise the particles again, or remove these.")
         self.job.say(f" WARNING: {sentence}; they are left out of this iteration.")
+
+    def write_particles(self, names: outputs.OutputNames) -> None:
+        """The particles' file alone, by the first rank, as --skip_maximize asks for."""
+        self.on_first_rank(lambda: outputs.write_data(names, self.particles.to_star()))
+        self.job.say(f" Skipping the maximization: the particles are in {names.data}, stopping now...")
 
     def flatten(self) -> None:
         """Masks the references of all models."""
