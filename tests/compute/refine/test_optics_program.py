@@ -106,7 +106,7 @@ WAYS = {
 
 
 @needs_mpirun
-@pytest.mark.parametrize("way", slow_but(("the first rank reads for all",), WAYS))
+@pytest.mark.parametrize("way", slow_but((), WAYS))
 def test_no_way_of_reading_two_sizes_changes_the_map(way: str, joint: Run, two_sizes: Path) -> None:
     ranks, words = WAYS[way]
     (two_sizes / "scratch").mkdir(exist_ok=True)
@@ -134,7 +134,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", slow_but(("2D classes", "an initial model"), KINDS))
+@pytest.mark.parametrize("kind", slow_but(("2D classes",), KINDS))
 def test_classes_and_first_models_take_two_sizes(kind: str, two_sizes: Path) -> None:
     words = f"--i particles.star --ctf --zero_mask --flatten_solvent --particle_diameter {DIAMETER:g} "
     words += f"--oversampling 1 --pool 30 --random_seed 1 --dont_combine_weights_via_disc {KINDS[kind]}"
