@@ -10,6 +10,7 @@ from relion_py.compute.cli.options.refine import FLAGS, refuse_unsupported
 from relion_py.compute.cli.parser import parse
 from relion_py.compute.cli.program import Job, ProgressBar, run
 from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.symmetry import listing
 from relion_py.compute.parallel.comm import abort_all_on_error
 from relion_py.compute.refine.options import RefineOptions
 
@@ -40,6 +41,9 @@ class _Quiet(Job):
 def _refine(words: list[str], job: Job) -> None:
     arguments = parse(FLAGS, words, PROGRAM, DESCRIPTION, quiet=not job.leads)
     refuse_unsupported(arguments.values, arguments.given)
+    if arguments.on("--print_symmetry_ops"):
+        job.say(listing(arguments.text("--sym")))
+        return
     abort_all_on_error(job.comm)
     # after the options are known to be good: these imports take a second
     from relion_py.compute.refine import outputs, source, start

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.euler import matrix_to_euler
 
 Axis = tuple[int, tuple[float, float, float]]  # fold, direction
 
@@ -64,6 +65,19 @@ def operators(name: str) -> NDArray[np.float64]:
     Raises UserError as :func:`canonical`.
     """
     return _operators(canonical(name))
+
+
+def listing(name: str) -> str:
+    """The operators of a point group and their Euler angles as text (symmetries.cpp, SymList::writeDefinition)."""
+    matrices = operators(name)
+    lines = [f" ++++ Using symmetry group {name}, with the following {len(matrices)} transformation matrices:"]
+    for number, matrix in enumerate(matrices, 1):
+        lines.append(f" R({number})= ")
+        lines += ["".join(f"{value + 0.0:13.6f}" for value in row) for row in np.round(matrix, 6)]
+        if number > 1:
+            angles = (float(angle[0]) for angle in matrix_to_euler(matrix[None]))
+            lines.append("     Euler angles: " + " ".join(f"{angle:g}" for angle in angles))
+    return "\n".join(lines)
 
 
 def order(name: str) -> int:

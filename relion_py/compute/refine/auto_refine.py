@@ -36,6 +36,8 @@ class AutoRefinement(Engine):
             self.state.has_converged |= convergence.has_converged(self.state, self.options)
             self._report_iteration()
             self.iterate()
+            if self.options.skip_maximize:
+                return
             self.job.say(f" Time per step (s): {self.clock}")
             if self.state.has_converged:
                 self._report_end()
@@ -51,7 +53,7 @@ class AutoRefinement(Engine):
         self.perturb()
         references = [self.fourier_references(model) for model in self.models]
         self.clock.lap("references")
-        if not self.first_by_correlation:
+        if not self.by_correlation:
             self.estimate_accuracy(self.models[0], references[0])
             self.models[1].accuracy_rot = self.models[0].accuracy_rot.copy()
             self.models[1].accuracy_trans = self.models[0].accuracy_trans.copy()
@@ -63,6 +65,9 @@ class AutoRefinement(Engine):
         state.coarse_size = sizes.coarse
         halves = self._expectation(references, sizes)
         del references
+        if self.options.skip_maximize:
+            self.write_particles(outputs.OutputNames(self.options.output_root, outputs.FINAL))
+            return
         self._maximization(halves, last)
 
     def _update_resolution(self) -> None:
@@ -217,7 +222,7 @@ class AutoRefinement(Engine):
                 fix_sigma_noise=self.options.fix_sigma_noise,
                 do_norm=self.options.do_norm_correction,
                 do_scale=self.do_scale,
-                first_iteration_cc=self.first_by_correlation,
+                by_correlation=self.by_correlation,
                 offset_dimensions=1 if self.options.helical_symmetry else 2,
                 shell_pixels=self.shell_pixels,
             )

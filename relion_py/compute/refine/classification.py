@@ -43,6 +43,8 @@ class Classification(Engine):
             self.state.iteration += 1
             self.clock = Stopwatch()
             self.iterate()
+            if self.options.skip_maximize:
+                return
             self.job.say(
                 f" Iteration {self.state.iteration}: resolution {model.current_resolution:g} A, classes with particles "
                 f"{int(np.sum(model.pdf_class > 0))}, changes in angles "
@@ -63,6 +65,9 @@ class Classification(Engine):
         sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
         state.coarse_size = sizes.coarse
         sums, weighted = self._expectation(references, sizes)
+        if self.options.skip_maximize:
+            self.write_particles(outputs.OutputNames(self.options.output_root, state.iteration))
+            return
         self._maximization(sums, weighted)
 
     def _update_resolution(self) -> None:
@@ -72,7 +77,7 @@ class Classification(Engine):
 
     def _adjust_sampling(self, references: list[FourierReference]) -> None:
         """Measures how accurate angles and offsets are, and samples as finely as that is worth."""
-        if not self.first_by_correlation and not self.options.skip_align:
+        if not self.by_correlation and not self.options.skip_align:
             self.estimate_accuracy(self.models[0], references)
         if self.options.auto_sampling:
             if self.state.iteration > 1:
@@ -105,7 +110,7 @@ class Classification(Engine):
         s, over, model = self.sampling, self.options.oversampling, self.models[0]
         if s.is_3d:
             needed = COARSER_FACTOR * self.state.accuracy_rot
-            if self.first_by_correlation:
+            if self.by_correlation:
                 needed = 360.0 / math.ceil(math.pi * self.diameter / model.current_resolution)
             order = s.healpix_order_ori
             while order > 0 and healpix_angular_step(order + over) < needed:
@@ -221,7 +226,7 @@ class Classification(Engine):
             fix_sigma_noise=options.fix_sigma_noise,
             do_norm=options.do_norm_correction,
             do_scale=self.do_scale,
-            first_iteration_cc=self.first_by_correlation,
+            by_correlation=self.by_correlation,
             offset_dimensions=1 if options.helical_symmetry else 2,
             shell_pixels=self.shell_pixels,
         )

@@ -171,6 +171,9 @@ class ParticleSet:
         """(N,) pixels of each particle's image."""
         return np.array([g.box_size for g in self.table.optics_groups], np.int64)[self.optics_group]
 
+    def _box_of(self, index: int) -> int:
+        return self.table.optics_groups[self.optics_group[index]].box_size
+
     def geometries(self, reference_box: int, reference_pixel_size: float) -> list[ImageGeometry]:
         """For each optics group, how its images lie in the transform of such a reference."""
         return [
@@ -250,7 +253,7 @@ class ParticleSet:
         wanted = np.asarray(indices, dtype=np.int64)
         if not len(wanted):
             return np.empty((0, self.box_size, self.box_size), np.float32)
-        box = int(self.boxes[wanted[0]])
+        box = self._box_of(wanted[0])
         images = np.empty((len(wanted), box, box), np.float32)
         if self._images:
             places = self._memory_place[wanted]
@@ -274,7 +277,7 @@ class ParticleSet:
         return images
 
     def _square(self, images: NDArray[np.float32], wanted: IntArray) -> NDArray[np.float32]:
-        box = int(self.boxes[wanted[0]])
+        box = self._box_of(wanted[0])
         if images.shape[1:] != (box, box):
             raise UserError(
                 f"{self.image_name(int(wanted[0]))} is {images.shape[2]} x {images.shape[1]} pixels, but "

@@ -26,7 +26,7 @@ from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import phase_shift
 from relion_py.compute.image.masks import flatten_solvent
 from relion_py.compute.parallel.comm import Communicator
-from relion_py.compute.refine import convergence, helical, source
+from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.accuracy import expected_errors
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
@@ -149,6 +149,11 @@ class Engine:
     def first_by_correlation(self) -> bool:
         """Whether this is a first iteration by cross-correlation."""
         return self.state.iteration == 1 and self.options.firstiter_cc
+
+    @property
+    def by_correlation(self) -> bool:
+        """Whether images and projections are compared by cross-correlation in this iteration."""
+        return self.first_by_correlation or self.options.always_cc
 
     @property
     def residual(self) -> bool:
@@ -324,7 +329,7 @@ class Engine:
         settings = ExpectationSettings(
             adaptive_fraction=self.options.adaptive_fraction,
             maximum_significants=self.maximum_significants,
-            correlate=self.first_by_correlation,
+            correlate=self.by_correlation,
             residual=self.residual,
             sigma2_offset=model.sigma_offset**2,
             free_along=self.options.helical_symmetry,
@@ -524,6 +529,11 @@ class Engine:
             told = update_priors(self.particles, model, self.options)
             if told:
                 self.job.say(told)
+
+    def write_particles(self, names: outputs.OutputNames) -> None:
+        """The particles' file alone, by the first rank, as --skip_maximize asks for."""
+        self.on_first_rank(lambda: outputs.write_data(names, self.particles.to_star()))
+        self.job.say(f" Skipping the maximization: the particles are in {names.data}, stopping now...")
 
     def flatten(self) -> None:
         """Masks the references of all models; maps that were made helical, without a mask, have their tube already."""

@@ -27,7 +27,7 @@ def update_model(
     fix_sigma_noise: bool,
     do_norm: bool,
     do_scale: bool,
-    first_iteration_cc: bool,
+    by_correlation: bool,
     offset_dimensions: int = 2,
     shell_pixels: NDArray[np.int64] | None = None,
 ) -> None:
@@ -35,13 +35,13 @@ def update_model(
 
     min_sigma2_offset in A^2. offset_dimensions: components of the offsets that were counted. shell_pixels (O, S):
     Fourier pixels of an image of each optics group in each shell of the reference, by default those of an image like
-    the reference. After a first iteration by cross-correlation, noise and scales stay as they were.
+    the reference. After an expectation by cross-correlation, noise and scales stay as they were.
     """
     if sums.sum_weight <= 0.0:
         return
     if do_norm:
         model.avg_norm_correction = sums.avg_norm_correction / sums.sum_weight
-    if do_scale and not first_iteration_cc:
+    if do_scale and not by_correlation:
         model.scale_correction = _new_scales(sums, model.nr_particles_per_group)
     model.pdf_direction = sums.pdf_direction / sums.sum_weight
     model.pdf_class = model.pdf_direction.sum(axis=1)
@@ -54,11 +54,11 @@ def update_model(
     if not fix_sigma_offset:
         variance = sums.sigma2_offset / (offset_dimensions * sums.sum_weight)
         model.sigma_offset = float(np.sqrt(max(variance, min_sigma2_offset)))
-    if not fix_sigma_noise and not first_iteration_cc:
+    if not fix_sigma_noise and not by_correlation:
         if shell_pixels is None:
             shell_pixels = np.tile(half_plane_pixels(model.ori_size), (model.nr_optics_groups, 1))
         model.sigma2_noise = _new_noise(model, sums, shell_pixels)
-    model.log_likelihood = sums.log_likelihood / (sums.sum_weight if first_iteration_cc else 1.0)
+    model.log_likelihood = sums.log_likelihood / (sums.sum_weight if by_correlation else 1.0)
     model.ave_pmax = sums.sum_pmax / sums.sum_weight
 
 

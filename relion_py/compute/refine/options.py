@@ -78,7 +78,9 @@ class RefineOptions:
     iterations: int = _option("--iter", "integer", -1, minimum=1, unset=-1, on_continue="change")
     auto_iter_max: int = _option("--auto_iter_max", "integer", 999, minimum=1, on_continue="again")
     force_converge: bool = _option("--force_converge", "switch", False, on_continue="again")
+    skip_maximize: bool = _option("--skip_maximize", "switch", False, on_continue="again")
     random_seed: int = _option("--random_seed", "integer", -1, minimum=0, unset=-1)  # -1: from the clock
+    print_symmetry_ops: bool = _option("--print_symmetry_ops", "switch", False, on_continue="again")  # and end
     verb: int = _option("--verb", "integer", 1, minimum=0, on_continue="again")
 
     # steps along the gradient
@@ -106,6 +108,7 @@ class RefineOptions:
     # reference and prior
     ini_high: float = _option("--ini_high", "number", -1.0, minimum=0.0, unset=-1)  # A; <= 0: no filter
     firstiter_cc: bool = _option("--firstiter_cc", "switch", False)
+    always_cc: bool = _option("--always_cc", "switch", False, on_continue="again")
     ref_angpix: float = _option("--ref_angpix", "number", -1.0, minimum=1e-3, unset=-1)  # A/pixel
     trust_ref_size: bool = _option("--trust_ref_size", "switch", False, on_continue="again")
     tau2_fudge: float = _option("--tau2_fudge", "number", -1.0, minimum=1e-6, unset=-1, on_continue="change")
@@ -558,6 +561,9 @@ def _problems_of_any_run(options: RefineOptions) -> list[str]:
                 problems.append(f"{flag} needs a directory: name it with --scratch_dir.")
     if options.strict_highres_exp > 0 and 0 < options.strict_lowres_exp <= options.strict_highres_exp:
         problems.append("--strict_lowres_exp must be a larger number of A than --strict_highres_exp.")
+    for flag, given in (("--always_cc", options.always_cc), ("--skip_maximize", options.skip_maximize)):
+        if given and options.gradient:
+            problems.append(f"{flag} and --grad exclude each other: give one of them.")
     if options.fast_subsets and options.gradient:
         problems.append("--fast_subsets and --grad exclude each other: give one of them.")
     if not options.gradient:

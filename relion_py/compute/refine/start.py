@@ -11,28 +11,23 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.errors import UserError
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.image.fourier import lowpass
-from relion_py.compute.image.masks import cylinder_mask, mask_outside, mask_outside_tubes, soft_mask, tube_mask
+from relion_py.compute.image.masks import cylinder_mask, soft_mask
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.engine import FILTER_EDGE, Host, grid_of
+from relion_py.compute.refine.first_noise import first_noise
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
 from relion_py.compute.refine.gradient import GradientClassification
-from relion_py.compute.refine.images import DiscPixels, transform_images
-from relion_py.compute.refine.maximization import initial_noise, mean_shell_power, power_of_average
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
-from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
 
 DEFAULT_PSI_STEP = 10.0
 """Degrees; in-plane step of a 2D classification without --psi_step."""
-NORM_LIMITS = (0.5, 2.0)
-"""Standard deviation of the background that normalised images have."""
 
 
 def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoRefinement | Classification:
@@ -50,12 +45,13 @@ def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoR
         model.references = _given_references(options, particles, host)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
-        model.sigma2_noise, averages = _initial_noise(particles, options, model, state, host)
+        ctf = _ctf(particles, options)
+        model.sigma2_noise, averages = first_noise(particles, options, model, ctf, state.random_seed, host)
         if not options.has_reference:
             if options.ini_high <= 0:
                 options = replace(options, ini_high=first_resolution(model.ori_size, model.pixel_size))
             model.references = _made_references(options, model, averages, state)
-        mask, ctf = _mask(options, model, host), _ctf(particles, options)
+        mask = _mask(options, model, host)
         if options.auto_refine:
             halves = [model, model.copy()]
             for half, each in enumerate(halves, 1):
@@ -238,126 +234,3 @@ def _mask(options: RefineOptions, model: ModelState, host: Host) -> NDArray[np.f
         radius = options.mask_diameter(box, pixel_size) / (2.0 * pixel_size)
         return soft_mask(box, radius, float(options.mask_edge), model.ref_dim)
     return None
-
-
-def _initial_noise(
-    particles: ParticleSet, options: RefineOptions, model: ModelState, state: OptimiserState, host: Host
-) -> tuple[NDArray[np.float64], RandomAverages | None]:
-    """Noise spectra (O, S) from the power of the first images of each optics group, in random order.
-
-    Without a reference also random averages of these images, on every rank.
-    """
-    host.say(" Estimating initial noise spectra ...")
-    wanted = options.minimum_particles_sigma2_noise
-    random = np.random.default_rng([state.random_seed, 3])
-    order = random.permutation(len(particles))
-    chosen = np.concatenate(
-        [order[particles.optics_group[order] == o][:wanted] for o in range(particles.nr_optics_groups)]
-    )
-    geometries = particles.geometries(model.ori_size, model.pixel_size)
-    # one average image for all optics groups of one box and pixel size, called by the first of them
-    looks = [(g.box, g.pixel_size) for g in geometries]
-    first_alike = np.array([looks.index(look) for look in looks])
-    averages = {int(o): np.zeros((geometries[o].box,) * 2) for o in np.unique(first_alike)}
-    # the mean power of a shell, and the sum of the images, over all ranks
-    power, counts = np.zeros((len(geometries), model.nr_shells)), np.zeros(len(geometries))
-    random_averages = None
-    if not options.has_reference:
-        random_averages = RandomAverages(options.classes, model.ori_size, model.ref_dim, options.padding_factor)
-    ctf_of = _ctf(particles, options)
-    diameter = options.mask_diameter(model.ori_size, model.pixel_size)
-    warned = False
-    mine = source.share(np.sort(chosen), host.comm)
-    for look, average in averages.items():
-        geometry = geometries[look]
-        radius, pixels = diameter / (2.0 * geometry.pixel_size), DiscPixels.of_size(geometry.box)
-        tube = options.helical_outer_diameter / (2.0 * geometry.pixel_size)
-        alike = mine[first_alike[particles.optics_group[mine]] == look]
-        for first in range(0, len(alike), 256):
-            host.check_abort()
-            index = alike[first : first + 256]
-            images = particles.read_images(index)
-            psis = particles.psi[index] if options.masks_tubes else None
-            if not (options.dont_check_norm or warned):
-                warned = _warn_of_norm(images, radius, particles, index, host, tube)
-            if options.zero_mask and psis is not None:
-                images = mask_outside_tubes(images, psis, radius, tube, float(options.mask_edge))
-            elif options.zero_mask:
-                images = mask_outside(images, radius, float(options.mask_edge))
-            average += images.sum(axis=0, dtype=np.float64)
-            spectrum = mean_shell_power(images, options.threads)
-            if random_averages is not None:
-                _add_at_random(random_averages, images, index, geometry, pixels, ctf_of, state.random_seed, psis)
-            np.add.at(power, particles.optics_group[index], geometry.gain**2 * geometry.mean_in_reference(spectrum))
-            np.add.at(counts, particles.optics_group[index], 1.0)
-    grids = [] if random_averages is None else [each.grid for each in random_averages.sums]
-    totals: list[NDArray] = [power, counts, *averages.values(), *grids]
-    for array in totals:
-        host.comm.allreduce_sum(array)
-    if (counts == 0).any():
-        raise UserError("Some optics group has no particles; remove it from the table data_optics.")
-    of_average = np.zeros_like(power)
-    for look, average in averages.items():
-        geometry, groups = geometries[look], first_alike == look
-        spectrum = power_of_average(average / counts[groups].sum())
-        of_average[groups] = geometry.gain**2 * geometry.mean_in_reference(spectrum[None])
-    return initial_noise(power, counts, of_average), random_averages
-
-
-def _add_at_random(
-    averages: RandomAverages,
-    images: NDArray[np.float32],
-    index: NDArray[np.int64],
-    geometry: ImageGeometry,
-    pixels: DiscPixels,
-    ctf_of: CtfParams | None,
-    seed: int,
-    psis: NDArray[np.float64] | None,
-) -> None:
-    """Adds images (n, box, box), the particles `index`, to random averages; the images are changed.
-
-    psis (n,): in-plane angles in degrees, where they are known.
-    """
-    unmoved, gain = np.zeros((len(index), 2), np.int64), np.full(len(index), geometry.gain)
-    transforms, _, _ = transform_images(images, unmoved, gain, float(geometry.box), 0.0, pixels)
-    ctf = np.ones(transforms.shape, np.float32)
-    if ctf_of is not None:
-        ctf = ctf_values(ctf_of[index], pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
-    averages.add(transforms, ctf, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio)
-
-
-def _warn_of_norm(
-    images: NDArray[np.float32],
-    radius: float,
-    particles: ParticleSet,
-    index: NDArray[np.int64],
-    host: Host,
-    tube: float = -1.0,
-) -> bool:
-    """Says so once if the background of an image does not have mean 0 and standard deviation 1.
-
-    radius, tube  pixels: outside the circle, or with a positive tube outside the helix, is background
-    """
-    box = images.shape[1]
-    if tube > 0:
-        outside = np.array([tube_mask(box, float(psi), box, tube, 0.0)[1] == 0 for psi in particles.psi[index]])
-    else:
-        y, x = np.ogrid[-(box // 2) : box - box // 2, -(box // 2) : box - box // 2]
-        outside = np.broadcast_to(x**2 + y**2 > radius**2, images.shape)
-    count = outside.sum(axis=(1, 2))
-    if not count.all():
-        return True
-    background = np.where(outside, images.astype(np.float64), 0.0)
-    mean = background.sum(axis=(1, 2)) / count
-    deviation = np.sqrt(np.maximum((background**2).sum(axis=(1, 2)) / count - mean**2, 0.0))
-    low, high = NORM_LIMITS
-    with np.errstate(divide="ignore", invalid="ignore"):
-        odd = (deviation < low) | (deviation > high) | (np.abs(mean / deviation) > 0.5)
-    if not odd.any():
-        return False
-    n = int(np.argmax(odd))
-    host.say(
-        f" WARNING: {particles.image_name(int(index[n]))} has a background of {mean[n]:.2f} +/- {deviation[n]:.2f} "
-        "instead of 0 +/- 1: normalise the particles when extracting them, or say --dont_check_norm."
-    )
-    return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_project import BOX, PIXEL, N, images, make_project
+from small_project import BOX, PIXEL, N, images, make_project, write_mrc
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
@@ -134,6 +134,31 @@ def test_images_are_the_same_from_stacks_memory_and_scratch(project: Path, parti
     for path in project.glob("Extract/job003/*.mrcs"):
         path.unlink()
     np.testing.assert_array_equal(particles.read_images(wanted), expected)
+
+
+@pytest.mark.parametrize("where", ["stacks", "memory", "scratch"])
+def test_images_of_two_sizes_are_read_from_anywhere(project: Path, where: str) -> None:
+    """The second optics group is the second micrograph, whose images are cut smaller."""
+    small = BOX - 8
+    edit(project / "particles.star", "rlnOpticsGroup", [str(2 - i % 2) for i in range(N)])
+    tables = star.read(project / "particles.star")
+    tables["optics"].set("rlnImageSize", [str(BOX), str(small)])
+    star.write(project / "particles.star", tables)
+    write_mrc(project / "Extract/job003/mic2.mrcs", images(2)[:, 4:-4, 4:-4])
+    particles = ParticleSet.read("particles.star")
+    assert particles.preread_bytes == 4 * (N // 2) * (BOX**2 + small**2)
+    assert [g.box for g in particles.geometries(BOX, PIXEL)] == [BOX, small]
+    if where == "memory":
+        particles.preread(np.arange(0, N, 2))  # and the others where they were
+    if where == "scratch":
+        (project / "fast").mkdir()
+        scratch = Scratch(str(project / "fast"), particles.image_names_by_optics_group())
+        scratch.attach(scratch.copy(keep_free=0))
+        particles.use_scratch(scratch)
+    for group, box in ((0, BOX), (1, small)):
+        mine = np.flatnonzero(particles.optics_group == group)
+        cut = slice((BOX - box) // 2, (BOX + box) // 2)
+        np.testing.assert_array_equal(particles.read_images(mine), truth(particles, mine.tolist())[:, cut, cut])
 
 
 def test_a_rank_that_holds_its_share_reads_the_others_all_the_same(particles: ParticleSet) -> None:

@@ -47,7 +47,7 @@ def updated(sums: WeightedSums, **change: object) -> ModelState:
     new.sigma2_noise[:] = 0.5
     usual: dict[str, object] = {
         "min_sigma2_offset": 2.0, "fix_sigma_offset": False, "fix_sigma_noise": False, "do_norm": True,
-        "do_scale": True, "first_iteration_cc": False,
+        "do_scale": True, "by_correlation": False,
     }  # fmt: skip
     update_model(new, sums, **{**usual, **change})  # type: ignore[arg-type]
     return new
@@ -81,7 +81,7 @@ def test_what_is_fixed_stays(sums: WeightedSums) -> None:
 
 
 def test_after_a_first_iteration_by_correlation_noise_and_scales_stay(sums: WeightedSums) -> None:
-    new = updated(sums, first_iteration_cc=True)
+    new = updated(sums, by_correlation=True)
     assert (new.sigma2_noise == 0.5).all() and (new.scale_correction == 1.0).all()
     assert new.sigma_offset == pytest.approx(3.0)
 

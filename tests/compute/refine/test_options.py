@@ -72,6 +72,7 @@ def test_no_option_is_taken_and_then_ignored() -> None:
         "cpu",  # there is nothing else to compute on
         "pipeline_control",  # read by cli/program.py before anything is parsed
         "continue_from",  # read by cli/refine.py from the words
+        "print_symmetry_ops",  # likewise
         "command_line",  # for the head of _optimiser.star
     }
     assert {f.name for f in dataclasses.fields(RefineOptions)} - names <= said_otherwise

@@ -1,0 +1,179 @@
+"""The first spectra of the noise, from the power of some images of each optics group, before anything is known.
+
+Without a reference also averages of these images at random orientations, from which first references are made.
+Source: ml_optimiser.cpp, calculateSumOfPowerSpectraAndAverageImage and setSigmaNoiseEstimatesAndSetAverageImage.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.errors import UserError
+from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.masks import mask_outside, mask_outside_tubes, tube_mask
+from relion_py.compute.parallel.comm import Communicator
+from relion_py.compute.refine import source
+from relion_py.compute.refine.data import ParticleSet
+from relion_py.compute.refine.engine import Host
+from relion_py.compute.refine.first_references import RandomAverages
+from relion_py.compute.refine.images import DiscPixels, transform_images
+from relion_py.compute.refine.maximization import initial_noise, mean_shell_power, power_of_average
+from relion_py.compute.refine.model import ModelState
+from relion_py.compute.refine.optics import ImageGeometry
+from relion_py.compute.refine.options import RefineOptions
+
+NORM_LIMITS = (0.5, 2.0)
+"""Standard deviation of the background that normalised images have."""
+_BATCH = 256
+"""Images looked at between two looks at a request to stop."""
+
+
+def first_noise(
+    particles: ParticleSet,
+    options: RefineOptions,
+    model: ModelState,
+    ctf: CtfParams | None,
+    seed: int,
+    host: Host,
+) -> tuple[NDArray[np.float64], RandomAverages | None]:
+    """Noise spectra (O, S) from the power of the first images of each optics group, in random order.
+
+    Without a reference also random averages of these images, on every rank. ctf: of all particles, or None.
+    """
+    host.say(" Estimating initial noise spectra ...")
+    sums = _Power(particles, model)
+    averages = None
+    if not options.has_reference:
+        averages = RandomAverages(options.classes, model.ori_size, model.ref_dim, options.padding_factor)
+    diameter = options.mask_diameter(model.ori_size, model.pixel_size)
+    mine = source.share(_first_of_each_group(particles, options, seed), host.comm)
+    warned = options.dont_check_norm
+    for geometry, alike in sums.by_geometry(mine):
+        radius, pixels = diameter / (2.0 * geometry.pixel_size), DiscPixels.of_size(geometry.box)
+        tube = options.helical_outer_diameter / (2.0 * geometry.pixel_size)
+        for first in range(0, len(alike), _BATCH):
+            host.check_abort()
+            index = alike[first : first + _BATCH]
+            images = particles.read_images(index)
+            psis = particles.psi[index] if options.masks_tubes else None
+            warned = warned or _warn_of_norm(images, radius, particles, index, host, tube)
+            if options.zero_mask and psis is not None:
+                images = mask_outside_tubes(images, psis, radius, tube, float(options.mask_edge))
+            elif options.zero_mask:
+                images = mask_outside(images, radius, float(options.mask_edge))
+            sums.add(index, images, options.threads)
+            if averages is not None:
+                _add_at_random(averages, images, index, geometry, pixels, ctf, seed, psis)
+    for array in [] if averages is None else [each.grid for each in averages.sums]:
+        host.comm.allreduce_sum(array)
+    return sums.spectra(host.comm), averages
+
+
+def _first_of_each_group(particles: ParticleSet, options: RefineOptions, seed: int) -> NDArray[np.int64]:
+    """The particles that are looked at, ascending."""
+    order = np.random.default_rng([seed, 3]).permutation(len(particles))
+    groups, wanted = particles.optics_group[order], options.minimum_particles_sigma2_noise
+    return np.sort(np.concatenate([order[groups == o][:wanted] for o in range(particles.nr_optics_groups)]))
+
+
+class _Power:
+    """Sums over images: their power in each shell of the reference, by optics group, and the images themselves.
+
+    There is one average image for all optics groups of one box and pixel size.
+    """
+
+    def __init__(self, particles: ParticleSet, model: ModelState) -> None:
+        self.group_of = particles.optics_group
+        self.geometries = particles.geometries(model.ori_size, model.pixel_size)
+        looks = [(g.box, g.pixel_size) for g in self.geometries]
+        self.first_alike = np.array([looks.index(look) for look in looks])
+        self.images = {int(o): np.zeros((looks[o][0],) * 2) for o in np.unique(self.first_alike)}
+        self.power = np.zeros((len(looks), model.nr_shells))
+        self.counts = np.zeros(len(looks))
+
+    def by_geometry(self, index: NDArray[np.int64]) -> list[tuple[ImageGeometry, NDArray[np.int64]]]:
+        """These particles in parts whose images are alike."""
+        alike = self.first_alike[self.group_of[index]]
+        return [(self.geometries[o], index[alike == o]) for o in self.images]
+
+    def add(self, index: NDArray[np.int64], images: NDArray[np.float32], threads: int) -> None:
+        """Adds images (n, box, box), those of the particles `index`, which are alike."""
+        groups = self.group_of[index]
+        geometry = self.geometries[groups[0]]
+        self.images[int(self.first_alike[groups[0]])] += images.sum(axis=0, dtype=np.float64)
+        power = mean_shell_power(images, threads)
+        np.add.at(self.power, groups, geometry.gain**2 * geometry.mean_in_reference(power))
+        np.add.at(self.counts, groups, 1.0)
+
+    def spectra(self, comm: Communicator) -> NDArray[np.float64]:
+        """The noise (O, S), from the images of all ranks."""
+        for array in (self.power, self.counts, *self.images.values()):
+            comm.allreduce_sum(array)
+        if (self.counts == 0).any():
+            raise UserError("Some optics group has no particles; remove it from the table data_optics.")
+        of_average = np.zeros_like(self.power)
+        for look, total in self.images.items():
+            geometry, groups = self.geometries[look], self.first_alike == look
+            power = power_of_average(total / self.counts[groups].sum())
+            of_average[groups] = geometry.gain**2 * geometry.mean_in_reference(power[None])
+        return initial_noise(self.power, self.counts, of_average)
+
+
+def _add_at_random(
+    averages: RandomAverages,
+    images: NDArray[np.float32],
+    index: NDArray[np.int64],
+    geometry: ImageGeometry,
+    pixels: DiscPixels,
+    params: CtfParams | None,
+    seed: int,
+    psis: NDArray[np.float64] | None,
+) -> None:
+    """Adds images (n, box, box), the particles `index`, to random averages; the images are changed.
+
+    psis (n,): in-plane angles in degrees, where they are known.
+    """
+    unmoved, gain = np.zeros((len(index), 2), np.int64), np.full(len(index), geometry.gain)
+    transforms, _, _ = transform_images(images, unmoved, gain, float(geometry.box), 0.0, pixels)
+    ctf = np.ones(transforms.shape, np.float32)
+    if params is not None:
+        ctf = ctf_values(params[index], pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
+    averages.add(transforms, ctf, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio)
+
+
+def _warn_of_norm(
+    images: NDArray[np.float32],
+    radius: float,
+    particles: ParticleSet,
+    index: NDArray[np.int64],
+    host: Host,
+    tube: float = -1.0,
+) -> bool:
+    """Says so once if the background of an image does not have mean 0 and standard deviation 1.
+
+    radius, tube  pixels: outside the circle, or with a positive tube outside the helix, is background
+    """
+    box = images.shape[1]
+    if tube > 0:
+        outside = np.array([tube_mask(box, float(psi), box, tube, 0.0)[1] == 0 for psi in particles.psi[index]])
+    else:
+        y, x = np.ogrid[-(box // 2) : box - box // 2, -(box // 2) : box - box // 2]
+        outside = np.broadcast_to(x**2 + y**2 > radius**2, images.shape)
+    count = outside.sum(axis=(1, 2))
+    if not count.all():
+        return True
+    background = np.where(outside, images.astype(np.float64), 0.0)
+    mean = background.sum(axis=(1, 2)) / count
+    deviation = np.sqrt(np.maximum((background**2).sum(axis=(1, 2)) / count - mean**2, 0.0))
+    low, high = NORM_LIMITS
+    with np.errstate(divide="ignore", invalid="ignore"):
+        odd = (deviation < low) | (deviation > high) | (np.abs(mean / deviation) > 0.5)
+    if not odd.any():
+        return False
+    n = int(np.argmax(odd))
+    host.say(
+        f" WARNING: {particles.image_name(int(index[n]))} has a background of {mean[n]:.2f} +/- {deviation[n]:.2f} "
+        "instead of 0 +/- 1: normalise the particles when extracting them, or say --dont_check_norm."
+    )
+    return True

@@ -1,0 +1,49 @@
+"""Flags that end a run early or change how it compares, as a user gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from refine_runs import Run, refined, usual_without
+
+from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.io import star
+from relion_py.compute.refine.options import RefineOptions
+
+
+def test_without_maximization_only_the_particles_are_written(serial_run: Run, d2_project: Path) -> None:
+    run = refined(d2_project, "no_maps", "--skip_maximize")
+    written = {path.name for path in run.out.iterdir() if "it000" not in path.name}
+    assert written == {"run_data.star", "RELION_JOB_EXIT_SUCCESS"}
+    found, usual = (
+        star.read(p)["particles"] for p in (run.out / "run_data.star", serial_run.out / "run_it001_data.star")
+    )
+    for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnLogLikeliContribution"):
+        np.testing.assert_allclose(found.floats(label), usual.floats(label))
+
+
+def test_always_by_correlation_gives_each_particle_one_pose_and_keeps_the_noise(d2_project: Path) -> None:
+    usual = usual_without("--auto_refine", "--split_random_halves", "--low_resol_join_halves")
+    run = refined(d2_project, "always_cc", "--always_cc", "--iter", "2", "--K", "1", usual=usual)
+    for iteration in (1, 2):
+        particles = star.read(run.out / f"run_it00{iteration}_data.star")["particles"]
+        np.testing.assert_array_equal(particles.floats("rlnMaxValueProbDistribution"), 1.0)
+        noise = [star.read(run.out / f"run_it00{i}_model.star")["model_optics_group_1"] for i in (0, iteration)]
+        np.testing.assert_array_equal(noise[0].floats("rlnSigma2Noise"), noise[1].floats("rlnSigma2Noise"))
+
+
+def test_symmetry_operators_are_listed(d2_project: Path) -> None:
+    run = refined(d2_project, "operators", "--print_symmetry_ops", "--sym", "D2", usual=[])
+    assert "Using symmetry group D2, with the following 4 transformation matrices" in run.stdout
+    rows = [line.split() for line in run.stdout.splitlines()]
+    numbers = [[float(word) for word in row] for row in rows if len(row) == 3 and all(w[-1].isdigit() for w in row)]
+    np.testing.assert_allclose(np.array(numbers).reshape(4, 3, 3), operators("D2"), atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", ["--always_cc", "--skip_maximize"])
+def test_neither_goes_with_steps_along_the_gradient(flag: str) -> None:
+    words = {"--i": "a.star", "--o": "run", "--grad": True, "--denovo_3dref": True, flag: True}
+    with pytest.raises(Exception, match=f"{flag} and --grad exclude each other"):
+        RefineOptions.from_args(words)
