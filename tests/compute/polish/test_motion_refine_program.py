@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import shutil
 import subprocess
@@ -13,55 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moving_particles import BFACTORS, BOX, FRAMES, PIXEL, SCALES, Project, make_project
+from moving_particles import BFACTORS, BOX, FRAMES, PIXEL, SCALES, make_project
+from polish_runs import COMBINE, mean_correlation, motion_refine, rms, tracks
 
-from relion_py.compute.cli.motion_refine import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.io import mrc, star
 from relion_py.compute.io.particles import read_particles
 from relion_py.compute.io.star import StarFile, Table
-from relion_py.compute.polish.tracks import Correlations, read_tracks
+from relion_py.compute.polish.tracks import Correlations
 
 MPIRUN = Path(sys.executable).parent / "mpirun"
-SIGMAS = ("--s_vel", "0.8", "--s_div", "200", "--s_acc", "0.5")
-COMBINE = (*SIGMAS, "--combine_frames")
-
-
-def motion_refine(root: Path, *arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(root), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Two micrographs, polished in Polish/job010."""
-    made = make_project(tmp_path_factory.mktemp("polish") / "project")
-    job = ("--o", "Polish/job010/", "--j", "2", "--pipeline_control", "Polish/job010/")
-    (made.root / "Polish/job010").mkdir(parents=True)
-    code, _, err = motion_refine(made.root, *made.arguments, *COMBINE, *job)
-    assert code == 0, err
-    return made
-
-
-@pytest.fixture
-def copy(project: Project, tmp_path: Path) -> Project:
-    """The project, to be changed."""
-    shutil.copytree(project.root, tmp_path / "p")
-    return Project(tmp_path / "p", project.tracks, project.polynomial, project.images)
-
-
-def rms(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.sqrt(np.mean((a - b) ** 2)))
-
-
-def mean_correlation(stack: Path, images: np.ndarray) -> float:
-    polished = mrc.read_stack(stack)[0]
-    return float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(polished, images, strict=True)]))
-
-
-def tracks(root: Path, job: str, number: int) -> np.ndarray:
-    return read_tracks(str(root / job / f"Movies/mic{number}_tracks.star")) / PIXEL
 
 
 # ---- what comes out -------------------------------------------------------------------------------------------
@@ -151,82 +109,6 @@ def test_some_of_the_frames_are_used(project):
     assert 0.6 * every < few < every
 
 
-# ---- options --------------------------------------------------------------------------------------------------
-
-
-def test_boxes_of_other_sizes_in_half_precision_times_the_ctf(project):
-    code, _, err = motion_refine(
-        project.root, *project.arguments, *COMBINE, "--o", "Small/", "--window", "64", "--scale", "40", "--float16",
-        "--ctf_multiply", "--crop", "32", "--suffix", "_s", "--max_MG", "0",
-        "--params_file", "params.txt", "--bfactors", "Polish/job010/bfactors.star",
-    )  # fmt: skip
-    assert code == 1 and "params.txt cannot be read" in err
-    (project.root / "params.txt").write_text("0.8 200 0.5\n")
-    code, _, err = motion_refine(
-        project.root, *project.arguments, "--combine_frames", "--o", "Small/", "--window", "64", "--scale", "40",
-        "--float16", "--ctf_multiply", "--crop", "32", "--suffix", "_s", "--max_MG", "0", "--params_file", "params.txt",
-    )  # fmt: skip
-    assert code == 0, err
-    assert "refine again" in err
-    header = mrc.read_header(project.root / "Small/Movies/mic1_shiny_s.mrcs")
-    assert header.shape == (25, 32, 32) and header.mode == 12
-    assert header.pixel_size == pytest.approx(64 * PIXEL / 40, rel=1e-5)
-    file = star.read(project.root / "Small/shiny_s.star")
-    assert len(file["particles"]) == 25
-    optics = file["optics"]
-    assert (optics.value("rlnImageSize"), optics.value("rlnCtfDataAreCtfPremultiplied")) == ("32", "1")
-    assert optics.floats("rlnImagePixelSize")[0] == pytest.approx(3.2)
-
-
-def test_boxes_are_recentred_on_a_point_of_the_reference(project):
-    code, _, err = motion_refine(
-        project.root, *project.arguments, *COMBINE, "--o", "Centred/", "--recenter", "--recenter_z", "5",
-        "--max_MG", "0", "--bfactors", "Polish/job010/bfactors.star",
-    )  # fmt: skip
-    assert code == 0, err
-    before = read_particles(project.root / "particles.star").particles
-    after = star.read(project.root / "Centred/shiny.star")["particles"]
-    moved = after.floats("rlnCoordinateX")[:25] - before.floats("rlnCoordinateX")[:25]
-    assert np.abs(moved).max() >= 3 and np.allclose(moved, np.round(moved), atol=1e-4)
-    # where the point is seen in the image is its centre now
-    psi, tilt = (np.deg2rad(before.floats(f"rlnAngle{name}")[:25]) for name in ("Psi", "Tilt"))
-    seen = 5 * PIXEL * -np.cos(psi) * np.sin(tilt)
-    old = before.floats("rlnOriginXAngst")[:25] - seen
-    np.testing.assert_allclose(after.floats("rlnOriginXAngst"), old + moved * PIXEL, atol=1e-3)
-    first, second = (
-        mrc.read_stack(project.root / job / "Movies/mic1_shiny.mrcs")[0] for job in ("Polish/job010", "Centred")
-    )
-    y = np.round(after.floats("rlnCoordinateY")[:25] - before.floats("rlnCoordinateY")[:25]).astype(int)
-    for a, b, dx, dy in zip(first, second, np.round(moved).astype(int), y, strict=True):
-        inner = slice(12, BOX - 12)
-        there = a[12 + dy : BOX - 12 + dy, 12 + dx : BOX - 12 + dx]
-        assert np.corrcoef(there.ravel(), b[inner, inner].ravel())[0, 1] > 0.97
-
-
-@pytest.mark.parametrize(
-    "extra", [("--gi",), ("--gi", "--glob_off"), ("--unreg_glob",), ("--cc_pad", "2"), ("--out_cut",)]
-)
-def test_other_starts_come_to_the_same_place(project, extra):
-    job = f"Start{'_'.join(extra)}/"
-    code, _, err = motion_refine(project.root, *project.arguments, *SIGMAS, "--o", job, "--max_MG", "0", *extra)
-    assert code == 0, err
-    assert rms(tracks(project.root, job, 1), project.tracks[0]) < 0.8
-
-
-def test_training_finds_parameters_that_polish_well(project):
-    """Judged by frequencies that did not align: better than where it started from, which is nearly no motion."""
-    code, out, err = motion_refine(
-        project.root, *project.arguments, "--o", "Train/", "--params3", "--min_p", "20", "--s_vel_0", "0.1",
-        "--s_div_0", "1000", "--s_acc_0", "1", "--in_step", "2000", "--par_iters", "5", "--j", "2",
-    )  # fmt: skip
-    assert code == 0, err
-    values = [float(word) for word in (project.root / "Train/opt_params_all_groups.txt").read_text().split()]
-    assert len(values) == 3 and values[0] > 0.2
-    scores = [float(line.split()[-1]) for line in out.splitlines() if line[:1].isdigit() and ": \t" in line]
-    assert scores[-1] > scores[0] > 0
-    assert not (project.root / "Train/logfile.pdf").exists()
-
-
 # ---- continuation and ranks -----------------------------------------------------------------------------------
 
 
@@ -281,29 +163,6 @@ def test_a_broken_movie_is_left_out_and_listed(copy):
     (copy.root / "Movies/mic2.mrcs").unlink()
     code, _, err = motion_refine(copy.root, *copy.arguments, *COMBINE, "--o", "None/")
     assert code == 1 and "cut short" in err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (("--diag",), "--diag is not available"),
-        (("--a1", "x.mrc"), "--a1 is not available"),
-        (("--params2", "--params3"), "either two parameters or three"),
-        (("--crop", "32"), "without --ctf_multiply"),
-        (("--window", "63", "--combine_frames", "--max_iters", "0"), "--window must be an even number"),
-        (("--first_frame", "8"), "at least two"),
-        (("--last_frame", "30"), "has 8 frames"),
-        (("--eer_grouping", "20"), "cannot be changed here"),
-        (("--m1", "half1.mrc"), "Give both half maps"),
-        (("--min_MG", "7"), "only 2 micrographs"),
-        (("--params3", "--align_frac", "0.8"), "add up to more than 1"),
-        (("--only_group", "4"), "No micrograph is left"),
-    ],
-)
-def test_mistakes_are_told_in_a_sentence(project, arguments, sentence):
-    code, _, err = motion_refine(project.root, *project.arguments, "--o", "Wrong/", *arguments)
-    assert code == 1
-    assert sentence in err and "Traceback" not in err
 
 
 def test_particles_without_halves_are_refused(copy):
