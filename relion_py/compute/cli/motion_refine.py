@@ -372,7 +372,7 @@ class _Polisher:
         total = Correlations.zeros(len(self._geometry.frames), maps.box // 2 + 1)
         count = 0
         for one in self._all:
-            if one.has_tracks(True):
+            if one.name not in self._failures and one.has_tracks(True):
                 found = Correlations.read(one.root)
                 if found.cross.shape != total.cross.shape:
                     raise UserError(
