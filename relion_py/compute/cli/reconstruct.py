@@ -20,10 +20,11 @@ from relion_py.compute.cli.program import Job, ProgressBar, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry import symmetry
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.ctf import ctf_values
 from relion_py.compute.image.fourier import disc_pixels, gather, half_transform, phase_shift
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map
+from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import OpticsGroup, ParticleTable, read_particles
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.reconstruct import reconstruct, update_tau2
@@ -226,19 +227,8 @@ def _ctf(
     box: int,
     settings: Settings,
 ) -> NDArray[np.float32]:
-    params = CtfParams(
-        table.floats("rlnDefocusU")[rows],
-        table.floats("rlnDefocusV")[rows],
-        table.floats("rlnDefocusAngle", 0.0)[rows],
-        voltage=np.array([group.voltage]),
-        cs=np.array([group.cs]),
-        q0=np.array([group.q0]),
-        phase_shift=table.floats("rlnPhaseShift", 0.0)[rows],
-        bfactor=table.floats("rlnCtfBfactor", 0.0)[rows],
-        scale=table.floats("rlnCtfScalefactor", 1.0)[rows],
-    )
     return ctf_values(
-        params, kx, ky, box, group.pixel_size,
+        ctf_params(table)[rows], kx, ky, box, group.pixel_size,
         intact_first_peak=settings.intact_first_peak,
         absolute=settings.phase_flipped,
         only_flip_phases=settings.only_flip_phases and not settings.phase_flipped,

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.ctf import ctf_values
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import mask_outside, soft_mask
+from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.refine import convergence, outputs, source
 from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.classification import Classification
@@ -54,7 +55,7 @@ def new_run(options: RefineOptions, host: Host) -> AutoRefinement | Classificati
             if options.ini_high <= 0:
                 options = replace(options, ini_high=first_resolution(model.ori_size, model.pixel_size))
             model.references = _made_references(options, model, averages, state)
-        mask, ctf = _mask(options, model, host), _ctf(particles, options)
+        mask, ctf = _mask(options, model, host), ctf_params(particles.table) if options.ctf else None
         if options.auto_refine:
             halves = [model, model.copy()]
             for half, each in enumerate(halves, 1):
@@ -140,7 +141,7 @@ def continued_run(options: RefineOptions, old: outputs.Continuation, host: Host)
             model.pdf_direction = np.repeat(model.pdf_class[:, None] / directions, directions, axis=1)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
-        ctf, mask = _ctf(particles, options), _mask(options, old.models[0], host)
+        ctf, mask = ctf_params(particles.table) if options.ctf else None, _mask(options, old.models[0], host)
         kind: type[AutoRefinement] | type[Classification] = AutoRefinement
         if not options.auto_refine:
             kind = GradientClassification if options.gradient else Classification
@@ -181,23 +182,6 @@ def _prior(model: ModelState, sampling: SamplingState, options: RefineOptions) -
         model.sigma_rot, model.sigma_tilt, model.sigma_psi = options.prior_sigmas
 
 
-def _ctf(particles: ParticleSet, options: RefineOptions) -> CtfParams | None:
-    if not options.ctf:
-        return None
-    table = particles.table
-    return CtfParams(
-        defocus_u=table.floats("rlnDefocusU"),
-        defocus_v=table.floats("rlnDefocusV"),
-        defocus_angle=table.floats("rlnDefocusAngle", 0.0),
-        voltage=table.per_particle("voltage"),
-        cs=table.per_particle("cs"),
-        q0=table.per_particle("q0"),
-        phase_shift=table.floats("rlnPhaseShift", 0.0),
-        bfactor=table.floats("rlnCtfBfactor", 0.0),
-        scale=table.floats("rlnCtfScalefactor", 1.0),
-    )
-
-
 def _mask(options: RefineOptions, model: ModelState, host: Host) -> NDArray[np.float32] | None:
     """What multiplies the references: the user's mask, a sphere, or nothing."""
     box, pixel_size = model.ori_size, model.pixel_size
@@ -235,7 +219,7 @@ def _initial_noise(
     if not options.has_reference:
         averages = RandomAverages(options.classes, box, model.ref_dim, options.padding_factor)
     pixels = DiscPixels.of_size(box)
-    ctf_of = _ctf(particles, options)
+    ctf_of = ctf_params(particles.table) if options.ctf else None
     warned = False
     mine = source.share(np.sort(chosen), host.comm)
     for first in range(0, len(mine), 256):

@@ -16,10 +16,11 @@ from refined_project import Truth, in_order, make_project, mean_defocus, refine,
 from relion_py.compute.cli import ctf_refine
 from relion_py.compute.cli.options.ctf_refine import FLAGS, REFUSED
 from relion_py.compute.cli.program import Job
-from relion_py.compute.ctf_refine.particles import Optics, ctf_params, read_views
+from relion_py.compute.ctf_refine.particles import Optics, read_views
 from relion_py.compute.ctf_refine.reference import ReferenceFiles, read_references
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import mrc, star
+from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import ParticleTable
 
 MPIRUN = Path(sys.executable).parent / "mpirun"
