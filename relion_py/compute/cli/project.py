@@ -21,6 +21,7 @@ from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, phase_shift, real_image, scatter
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import StackWriter, read_map, write_map
+from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.refine.projector import FourierReference
@@ -77,7 +78,7 @@ def _project_many(reference: FourierReference, angpix: float, args: Arguments, j
     for axis, name in enumerate("XY"):
         if f"rlnOrigin{name}Angst" in table:
             shifts[axis] = table.floats(f"rlnOrigin{name}Angst") / angpix
-    params = _ctf_params(poses) if args.on("--ctf") or args.on("--ctf2") else None
+    params = ctf_params(ParticleTable(poses)) if args.on("--ctf") or args.on("--ctf2") else None
     with (
         StackWriter(f"{root}.mrcs", (reference.box,) * 2, angpix, _dtype(args)) as writer,
         job.progress(len(table)) as bar,
@@ -120,21 +121,6 @@ def _ctf(params: CtfParams, reference: FourierReference, angpix: float, args: Ar
         absolute=args.on("--ctf_phase_flip"), intact_first_peak=args.on("--ctf_intact_first_peak"),
     )  # fmt: skip
     return values * values if args.on("--ctf2") else values
-
-
-def _ctf_params(poses: StarFile) -> CtfParams:
-    particles = ParticleTable(poses)
-    return CtfParams(
-        particles.floats("rlnDefocusU"),
-        particles.floats("rlnDefocusV"),
-        particles.floats("rlnDefocusAngle", 0.0),
-        voltage=particles.per_particle("voltage"),
-        cs=particles.per_particle("cs"),
-        q0=particles.per_particle("q0"),
-        phase_shift=particles.floats("rlnPhaseShift", 0.0),
-        bfactor=particles.floats("rlnCtfBfactor", 0.0),
-        scale=particles.floats("rlnCtfScalefactor", 1.0),
-    )
 
 
 def _poses(poses: StarFile, path: str) -> Table:

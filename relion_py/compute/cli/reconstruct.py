@@ -20,16 +20,17 @@ from relion_py.compute.cli.program import Job, ProgressBar, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry import symmetry
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.aberrations import Aberrations
+from relion_py.compute.image.ctf import ctf_values
 from relion_py.compute.image.fourier import disc_pixels, gather, half_transform, phase_shift
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map
+from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import OpticsGroup, ParticleTable, read_particles
 from relion_py.compute.refine.backprojector import BackProjector, HelicalUnits
 from relion_py.compute.refine.reconstruct import reconstruct, update_tau2
 
 _BATCH = 200
-_ABERRATIONS = ("rlnBeamTiltX", "rlnBeamTiltY", "rlnOddZernike", "rlnEvenZernike")
 _FSC_LABELS = ("rlnGoldStandardFsc", "rlnFourierShellCorrelation")
 
 
@@ -146,23 +147,8 @@ def _refuse_optics(table: ParticleTable) -> None:
     for group in used:
         if group.dimensionality == 3:
             raise UserError("These are sub-tomograms, which this release does not reconstruct.")
-        for label in _ABERRATIONS:
-            if any(_number(v) != 0 for v in group.values.get(label, "").strip("[]").split(",") if v.strip()):
-                raise UserError(
-                    f'Optics group "{group.name}" has aberrations (_{label}), which are not corrected here.'
-                )
-        identity = {"00": 1.0, "01": 0.0, "10": 0.0, "11": 1.0}
-        if any(_number(group.values.get(f"rlnMagMat{at}", str(v))) != v for at, v in identity.items()):
-            raise UserError(f'Optics group "{group.name}" is anisotropically magnified, which is not corrected.')
     if len({group.mtf for group in used}) > 1:
         raise UserError("The optics groups have different MTFs, which this release does not weigh.")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f'"{text}" in data_optics is not a number.') from None
 
 
 def _box(table: ParticleTable) -> int:
@@ -211,16 +197,22 @@ def _insert(
         if name == "Psi" or not settings.flat:
             angles[axis] = column(f"rlnAngle{name}", None) + rng.normal(0, settings.angular_error, len(rows))
     values *= phase_shift(kx, ky, shift[0] / group.pixel_size, shift[1] / group.pixel_size, box)
+    fault = Aberrations.of_group(group.values, group.voltage, group.cs)
     weights = np.ones(values.shape, np.float32)
     if settings.ctf:
-        ctf = _ctf(table, group, rows, kx, ky, box, settings)
+        undo = fault.phase_factors(kx, ky, box, group.pixel_size)
+        if undo is not None:
+            values *= undo
+        ctf = _ctf(table, group, rows, kx, ky, box, settings, fault)
         values *= 1 if group.ctf_premultiplied else ctf
         weights = ctf * ctf
     if settings.fom_weighting:
         fom = column("rlnParticleFigureOfMerit", None)[:, None].astype(np.float32)
         values, weights = values * fom, weights * fom
     # A pixel of another pixel size or box lies at another radius of the map's transform.
-    sums.insert(values, weights, euler_to_matrix(*angles) * scale, kx, ky)
+    matrices = euler_to_matrix(*angles) * scale
+    matrices[:, :2] = fault.distortion @ matrices[:, :2]
+    sums.insert(values, weights, matrices, kx, ky)
 
 
 def _ctf(
@@ -231,20 +223,12 @@ def _ctf(
     ky: NDArray[np.int32],
     box: int,
     settings: Settings,
+    fault: Aberrations,
 ) -> NDArray[np.float32]:
-    params = CtfParams(
-        table.floats("rlnDefocusU")[rows],
-        table.floats("rlnDefocusV")[rows],
-        table.floats("rlnDefocusAngle", 0.0)[rows],
-        voltage=np.array([group.voltage]),
-        cs=np.array([group.cs]),
-        q0=np.array([group.q0]),
-        phase_shift=table.floats("rlnPhaseShift", 0.0)[rows],
-        bfactor=table.floats("rlnCtfBfactor", 0.0)[rows],
-        scale=table.floats("rlnCtfScalefactor", 1.0)[rows],
-    )
     return ctf_values(
-        params, kx, ky, box, group.pixel_size,
+        ctf_params(table)[rows], kx, ky, box, group.pixel_size,
+        magnification=fault.magnification,
+        gamma_offset=fault.gamma_offset(kx, ky, box, group.pixel_size),
         intact_first_peak=settings.intact_first_peak,
         absolute=settings.phase_flipped,
         only_flip_phases=settings.only_flip_phases and not settings.phase_flipped,

@@ -3,7 +3,7 @@
 Transforms are lists of Fourier pixels, one of each Friedel pair, divided by box^2, phases referred to the centre.
 A prediction is the projection in the particle's last pose, times the detector's MTF; neither the CTF nor the
 aberrations are in it.  Facts: RELION 5, jaz/single_particle/obs_model.cpp (predictObservation, applyAnisoMag,
-applyScaleDifference), stack_helper.cpp (loadStackFS) and ctf.cpp (readByGroup).
+applyScaleDifference) and stack_helper.cpp (loadStackFS).
 """
 
 from __future__ import annotations
@@ -25,19 +25,6 @@ from relion_py.compute.image.fourier import disc_pixels, frequencies, phase_shif
 from relion_py.compute.io.particles import OpticsGroup, ParticleTable
 from relion_py.compute.post.sharpening import read_mtf
 
-CTF_COLUMNS = {
-    "defocus_u": "rlnDefocusU",
-    "defocus_v": "rlnDefocusV",
-    "defocus_angle": "rlnDefocusAngle",
-    "phase_shift": "rlnPhaseShift",
-    "bfactor": "rlnCtfBfactor",
-    "scale": "rlnCtfScalefactor",
-    "voltage": "rlnVoltage",
-    "cs": "rlnSphericalAberration",
-    "q0": "rlnAmplitudeContrast",
-}
-"""Field of CtfParams -> column."""
-_ABSENT = {"defocus_angle": 0.0, "phase_shift": 0.0, "bfactor": 0.0, "scale": 1.0}
 _NEEDED = ("rlnMicrographName", "rlnDefocusU", "rlnRandomSubset", "rlnOriginXAngst", "rlnOriginYAngst")
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 
@@ -58,21 +45,6 @@ def check_columns(table: ParticleTable) -> None:
             raise UserError(f"{where} needs an even _rlnImageSize.")
         if group.ctf_premultiplied:
             raise UserError(f"{where} has images multiplied with their CTF, which tell no better one; extract without.")
-
-
-def ctf_params(table: ParticleTable) -> CtfParams:
-    """The CTFs of all particles; of a value that both tables have, the particle's own counts."""
-    values = {}
-    for field, label in CTF_COLUMNS.items():
-        if label in table:
-            values[field] = table.floats(label)
-        elif field in _ABSENT:
-            values[field] = np.full(len(table), _ABSENT[field])
-        elif field == "defocus_v":
-            values[field] = table.floats("rlnDefocusU")
-        else:
-            values[field] = np.nan_to_num(table.per_particle(field))
-    return CtfParams(**values)
 
 
 @dataclass(frozen=True)

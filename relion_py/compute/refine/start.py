@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import cylinder_mask, soft_mask
+from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.classification import Classification
@@ -45,7 +45,7 @@ def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoR
         model.references = _given_references(options, particles, host)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
-        ctf = _ctf(particles, options)
+        ctf = ctf_params(particles.table) if options.ctf else None
         model.sigma2_noise, averages = first_noise(particles, options, model, ctf, state.random_seed, host)
         if not options.has_reference:
             if options.ini_high <= 0:
@@ -154,7 +154,7 @@ def continued_run(
             model.pdf_direction = np.repeat(model.pdf_class[:, None] / directions, directions, axis=1)
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
-        ctf, mask = _ctf(particles, options), _mask(options, old.models[0], host)
+        ctf, mask = ctf_params(particles.table) if options.ctf else None, _mask(options, old.models[0], host)
         kind: type[AutoRefinement] | type[Classification] = AutoRefinement
         if not options.auto_refine:
             kind = GradientClassification if options.gradient else Classification
@@ -198,23 +198,6 @@ def _prior(model: ModelState, sampling: SamplingState, options: RefineOptions) -
     # standard deviations of some angles are for searches around priors; local ones need them all
     if given is not None and not (fine and options.helix and min(given) <= 0):
         model.sigma_rot, model.sigma_tilt, model.sigma_psi = given
-
-
-def _ctf(particles: ParticleSet, options: RefineOptions) -> CtfParams | None:
-    if not options.ctf:
-        return None
-    table = particles.table
-    return CtfParams(
-        defocus_u=table.floats("rlnDefocusU"),
-        defocus_v=table.floats("rlnDefocusV"),
-        defocus_angle=table.floats("rlnDefocusAngle", 0.0),
-        voltage=table.per_particle("voltage"),
-        cs=table.per_particle("cs"),
-        q0=table.per_particle("q0"),
-        phase_shift=table.floats("rlnPhaseShift", 0.0),
-        bfactor=table.floats("rlnCtfBfactor", 0.0),
-        scale=table.floats("rlnCtfScalefactor", 1.0),
-    )
 
 
 def _mask(options: RefineOptions, model: ModelState, host: Host) -> NDArray[np.float32] | None:
