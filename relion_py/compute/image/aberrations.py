@@ -98,10 +98,14 @@ class Aberrations:
 
     @property
     def distortion(self) -> NDArray[np.float32]:
-        """(2, 2): the first two rows of an Euler matrix are multiplied with it from the left (applyAnisoMag)."""
+        """(2, 2): the first two rows of an Euler matrix are multiplied with it from the left.
+
+        A frequency k of the image is then found at R^T M k in the map's transform: RELION multiplies with the inverse
+        of M (applyAnisoMag) and projects with the inverse of the product (Projector::project).
+        """
         if self.magnification is None:
             return np.eye(2, dtype=np.float32)
-        return np.linalg.inv(self.magnification).astype(np.float32)
+        return np.ascontiguousarray(self.magnification.T, np.float32)
 
     def _sum(
         self,
