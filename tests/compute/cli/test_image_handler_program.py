@@ -131,7 +131,11 @@ def test_average_amplitudes_as_debians_relion(pictures: Path, debian_relion: Cal
 
 def test_edge_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str]) -> None:
     write_map(pictures / "mic.mrc", read_stack(pictures / "parts.mrcs")[0][0], 2.0)
-    words = ["--i", "mic.mrc", *"--add_edge --edge_x0 3 --edge_y0 2 --edge_xF 12 --edge_yF 10".split()]
+    words = [
+        "--i",
+        "mic.mrc",
+        *["--add_edge", "--edge_x0", "3", "--edge_y0", "2", "--edge_xF", "12", "--edge_yF", "10"],
+    ]
     assert program(pictures, *words, "--o", "ours.mrc")[0] == 0
     command = [debian_relion("relion_image_handler"), *words, "--o", "theirs.mrc"]
     subprocess.run(command, cwd=pictures, check=True, capture_output=True)
