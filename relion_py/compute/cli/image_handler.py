@@ -27,11 +27,12 @@ from relion_py.compute.image.fsc import NO_RESOLUTION, fsc
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import StackWriter, read_header, read_image, read_map, write_map
 from relion_py.compute.io.star import StarFile, Table
-from relion_py.compute.post.image_operations import Image, Operations, apply, centre_of_mass, new_pixel_size
+from relion_py.compute.post.image_operations import Image, Operations, Optimise, apply, centre_of_mass, new_pixel_size
+from relion_py.compute.post.image_spectra import amplitude_correction, amplitudes, cosine_of_phases
 from relion_py.compute.post.sharpening import fit_guinier, guinier_curve
 from relion_py.compute.post.star_lists import ListFile, read_list
 
-_REPORTS = ("--stats", "--com", "--fsc", "--power", "--guinier")
+_REPORTS = ("--stats", "--com", "--fsc", "--cos_dphi", "--power", "--guinier")
 _NEED_ANGPIX = (
     "--rescale_angpix",
     "--phase_randomise",
@@ -77,7 +78,7 @@ def _main(argv: list[str], job: Job) -> None:
         print(f"WARNING: --angpix was not given; that of the image, {angpix:g} A, is used.", file=sys.stderr)
     if reports:
         _report(given, reports, angpix, args, job)
-    elif args.on("--average"):
+    elif args.on("--average") or args.on("--avg_ampl") or args.on("--avg_ampl2"):
         _average(given, first.shape, angpix, args, job)
     else:
         _change(given, operations_of(args, first, angpix), args, job)
@@ -125,9 +126,20 @@ def operations_of(args: Arguments, first: Image, angpix: float) -> Operations:
         raise UserError("--divide_constant must not be 0.")
     if args.text("--sym"):
         operators(args.text("--sym"))
+    direction = args.text("--directional").upper()
+    if direction not in ("", "X", "Y", "Z"):
+        raise UserError(f"--directional must be X, Y or Z, not {args.text('--directional')}.")
+    if direction and not args.number("--lowpass") > 0:
+        raise UserError("--directional goes with --lowpass: give its resolution.")
+    edge = tuple(args.integer(f"--edge_{name}") for name in ("x0", "y0", "xF", "yF"))
+    correction = None
+    if args.text("--correct_avg_ampl"):
+        average, _ = _read(args.text("--correct_avg_ampl"))
+        correction = amplitude_correction(average, args.integer("--minr_ampl_corr"))
     seed = args.integer("--random_seed")
     return Operations(
         angpix=angpix,
+        edge=(edge[0], edge[1], edge[2], edge[3]) if args.on("--add_edge") else None,
         transpose=args.on("--flipXY"),
         transpose_back=args.on("--flipmXY"),
         replace_nan=args.number("--replace_nan") if args.on("--remove_nan") else None,
@@ -137,9 +149,13 @@ def operations_of(args: Arguments, first: Image, angpix: float) -> Operations:
         divide=(*number("--divide_constant", 1.0), *operand("--divide")),
         add=(*number("--add_constant", 0.0), *operand("--add")),
         subtract=(*number("--subtract_constant", 0.0), *operand("--subtract")),
+        optimise=_optimise(args, operand("--mask_optimise_subtract")),
+        power_of=next(iter(operand("--adjust_power")), None),
+        correction=correction,
         bfactor=args.number("--bfactor"),
         log_diameter=args.number("--LoG"),
         lowpass=args.number("--lowpass"),
+        direction=direction,
         highpass=args.number("--highpass"),
         filter_edge=args.integer("--filter_edge_width"),
         flip="".join(axis for axis in "XYZ" if args.on(f"--flip{axis}")),
@@ -152,6 +168,17 @@ def operations_of(args: Arguments, first: Image, angpix: float) -> Operations:
         threshold_above=args.number("--threshold_above") if args.on("--threshold_above") else None,
         threshold_below=args.number("--threshold_below") if args.on("--threshold_below") else None,
     )
+
+
+def _optimise(args: Arguments, mask: tuple[Image, ...]) -> Optimise | None:
+    if not args.on("--optimise_scale_subtract"):
+        for name in ("--optimise_bfactor_subtract", "--mask_optimise_subtract"):
+            if name in args.given:
+                raise UserError(f"{name} goes with --optimise_scale_subtract.")
+        return None
+    if not args.text("--subtract"):
+        raise UserError("--optimise_scale_subtract needs an image to subtract: give --subtract.")
+    return Optimise(next(iter(mask), None), args.number("--optimise_bfactor_subtract"), print)
 
 
 def _change(given: Input, todo: Operations, args: Arguments, job: Job) -> None:
@@ -252,14 +279,15 @@ def _write_list(listed: ListFile, names: list[str], out: str, todo: Operations, 
 
 
 def _average(given: Input, shape: tuple[int, ...], angpix: float, args: Arguments, job: Job) -> None:
-    total = np.zeros(shape)
+    squared, of_amplitudes = args.on("--avg_ampl2"), not args.on("--average")
+    total = np.zeros((*shape[:-1], shape[-1] // 2 + 1) if of_amplitudes else shape)
     with job.progress(len(given.names)) as bar:
         for done, name in enumerate(given.names, 1):
             job.check_abort()
             image, _ = _read(name)
             if image.shape != shape:
                 raise UserError(f"{name} has another size than the images before it, so there is no average.")
-            total += image
+            total += amplitudes(image, squared) if of_amplitudes else image
             bar.update(done)
     dtype = "float16" if args.on("--float16") else "float32"
     write_map(args.text("--o"), (total / len(given.names)).astype(np.float32), angpix, dtype)
@@ -271,10 +299,12 @@ def _average(given: Input, shape: tuple[int, ...], angpix: float, args: Argument
 
 def _report(given: Input, reports: list[str], angpix: float, args: Arguments, job: Job) -> None:
     other = _read(args.text("--fsc"))[0] if "--fsc" in reports else None
+    phases = _read(args.text("--cos_dphi"))[0] if "--cos_dphi" in reports else None
     writers: dict[str, Callable[[str, Image, float], str]] = {
         "--stats": _statistics,
         "--com": lambda name, image, _: _mass(name, image),
         "--fsc": lambda name, image, _: _fsc_table(image, other, angpix, name),
+        "--cos_dphi": lambda name, image, _: _phase_table(image, phases, angpix, name),
         "--power": lambda name, image, _: _power_table(_square(image, name), angpix),
         "--guinier": lambda name, image, _: _guinier(_square(image, name), angpix, args),
     }
@@ -319,6 +349,14 @@ def _fsc_table(image: Image, other: Image | None, angpix: float, name: str) -> s
     table = _resolution_columns(_square(image, name).shape[-1], angpix)
     table.set("rlnFourierShellCorrelation", fsc(image, other))
     return star.dumps(StarFile({"fsc": table}))
+
+
+def _phase_table(image: Image, other: Image | None, angpix: float, name: str) -> str:
+    if other is None or other.shape != image.shape:
+        raise UserError(f"{name} and the image of --cos_dphi differ in size.")
+    table = _resolution_columns(_square(image, name).shape[-1], angpix)
+    table.set("rlnFourierShellCorrelation", cosine_of_phases(image, other))
+    return star.dumps(StarFile({"cos": table}))
 
 
 def _power_table(image: Image, angpix: float) -> str:

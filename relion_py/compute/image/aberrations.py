@@ -100,8 +100,9 @@ class Aberrations:
     def distortion(self) -> NDArray[np.float32]:
         """(2, 2): the first two rows of an Euler matrix are multiplied with it from the left.
 
-        The image's pixel k then lies where the undistorted image's M k does, as in the CTF; the reference
-        multiplies the matrix with the inverse of M and inverts the product (applyAnisoMag, Projector::project).
+        The image's pixel k then lies where the undistorted image's M k does, as in the CTF, and is found at R^T M k in
+        the map's transform: RELION multiplies the matrix with the inverse of M (applyAnisoMag) and projects with the
+        inverse of the product (Projector::project).
         """
         if self.magnification is None:
             return np.eye(2, dtype=np.float32)

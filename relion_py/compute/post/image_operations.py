@@ -20,19 +20,34 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.symmetry import operators
 from relion_py.compute.image.fourier import filter_profile, resize_map
 from relion_py.compute.image.fsc import randomise_phases
+from relion_py.compute.post import image_spectra
 
 Image = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Optimise:
+    """How to subtract an image: with the best scale within a mask, and the best B-factor within a range (A^2).
+
+    say: told what was found."""
+
+    mask: Image | None
+    bfactor_range: float
+    say: Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Operations:
     """What to do, in the order of the fields; None, 0, "" or False: not. Resolutions and pixel sizes in A.
 
-    multiply .. subtract: numbers or images of the same shape. shift: pixels along x, y, z. seed: of the random
-    phases. angpix: of the input.
+    edge: columns and rows (x0, y0, xF, yF) whose values are repeated outwards. multiply .. subtract: numbers or
+    images of the same shape; optimise: scale of what is subtracted, within a mask and a range of B-factors. power_of:
+    the image whose amplitudes to take. correction: of `image_spectra.amplitude_correction`. direction: axis of the
+    low-pass. shift: pixels along x, y, z. seed: of the random phases. angpix: of the input.
     """
 
     angpix: float = 1.0
+    edge: tuple[int, int, int, int] | None = None
     transpose: bool = False
     transpose_back: bool = False
     replace_nan: float | None = None
@@ -42,9 +57,13 @@ class Operations:
     divide: tuple[float | Image, ...] = ()
     add: tuple[float | Image, ...] = ()
     subtract: tuple[float | Image, ...] = ()
+    optimise: Optimise | None = None
+    power_of: Image | None = None
+    correction: NDArray[np.float64] | None = None
     bfactor: float = 0.0
     log_diameter: float = 0.0
     lowpass: float = 0.0
+    direction: str = ""
     highpass: float = 0.0
     filter_edge: int = 2
     flip: str = ""
@@ -74,6 +93,8 @@ def apply(image: Image, todo: Operations) -> Image:
     out = np.asarray(image, dtype=np.float32)
     if todo.transpose or todo.transpose_back or todo.new_box or todo.symmetry:
         _check_shape(out, todo)
+    if todo.edge is not None:
+        out = repeat_edge(out, todo.edge)
     if todo.transpose:
         out = out.T
     if todo.transpose_back:
@@ -86,6 +107,10 @@ def apply(image: Image, todo: Operations) -> Image:
         first = int(out.shape[-1] * todo.angpix / todo.randomise_from)
         out = randomise_phases(out, first, np.random.default_rng(todo.seed))
     out = _arithmetic(out, todo)
+    if todo.power_of is not None:
+        out = image_spectra.with_spectrum_of(out, todo.power_of)
+    if todo.correction is not None:
+        out = image_spectra.corrected(out, todo.correction)
     out = _filter(out, todo)
     out = _move(out, todo)
     if todo.rescale_to > 0:
@@ -116,6 +141,11 @@ def _arithmetic(image: Image, todo: Operations) -> Image:
     for other in todo.add:
         image = image + other
     for other in todo.subtract:
+        if todo.optimise is not None and isinstance(other, np.ndarray):
+            fit = todo.optimise
+            other, scale, bfactor = image_spectra.best_fit(image, other, fit.mask, fit.bfactor_range, todo.angpix)
+            told = f"Optimised bfactor = {bfactor:g}; optimised scale" if fit.bfactor_range > 0 else "Optimised scale"
+            fit.say(f" {told} = {scale:g}")
         image = image - other
     return image.astype(np.float32, copy=False)
 
@@ -137,14 +167,18 @@ def _filter(image: Image, todo: Operations) -> Image:
     if todo.log_diameter > 0:
         square = (0.5 * size * angpix / todo.log_diameter) ** 2
         profiles.append(lambda r: r**2 * np.exp(-0.5 * r**2 / square) / square)
-    if todo.lowpass > 0:
+    if todo.lowpass > 0 and not todo.direction:
         profiles.append(lambda r: filter_profile(r, size, angpix, todo.lowpass, todo.filter_edge))
     if todo.highpass > 0:
         profiles.append(lambda r: filter_profile(r, size, angpix, todo.highpass, todo.filter_edge, highpass=True))
-    if not profiles:
+    directional = todo.lowpass > 0 and bool(todo.direction)
+    if not profiles and not directional:
         return image
     radius = _radius(image.shape)
     factor = np.ones_like(radius)
+    if directional:
+        along = _along(image.shape, todo.direction)
+        factor *= filter_profile(along, size, angpix, todo.lowpass, todo.filter_edge)
     for profile in profiles:
         factor *= profile(radius)
     return fft.irfftn(fft.rfftn(image) * factor.astype(np.float32), s=image.shape).astype(np.float32, copy=False)
@@ -158,6 +192,29 @@ def _radius(shape: tuple[int, ...]) -> NDArray[np.float64]:
         k = (k * (max(shape) / size)) ** 2
         squared = squared + k.reshape([-1 if other == axis else 1 for other in range(len(shape))])
     return np.sqrt(squared)
+
+
+def _along(shape: tuple[int, ...], direction: str) -> NDArray[np.float64]:
+    """Frequency along x, y or z of the elements of a half transform, in Fourier pixels of the longest side."""
+    axis = len(shape) - 1 - "XYZ".index(direction)
+    if axis < 0:
+        raise UserError("An image has no Z direction to filter along.")
+    size = shape[axis]
+    full: NDArray[np.float64] = np.abs(np.fft.fftfreq(size) * size)
+    k = full[: size // 2 + 1] if axis == len(shape) - 1 else full
+    return (k * (max(shape) / size)).reshape([-1 if other == axis else 1 for other in range(len(shape))])
+
+
+def repeat_edge(image: Image, edge: tuple[int, int, int, int]) -> Image:
+    """A 2D image whose columns before x0 and after xF, and rows before y0 and after yF, repeat those."""
+    if image.ndim != 2:
+        raise UserError("Only 2D images get an edge.")
+    rows, columns = image.shape
+    x0, y0 = edge[:2]
+    x1, y1 = min(edge[2], columns - 1), min(edge[3], rows - 1)
+    if not (0 <= x0 <= x1 and 0 <= y0 <= y1):
+        raise UserError(f"The edge must lie within the image of {columns} x {rows} pixels.")
+    return image[np.clip(np.arange(rows), y0, y1)][:, np.clip(np.arange(columns), x0, x1)]
 
 
 def _move(image: Image, todo: Operations) -> Image:

@@ -56,6 +56,8 @@ def pictures(tmp_path: Path) -> Path:
     rng = np.random.default_rng(2)
     volume = lowpass(rng.normal(size=(24, 24, 24)), 2.0, 9.0) * soft_mask(24, 6, 3)
     write_map(tmp_path / "map.mrc", volume.astype(np.float32), 2.0)
+    write_map(tmp_path / "map2.mrc", (0.3 * volume + 0.01 * rng.normal(size=volume.shape)).astype(np.float32), 2.0)
+    write_map(tmp_path / "mask.mrc", soft_mask(24, 5, 2), 2.0)
     write_map(tmp_path / "other.mrc", rng.normal(size=(24, 24, 24)).astype(np.float32), 2.0)
     write_stack(tmp_path / "parts.mrcs", rng.normal(size=(150, 16, 16)).astype(np.float32), 2.0)
     optics = Table({"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["a"], "rlnImagePixelSize": [2.0]})
@@ -75,6 +77,10 @@ def pictures(tmp_path: Path) -> Path:
         "--threshold_above 0.1", "--threshold_below -0.05",
         "--multiply other.mrc", "--divide other.mrc", "--add other.mrc", "--subtract other.mrc",
         "--lowpass 10", "--highpass 14", "--bfactor 50", "--LoG 12", "--lowpass 8 --filter_edge_width 6",
+        "--lowpass 10 --directional X", "--lowpass 8 --directional y", "--lowpass 12 --directional Z",
+        "--adjust_power other.mrc", "--subtract other.mrc --optimise_scale_subtract",
+        "--subtract other.mrc --optimise_scale_subtract --optimise_bfactor_subtract 60",
+        "--subtract map2.mrc --optimise_scale_subtract --mask_optimise_subtract mask.mrc",
         "--flipX", "--flipY", "--flipZ", "--invert_hand", "--shift_com",
         "--shift_x 3 --shift_y -2 --shift_z 1", "--shift_x 1.3 --shift_y 0.4 --shift_z -2.6",
         "--rescale_angpix 3.1", "--rescale_angpix 1.4", "--new_box 18", "--new_box 30",
@@ -106,6 +112,46 @@ def test_stack_as_debians_relion(pictures: Path, debian_relion: Callable[[str], 
     (ours, size), (theirs, _) = read(pictures / "ours.mrcs"), read(pictures / "theirs.mrcs")
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert len(ours) == 150 and size == 2.0
+
+
+@pytest.mark.parametrize("flag", ["--avg_ampl", "--avg_ampl2"])
+def test_average_amplitudes_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str], flag: str) -> None:
+    """Also the images whose amplitudes are evened out with them."""
+    average = ["--i", "parts.star", flag]
+    even = ["--i", "000003@parts.mrcs", "--angpix", "2", "--correct_avg_ampl", "theirs.mrc", "--minr_ampl_corr", "3"]
+    for words, name in ((average, ""), (even, "_even")):
+        command = [debian_relion("relion_image_handler"), *words, "--o", f"theirs{name}.mrc"]
+        subprocess.run(command, cwd=pictures, check=True, capture_output=True)
+        code, _, err = program(pictures, *words, "--o", f"ours{name}.mrc")
+        assert code == 0, err
+    for name, reach in (("", 1e-6), ("_even", 1e-5)):
+        (ours, _), (theirs, _) = read(pictures / f"ours{name}.mrc"), read(pictures / f"theirs{name}.mrc")
+        np.testing.assert_allclose(ours, theirs, atol=reach, rtol=1e-4)
+
+
+def test_edge_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str]) -> None:
+    write_map(pictures / "mic.mrc", read_stack(pictures / "parts.mrcs")[0][0], 2.0)
+    words = [
+        "--i",
+        "mic.mrc",
+        *["--add_edge", "--edge_x0", "3", "--edge_y0", "2", "--edge_xF", "12", "--edge_yF", "10"],
+    ]
+    assert program(pictures, *words, "--o", "ours.mrc")[0] == 0
+    command = [debian_relion("relion_image_handler"), *words, "--o", "theirs.mrc"]
+    subprocess.run(command, cwd=pictures, check=True, capture_output=True)
+    ours, theirs = read(pictures / "ours.mrc")[0], read(pictures / "theirs.mrc")[0]
+    np.testing.assert_array_equal(ours, theirs)
+    assert len(np.unique(ours)) == 10 * 9
+
+
+def test_cosine_of_phases(pictures: Path) -> None:
+    """1 with itself and with any filtered version, -1 with its negative, about 0 with noise."""
+    for name, words in (("minus", ["--multiply_constant", "-1"]), ("sharp", ["--bfactor", "-30"])):
+        assert program(pictures, "--i", "other.mrc", "--angpix", "2", "--o", f"{name}.mrc", *words)[0] == 0
+    for other, least, most in (("sharp", 0.999, 1.001), ("minus", -1.001, -0.999), ("map", -0.5, 0.5)):
+        _, out, _ = program(pictures, "--i", "other.mrc", "--angpix", "2", "--cos_dphi", f"{other}.mrc")
+        cosines = star.parse(out)["cos"].floats("rlnFourierShellCorrelation")
+        assert len(cosines) == 13 and ((least <= cosines[4:12]) & (cosines[4:12] <= most)).all()
 
 
 def test_images_of_a_star_file(pictures: Path) -> None:
@@ -207,7 +253,7 @@ def test_average_and_random_phases(pictures: Path) -> None:
         ("--i map.mrc --o x.mrc --multiply parts.mrcs", "differs in size"),
         ("--i map.mrc --o x.mrc --flipXY", "Only 2D images"),
         ("--i map.mrc --o x.mrc --sym X9", "X9"),
-        ("--i map.mrc --o x.mrc --adjust_power other.mrc", "not available"),
+        ("--i map.mrc --o x.mrc --fourier_filter other.mrc", "not available"),
         ("--i parts.star --o ../x --add_constant 1", "must not be a path"),
         ("--i map.mrc --o 3@x.mrcs", "without"),
         ("--i map.mrc --o x.mrc --divide_constant 0", "must not be 0"),

@@ -10,29 +10,12 @@ _EACH = "On each image"
 _REPORT = "Reports"
 _ABSENT = "Options of the reference that this release refuses"
 
-_AMPLITUDE = "average amplitude spectra are not made or used"
-_SUBTRACT = "scales and B-factors are not optimised before a subtraction"
 _FRAMES = "movie frames are averaged by relion_run_motioncorr"
 _COLOUR = "pictures for the eye are made by relion_display"
 
 REFUSED: dict[str, str] = {
-    "--adjust_power": "power spectra are not adjusted",
     "--fourier_filter": "images are filtered by --lowpass, --highpass and --bfactor only",
-    "--cos_dphi": "phase differences are not computed",
-    "--directional": "filters are the same in all directions",
-    "--optimise_scale_subtract": _SUBTRACT,
-    "--optimise_bfactor_subtract": _SUBTRACT,
-    "--mask_optimise_subtract": _SUBTRACT,
-    "--avg_ampl": _AMPLITUDE,
-    "--avg_ampl2": _AMPLITUDE,
-    "--avg_ampl2_ali": _AMPLITUDE,
-    "--correct_avg_ampl": _AMPLITUDE,
-    "--minr_ampl_corr": _AMPLITUDE,
-    "--add_edge": "edges are not drawn",
-    "--edge_x0": "edges are not drawn",
-    "--edge_xF": "edges are not drawn",
-    "--edge_y0": "edges are not drawn",
-    "--edge_yF": "edges are not drawn",
+    "--avg_ampl2_ali": "spectra are averaged of images as they are; align them with relion_stack_create first",
     "--avg_bin": _FRAMES,
     "--avg_first": _FRAMES,
     "--avg_last": _FRAMES,
@@ -49,9 +32,8 @@ REFUSED: dict[str, str] = {
 """Flag -> why this release does not do it."""
 
 _SWITCHES = {
-    "--optimise_scale_subtract", "--avg_ampl", "--avg_ampl2", "--avg_ampl2_ali", "--add_edge",
-    "--average_all_movie_frames", "--colour_fire", "--colour_ice", "--colour_fire-n-ice", "--colour_rainbow",
-    "--colour_difference",
+    "--avg_ampl2_ali", "--average_all_movie_frames", "--colour_fire", "--colour_ice", "--colour_fire-n-ice",
+    "--colour_rainbow", "--colour_difference",
 }  # fmt: skip
 
 FLAGS: tuple[Flag, ...] = (
@@ -69,9 +51,16 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--divide", "value", "", "divide by this image; 0 where it is 0", _IMAGE),
     Flag("--add", "value", "", "add this image", _IMAGE),
     Flag("--subtract", "value", "", "subtract this image", _IMAGE),
+    Flag("--optimise_scale_subtract", "flag", "", "with the scale that leaves least", _IMAGE),
+    Flag("--optimise_bfactor_subtract", "value", "0.", "and with the best B-factor of at most this (A^2)", _IMAGE),
+    Flag("--mask_optimise_subtract", "value", "", "within this mask", _IMAGE),
+    Flag("--adjust_power", "value", "", "give each shell the mean amplitude of this image's", _IMAGE),
+    Flag("--correct_avg_ampl", "value", "", "even out this average amplitude spectrum", _IMAGE),
+    Flag("--minr_ampl_corr", "value", "0", "beyond this radius (Fourier pixels)", _IMAGE),
     Flag("--angpix", "value", "-1", "pixel size (A); -1: that of the image", _EACH),
     Flag("--bfactor", "value", "0.", "apply a B-factor (A^2)", _EACH),
     Flag("--lowpass", "value", "-1.", "low-pass filter (A)", _EACH),
+    Flag("--directional", "value", "", "low-pass along X, Y or Z only", _EACH),
     Flag("--highpass", "value", "-1.", "high-pass filter (A)", _EACH),
     Flag("--filter_edge_width", "value", "2", "width of the filters' edges (shells)", _EACH),
     Flag("--LoG", "value", "-1.", "Laplacian of a Gaussian, best for this diameter (A)", _EACH),
@@ -93,10 +82,18 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--replace_nan", "value", "0", "by this", _EACH),
     Flag("--phase_randomise", "value", "-1", "random phases beyond this resolution (A)", _EACH),
     Flag("--random_seed", "value", "-1", "their seed; negative: another each time", _EACH),
+    Flag("--add_edge", "flag", "", "repeat the outermost columns and rows that follow", _EACH),
+    Flag("--edge_x0", "value", "0", "left column", _EACH),
+    Flag("--edge_y0", "value", "0", "first row", _EACH),
+    Flag("--edge_xF", "value", "4095", "right column", _EACH),
+    Flag("--edge_yF", "value", "4095", "last row", _EACH),
+    Flag("--avg_ampl", "flag", "", "write the average of the amplitudes of all images", _EACH),
+    Flag("--avg_ampl2", "flag", "", "write the average of their squares", _EACH),
     Flag("--average", "flag", "", "write the average of all images", _EACH),
     Flag("--stats", "flag", "", "tell size, mean, deviation and range", _REPORT),
     Flag("--com", "flag", "", "tell the centre of mass of positive values", _REPORT),
     Flag("--fsc", "value", "", "tell the FSC with this image", _REPORT),
+    Flag("--cos_dphi", "value", "", "tell the mean cosine of the phase difference to this image", _REPORT),
     Flag("--power", "flag", "", "tell the power spectrum", _REPORT),
     Flag("--guinier", "flag", "", "tell the B-factor of a fit to the Guinier plot", _REPORT),
     Flag("--guinier_minres", "value", "10.", "lowest resolution of the fit (A)", _REPORT),
