@@ -140,7 +140,7 @@ def run_chain(project: Project, data: DataSet, run: Run, threads: int = 2) -> di
     chosen = f"{jobs['select']}particles.star"
     jobs["initial"] = run(
         "relion.initialmodel",
-        {**refinement, "fn_img": chosen, "sym_name": data.symmetry, "nr_iter": "100"},
+        {**refinement, "fn_img": chosen, "sym_name": data.symmetry, "nr_iter": "30"},
     )
     jobs["class3d"] = run(
         "relion.class3d",
@@ -173,7 +173,6 @@ def run_chain(project: Project, data: DataSet, run: Run, threads: int = 2) -> di
             **refinement,
             "fn_img": f"{jobs['reextract']}particles.star",
             "fn_ref": f"{jobs['class3d']}run_it010_class001.mrc",
-            "trust_ref_size": "No",
             "ref_correct_greyscale": "Yes",
             "ini_high": "40",
             "sym_name": data.symmetry,
