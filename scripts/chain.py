@@ -2,11 +2,12 @@
 
 `run_chain` declares the jobs, one after the other, with values that depend on nothing but the data set and the
 outputs of the jobs before; how a job is run and how its progress is told is the caller's (the demonstration, the
-slow test of the whole chain, the benchmark).  `score` compares what was found with what is known.
+slow test of the whole chain, the benchmark).  `truth.py` compares what was found with what is known.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.image.fourier import lowpass
+from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map
 from relion_py.pipeline.project import Project
 
 Run = Callable[[str, Mapping[str, str]], str]
 """run(type label, values that differ from the defaults) -> name of the job, which has succeeded."""
 
+CLASS2D_ITERATIONS, INITIAL_MODEL_ITERATIONS, CLASS3D_ITERATIONS = 20, 30, 10
 MASK_LOWPASS = 15.0
+RANKER = "relion_class_ranker"
+RANK_THRESHOLD = 0.25
 _A3_PER_DALTON = 1.21  # of protein: 0.73 cm3/g
 
 
@@ -62,15 +67,9 @@ def protein_volume(dalton: float) -> float:
     return _A3_PER_DALTON * dalton
 
 
-def run_chain(project: Project, data: DataSet, run: Run, threads: int = 2) -> dict[str, str]:
-    """Run all jobs; returns the job names by what they are for, in the order in which they were run."""
+def run_preparation(project: Project, data: DataSet, run: Run, threads: int = 2) -> dict[str, str]:
+    """Run the jobs that make particles of movies; returns their names by what they are for, in their order."""
     jobs: dict[str, str] = {}
-    refinement = {
-        "particle_diameter": f"{data.mask_diameter:g}",
-        "do_preread_images": "Yes",
-        "nr_pool": "30",
-        "nr_threads": str(threads),
-    }
     jobs["import"] = run(
         "relion.import",
         {
@@ -116,51 +115,92 @@ def run_chain(project: Project, data: DataSet, run: Run, threads: int = 2) -> di
             "rescale": str(data.small_box),
         },
     )
+    return jobs
+
+
+def run_chain(project: Project, data: DataSet, run: Run, threads: int = 2) -> dict[str, str]:
+    """Run all jobs; returns the job names by what they are for, in the order in which they were run."""
+    jobs = run_preparation(project, data, run, threads)
+    best = _classify(project, data, run, threads, jobs)
+    _refine(project, data, run, threads, jobs, best)
+    return jobs
+
+
+def _refinement(data: DataSet, threads: int) -> dict[str, str]:
+    """What all jobs of relion_refine have in common."""
+    return {
+        "particle_diameter": f"{data.mask_diameter:g}",
+        "do_preread_images": "Yes",
+        "nr_pool": "30",
+        "nr_threads": str(threads),
+    }
+
+
+def _classify(project: Project, data: DataSet, run: Run, threads: int, jobs: dict[str, str]) -> int:
+    """2D classes, an initial model and 3D classes of coarse particles; returns the number of the largest 3D class."""
     jobs["class2d"] = run(
         "relion.class2d",
         {
-            **refinement,
+            **_refinement(data, threads),
             "fn_img": f"{jobs['extract']}particles.star",
             "nr_classes": "8",
             "do_grad": "No",
             "do_em": "Yes",
-            "nr_iter_em": "20",
+            "nr_iter_em": str(CLASS2D_ITERATIONS),
         },
     )
-    jobs["select"] = run(
-        "relion.select",
-        {
-            "fn_data": f"{jobs['class2d']}run_it020_data.star",
-            "do_select_values": "Yes",
-            "select_label": "rlnMaxValueProbDistribution",
-            "select_minval": "0.1",
-            "select_maxval": "1",
-        },
-    )
+    jobs["select"] = run("relion.select", _selection(jobs["class2d"], CLASS2D_ITERATIONS))
     chosen = f"{jobs['select']}particles.star"
     jobs["initial"] = run(
         "relion.initialmodel",
-        {**refinement, "fn_img": chosen, "sym_name": data.symmetry, "nr_iter": "30"},
+        {
+            **_refinement(data, threads),
+            "fn_img": chosen,
+            "sym_name": data.symmetry,
+            "nr_iter": str(INITIAL_MODEL_ITERATIONS),
+        },
     )
     jobs["class3d"] = run(
         "relion.class3d",
         {
-            **refinement,
+            **_refinement(data, threads),
             "fn_img": chosen,
             "fn_ref": f"{jobs['initial']}initial_model.mrc",
             "ref_correct_greyscale": "Yes",
             "ini_high": "40",
             "sym_name": data.symmetry,
             "nr_classes": "2",
-            "nr_iter": "10",
+            "nr_iter": str(CLASS3D_ITERATIONS),
         },
     )
+    classes = _class3d_files(jobs)
+    best = largest_class(project.root / f"{classes}_model.star")
+    jobs["select3d"] = run(
+        "relion.select",
+        {
+            "fn_data": f"{classes}_data.star",
+            "do_select_values": "Yes",
+            "select_label": "rlnClassNumber",
+            "select_minval": str(best),
+            "select_maxval": str(best),
+        },
+    )
+    return best
+
+
+def _class3d_files(jobs: Mapping[str, str]) -> str:
+    """What the names of the last files of 3D classification begin with."""
+    return f"{jobs['class3d']}run_it{CLASS3D_ITERATIONS:03d}"
+
+
+def _refine(project: Project, data: DataSet, run: Run, threads: int, jobs: dict[str, str], best: int) -> None:
+    """The particles of the best 3D class, extracted again with finer pixels: refined, masked and sharpened."""
     jobs["reextract"] = run(
         "relion.extract",
         {
             "star_mics": f"{jobs['ctf']}micrographs_ctf.star",
             "do_reextract": "Yes",
-            "fndata_reextract": f"{jobs['class3d']}run_it010_data.star",
+            "fndata_reextract": f"{jobs['select3d']}particles.star",
             "do_recenter": "Yes",
             "extract_size": str(data.box),
             "do_rescale": "Yes",
@@ -170,9 +210,9 @@ def run_chain(project: Project, data: DataSet, run: Run, threads: int = 2) -> di
     jobs["refine"] = run(
         "relion.refine3d",
         {
-            **refinement,
+            **_refinement(data, threads),
             "fn_img": f"{jobs['reextract']}particles.star",
-            "fn_ref": f"{jobs['class3d']}run_it010_class001.mrc",
+            "fn_ref": f"{_class3d_files(jobs)}_class{best:03d}.mrc",
             "ref_correct_greyscale": "Yes",
             "ini_high": "40",
             "sym_name": data.symmetry,
@@ -191,7 +231,23 @@ def run_chain(project: Project, data: DataSet, run: Run, threads: int = 2) -> di
         "relion.postprocess",
         {"fn_in": f"{jobs['refine']}run_half1_class001_unfil.mrc", "fn_mask": f"{jobs['mask']}mask.mrc"},
     )
-    return jobs
+
+
+def _selection(class2d: str, iterations: int) -> dict[str, str]:
+    """Which particles to go on with: those of good class averages; without a class ranker, less the odd images."""
+    classes = f"{class2d}run_it{iterations:03d}"
+    if shutil.which(RANKER):
+        return {
+            "fn_model": f"{classes}_optimiser.star",
+            "do_class_ranker": "Yes",
+            "rank_threshold": str(RANK_THRESHOLD),
+        }
+    return {"fn_data": f"{classes}_data.star", "do_discard": "Yes", "discard_sigma": "4"}
+
+
+def largest_class(model: Path) -> int:
+    """The number, from 1, of the class that has most particles."""
+    return int(np.argmax(star.read(model)["model_classes"].floats("rlnClassDistribution"))) + 1
 
 
 def threshold_of(path: Path, volume: float) -> float:
