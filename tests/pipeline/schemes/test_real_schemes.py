@@ -84,17 +84,17 @@ def test_prep_and_proc_from_movies_to_a_refined_map(
         return rows(project.root / "CtfFind/job003/micrographs_ctf.star", "micrographs")
 
     arrive(1)
-    running = Run(project, "prep")
-    for number in range(1, MOVIES + 1):
-        running.until(lambda number=number: with_ctf() == number, 10 * MINUTES)
-        if number < MOVIES:
-            arrive(number + 1)
-    made = {path: path.stat().st_mtime_ns for path in (project.root / "MotionCorr").rglob("mic*.mrc")}
-    following = Run(project, "proc")
-    following.until(lambda: any(project.root.glob("Refine3D/job*/run_class001.mrc")), 60 * MINUTES)
-    following.until(lambda: proc.read().current_node == "WAIT", MINUTES)
-    running.end()
-    following.end()
+    with Run(project, "prep") as running:
+        for number in range(1, MOVIES + 1):
+            running.until(lambda number=number: with_ctf() == number, 10 * MINUTES)
+            if number < MOVIES:
+                arrive(number + 1)
+        made = {path: path.stat().st_mtime_ns for path in (project.root / "MotionCorr").rglob("mic*.mrc")}
+        with Run(project, "proc") as following:
+            following.until(lambda: any(project.root.glob("Refine3D/job*/run_class001.mrc")), 60 * MINUTES)
+            following.until(lambda: proc.read().current_node == "WAIT", MINUTES)
+            running.end()
+            following.end()
 
     assert all(path.stat().st_mtime_ns == when for path, when in made.items()), "a movie was worked on again"
     project.refresh()
