@@ -118,7 +118,7 @@ def test_the_same_seed_writes_the_same_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"particles": 200}, "do not fit side by side"),
+        ({"particles": 60}, "do not fit side by side"),
         ({"diameter": 300.0}, "can be at most"),
         ({"movies": 0}, "at least one movie"),
         ({"dose": 0.0}, "must be positive"),

@@ -75,7 +75,8 @@ def test_movies_become_particles(project: Project) -> None:
     jobs = run_preparation(project, data, Unattended(project))
     truth = project.root / "truth.star"
     picks = score_picks(truth, project.root / jobs["pick"] / "autopick.star", project.root, 25)
-    assert picks.recall >= 0.9 and picks.precision >= 0.7, picks
+    # without a threshold the Laplacian also picks gaps of a particle's size
+    assert picks.recall >= 0.95 and picks.precision >= 0.55, picks
     assert np.abs(defocus_errors(truth, project.root / jobs["ctf"] / "micrographs_ctf.star")).max() < 150
     particles = star.read(project.root / jobs["extract"] / "particles.star")
     assert len(particles["particles"]) == picks.picks
