@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,6 +57,21 @@ def rows(path: Path, table: str) -> int:
     return len(star.read(path)[table]) if path.exists() else 0
 
 
+def arrivals(project: Project, shared: Path) -> Callable[[int], None]:
+    """arrive(3) brings the third movie into the project's Micrographs; the gain reference is there already."""
+    arriving = project.root / "Micrographs"
+    arriving.mkdir()
+    shutil.copy(shared / "data/movies/Movies/gain.mrc", project.root / "gain.mrc")
+
+    def arrive(number: int) -> None:
+        # as a microscope's computer does it: under another name until it is whole
+        partial = arriving / f"mic{number:03d}.part"
+        shutil.copy(shared / f"data/movies/Movies/mic{number:03d}.tiff", partial)
+        partial.rename(partial.with_suffix(".tiff"))
+
+    return arrive
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.req("S1", "S2")
@@ -70,15 +86,7 @@ def test_prep_and_proc_from_movies_to_a_refined_map(
         adapt(proc, {"select_parts": {**NO_RANKER, "fn_data": data}})
     prepare(prep, wait_sec="1")
     prepare(proc, wait_sec="1", min_nr_parts_3d="150")
-    arriving = project.root / "Micrographs"
-    arriving.mkdir()
-    shutil.copy(shared / "data/movies/Movies/gain.mrc", project.root / "gain.mrc")
-
-    def arrive(number: int) -> None:
-        # as a microscope's computer does it: under another name until it is whole
-        partial = arriving / f"mic{number:03d}.part"
-        shutil.copy(shared / f"data/movies/Movies/mic{number:03d}.tiff", partial)
-        partial.rename(partial.with_suffix(".tiff"))
+    arrive = arrivals(project, shared)
 
     def with_ctf() -> int:
         return rows(project.root / "CtfFind/job003/micrographs_ctf.star", "micrographs")
@@ -112,3 +120,64 @@ def test_prep_and_proc_from_movies_to_a_refined_map(
     refined = project.root / proc.read().jobs["refine3d"].current_name
     model = star.read(refined / "run_model.star")["model_general"]
     assert float(model.strings("rlnCurrentResolution")[0]) < 20.0
+
+
+# Answers `topaz extract` with the particles that are there, in its own form and order.
+TOPAZ = """#!{python}
+import os, sys
+words = sys.argv[1:]
+assert words[0] == "extract", words
+image = words[words.index("-o") + 2]
+stem = os.path.basename(image).rsplit(".", 1)[0]
+rows = [line.split() for line in open({truth!r}) if line.startswith("Movies/" + stem + ".tiff")]
+rows = [row for row in rows if len(row) > 7]
+with open(words[words.index("-o") + 1], "w") as file:
+    print("image_name", "x_coord", "y_coord", "score", sep=chr(9), file=file)
+    for row in rows:
+        print(stem, round(float(row[1])), round(float(row[2])), 1.5, sep=chr(9), file=file)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.req("S1", "S2")
+def test_proc_picks_with_topaz(project: Project, shared: Path, example: Callable[[str], SchemeStore]) -> None:
+    """The other branch of `proc`: do_log is False, so Topaz picks (here a program that stands in for it)."""
+    pytest.importorskip("relion_py.compute.picking.topaz", reason="relion_autopick does not call Topaz yet")
+    prep, proc = example("prep"), example("proc")
+    adapt(prep, PREP)
+    adapt(proc, PROC)
+    topaz = project.root / "topaz"
+    topaz.write_text(TOPAZ.format(python=sys.executable, truth=str(shared / "data/movies/truth.star")))
+    topaz.chmod(0o755)
+    (project.root / "model.sav").touch()
+    adapt(
+        proc,
+        {
+            "autopick": {**PROC["autopick"], "fn_topaz_exe": str(topaz), "topaz_particle_diameter": "160"},
+            "class2d": {"nr_iter_grad": "10"},
+            "select_parts": {**NO_RANKER, "fn_data": "Schemes/proc/class2d/run_it010_data.star"},
+        },
+    )
+    prepare(prep, wait_sec="1")
+    prepare(proc, wait_sec="1", do_log="False", topaz_model="model.sav")  # too few particles to go on with 3D
+    arrive = arrivals(project, shared)
+    for number in (1, 2):
+        arrive(number)
+    with Run(project, "prep") as running:
+        ctf = project.root / "CtfFind/job003/micrographs_ctf.star"
+        running.until(lambda: rows(ctf, "micrographs") == 2, 10 * MINUTES)
+        with Run(project, "proc") as following:
+            following.until(lambda: proc.read().floats["current_nr_parts"].value > 0, 20 * MINUTES)
+            following.until(lambda: proc.read().current_node == "WAIT", MINUTES)
+            running.end()
+            following.end()
+    project.refresh()
+    picking = proc.read().jobs["autopick"].current_name
+    assert project.process(picking).type_label.startswith("relion.autopick.topaz")
+    picks = sum(rows_of_coordinates(path) for path in (project.root / picking).rglob("*_autopick.star"))
+    assert picks == 90, "all particles of two movies"
+
+
+def rows_of_coordinates(path: Path) -> int:
+    return len(next(iter(star.read(path).values())))
