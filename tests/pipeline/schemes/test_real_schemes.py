@@ -122,19 +122,20 @@ def test_prep_and_proc_from_movies_to_a_refined_map(
     assert float(model.strings("rlnCurrentResolution")[0]) < 20.0
 
 
-# Answers `topaz extract` with the particles that are there, in its own form and order.
+# Answers `topaz extract` with the particles that are there; images reach Topaz as mic000000.mrc and on, in their order.
 TOPAZ = """#!{python}
 import os, sys
 words = sys.argv[1:]
 assert words[0] == "extract", words
 image = words[words.index("-o") + 2]
 stem = os.path.basename(image).rsplit(".", 1)[0]
-rows = [line.split() for line in open({truth!r}) if line.startswith("Movies/" + stem + ".tiff")]
-rows = [row for row in rows if len(row) > 7]
+movie = "Movies/mic%03d.tiff" % (int(stem.removeprefix("mic")) + 1)
+rows = [line.split() for line in open({truth!r}) if line.startswith(movie)]
 with open(words[words.index("-o") + 1], "w") as file:
     print("image_name", "x_coord", "y_coord", "score", sep=chr(9), file=file)
     for row in rows:
-        print(stem, round(float(row[1])), round(float(row[2])), 1.5, sep=chr(9), file=file)
+        if len(row) > 7:
+            print(stem, round(float(row[1])), round(float(row[2])), 1.5, sep=chr(9), file=file)
 """
 
 
