@@ -6,7 +6,7 @@ elsewhere too. A scheme that is started here runs in a process of its own and go
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,13 +20,11 @@ from PySide6.QtWidgets import (
     QFormLayout,
     QFrame,
     QHBoxLayout,
-    QHeaderView,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
     QPushButton,
     QSplitter,
-    QTableWidget,
     QTableWidgetItem,
     QTabWidget,
     QVBoxLayout,
@@ -34,6 +32,7 @@ from PySide6.QtWidgets import (
 )
 
 from relion_py.gui import dialogs
+from relion_py.gui.schemes_edges import EdgeTable, fill_table, make_table
 from relion_py.gui.schemes_graph import SchemeGraph
 from relion_py.pipeline import schemes
 from relion_py.pipeline.errors import PipelineError
@@ -150,10 +149,10 @@ class SchemesPanel(QWidget):
     def _make_tables(self) -> None:
         self.graph = SchemeGraph(self)
         self.graph.node_chosen.connect(self.choose_node)
-        self.variables = _table(("Variable", "Value", "Original"), self)
+        self.variables = make_table(("Variable", "Value", "Original"), self)
         self.variables.itemChanged.connect(self._variable_edited)
-        self.edges = _table(("From", "To", "If", "Else"), self)
-        self.edges.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.edges = EdgeTable(self)
+        self.edges.edge_edited.connect(self._edge_edited)
         self.log = QPlainTextEdit(self)
         self.log.setReadOnly(True)
         self.log.setAccessibleName("Log of the scheme")
@@ -281,8 +280,8 @@ class SchemesPanel(QWidget):
         self.graph.show_scheme(scheme)
         if self.variables.state() != QAbstractItemView.State.EditingState:
             rows = [(name, v.text, value_text(v.original)) for _, name, v in scheme.variables()]
-            _fill(self.variables, rows, editable=(1, 2))
-        _fill(self.edges, [_edge_row(edge) for edge in scheme.edges])
+            fill_table(self.variables, rows, editable=(1, 2))
+        self.edges.show_scheme(scheme)
         for end, box in self.ends.items():
             entries = ["", *scheme.bools] if end == "If" else scheme.nodes
             if [box.itemText(i) for i in range(box.count())] != entries:
@@ -436,12 +435,13 @@ class SchemesPanel(QWidget):
         else:
             self._edit(lambda scheme: scheme.add_edge(source, target))
 
+    def _edge_edited(self, old: Edge, new: Edge) -> None:
+        self._edit(lambda scheme: scheme.change_edge(old, new))
+
     def remove_edge(self) -> None:
         """Remove the selected edge."""
-        row = self.edges.currentRow()
-        scheme = self.shown.scheme if self.shown else None
-        if scheme is not None and 0 <= row < len(scheme.edges):
-            edge = scheme.edges[row]
+        edge = self.edges.selected()
+        if edge is not None:
             self._edit(lambda fresh: setattr(fresh, "edges", [e for e in fresh.edges if e != edge]))
 
 
@@ -502,36 +502,6 @@ def make_scheme(window: MainWindow) -> MakeSchemeDialog | None:
     dialog = MakeSchemeDialog(entries, make, window)
     dialog.open()
     return dialog
-
-
-def _table(headers: tuple[str, ...], parent: QWidget) -> QTableWidget:
-    table = QTableWidget(0, len(headers), parent)
-    table.setHorizontalHeaderLabels(headers)
-    table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-    table.verticalHeader().hide()
-    table.setWordWrap(False)
-    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-    table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-    return table
-
-
-def _fill(table: QTableWidget, rows: Sequence[tuple[str, ...]], editable: tuple[int, ...] = ()) -> None:
-    table.blockSignals(True)
-    table.setRowCount(len(rows))
-    for i, row in enumerate(rows):
-        for j, text in enumerate(row):
-            item = QTableWidgetItem(text)
-            item.setToolTip(text)
-            if j not in editable:
-                item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
-            table.setItem(i, j, item)
-    table.blockSignals(False)
-
-
-def _edge_row(edge: Edge) -> tuple[str, ...]:
-    if edge.is_fork:
-        return edge.source, edge.target_if_true, edge.condition, edge.target
-    return edge.source, edge.target, "", ""
 
 
 def _inputs(scheme: Scheme, node: str) -> str:

@@ -111,6 +111,7 @@ CTFFIND_4_1 = Page(
             help="The CTFFIND-4.1 program. Default: RELION_CTFFIND_EXECUTABLE.",
             on_continue="inactive",
             executable=True,
+            without_it="the CTF is estimated by the built-in estimator",
             site_default="ctffind",
         ),
         yes_no(

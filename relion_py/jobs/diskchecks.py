@@ -79,7 +79,7 @@ def _input_files(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Com
         if not used or not value or "$$" in value or (key == "fn_ref" and value == "None"):
             continue
         if option.executable:
-            message = _executable_complaint(value, root)
+            message = _executable_complaint(value, root, option)
         elif context.is_continue and option.on_continue == "inactive":
             continue
         else:
@@ -109,13 +109,16 @@ def _type_complaint(option: Option, node_type: str) -> str:
     return f"This is of type {canonical(node_type)}, but '{_label(option)}' takes {option.node_type}: choose another."
 
 
-def _executable_complaint(value: str, root: Path) -> str:
+def _executable_complaint(value: str, root: Path, option: Option) -> str:
     if (root / value).is_file():
         fine = os.access(root / value, os.X_OK)
         return "" if fine else f"'{value}' is not executable: run chmod +x on it."
     words = quoting.words(value)
     if words and (_which(words[0]) or os.access(root / words[0], os.X_OK)):
         return ""
+    if option.without_it:
+        # what a form comes with, people have not asked for
+        return "" if value == option.default else f"There is no program '{value}', so {option.without_it}."
     return f"There is no program '{value}': give its path, or put its directory on the PATH."
 
 

@@ -47,7 +47,8 @@ class Limits:
 class Option:
     """One entry of a job's form. `minimum`, `maximum` and `step` are a slider's reach, not limits: those are
     in `limits`. `site_default` and `site_maximum` name the SiteEnvironment fields that a site's variables
-    fill."""
+    fill. `executable`: the file is a program; `without_it` says what is done where the program is not there, if
+    that is no fault."""
 
     key: str
     label: str
@@ -66,6 +67,7 @@ class Option:
     limits: Limits | None = None
     required: bool = False
     executable: bool = False
+    without_it: str = ""
     site_default: str = ""
     site_maximum: str = ""
 

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 
 import pytest
-from PySide6.QtWidgets import QMessageBox
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QComboBox, QMessageBox
 from window_driver import click, wait_until
 
 from relion_py.gui.schemes_panel import MakeSchemeDialog, SchemesPanel, show_schemes
 from relion_py.pipeline.jobstar import JobStar
 from relion_py.pipeline.project import Project
-from relion_py.pipeline.schemes import SchemeStore, add_job
+from relion_py.pipeline.schemes import Edge, SchemeStore, add_job
 from relion_py.pipeline.schemes.operators import make
 
 EXAMPLES = Path(__file__).parents[1] / "golden" / "schemes"
@@ -115,6 +116,83 @@ def test_variables_and_edges_are_edited(qtbot, panel: SchemesPanel, store: Schem
     wait_until(qtbot, lambda: len(store.read().edges) == 3)
     edge = store.read().edges[-1]
     assert (edge.source, edge.target_if_true, edge.condition, edge.target) == ("pick", "COUNT", "limit", "EXIT")
+
+
+def choose_in_cell(qtbot, panel: SchemesPanel, row: int, column: int, text: str) -> None:
+    """Double-click a cell of the edges and choose from the list that opens there, with the keyboard."""
+    table = panel.edges
+    place = table.visualItemRect(table.item(row, column)).center()
+    qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    choose(qtbot, table.viewport().findChild(QComboBox), text)
+
+
+def choose(qtbot, box: QComboBox, text: str) -> None:
+    wait_until(qtbot, box.view().isVisible)
+    steps = box.findText(text) - box.currentIndex()
+    assert box.findText(text) >= 0, [box.itemText(i) for i in range(box.count())]
+    for _ in range(abs(steps)):
+        qtbot.keyClick(box.view(), Qt.Key.Key_Down if steps > 0 else Qt.Key.Key_Up)
+    if directory := os.environ.get("SCREENSHOTS"):
+        box.screen().grabWindow(0).save(f"{directory}/schemes_edge_choice_{text}.png")
+    qtbot.keyClick(box.view(), Qt.Key.Key_Return)
+
+
+def written(edge: Edge) -> tuple[str, ...]:
+    if edge.is_fork:
+        return edge.source, edge.target_if_true, edge.condition, edge.target
+    assert (edge.target_if_true, edge.condition) == ("undefined", "undefined")
+    return edge.source, edge.target, "", ""
+
+
+def rows_of(panel: SchemesPanel) -> list[tuple[str, ...]]:
+    table = panel.edges
+    return [tuple(table.item(i, j).text() for j in range(4)) for i in range(table.rowCount())]
+
+
+@pytest.mark.req("S2")
+def test_an_edge_is_edited_in_place(qtbot, panel: SchemesPanel, store: SchemeStore) -> None:
+    """Each cell of a row, a fork that becomes a plain edge and again a fork; what cannot be is told and put back."""
+    panel.tabs.setCurrentIndex(1)
+    wait_until(qtbot, lambda: panel.edges.rowCount() == 3)
+    with store.change() as scheme:
+        scheme.set_variable("late", "False")
+    wait_until(qtbot, lambda: panel.edges.choices(2) == ["", "good", "late"])
+    others = [("pick", "ASK", "", ""), ("COUNT", "pick", "", "")]
+    assert rows_of(panel) == [others[0], ("ASK", "COUNT", "good", "EXIT"), others[1]]
+    for column, text, fork in (
+        (1, "pick", ("ASK", "pick", "good", "EXIT")),
+        (3, "COUNT", ("ASK", "pick", "good", "COUNT")),
+        (2, "late", ("ASK", "pick", "late", "COUNT")),
+        (2, "", ("ASK", "pick", "", "")),
+        (2, "good", ("ASK", "pick", "good", "pick")),
+        (0, "EXIT", ("EXIT", "pick", "good", "pick")),
+    ):
+        choose_in_cell(qtbot, panel, 1, column, text)
+        wait_until(qtbot, lambda fork=fork: written(store.read().edges[1]) == fork)
+        wait_until(qtbot, lambda fork=fork: rows_of(panel) == [others[0], fork, others[1]])
+    assert panel.problem.text() == ""
+
+    choose_in_cell(qtbot, panel, 0, 0, "COUNT")
+    wait_until(qtbot, lambda: "An edge or fork leaves COUNT already" in panel.problem.text())
+    wait_until(qtbot, lambda: rows_of(panel)[0] == others[0])
+    assert not panel.edges.item(0, 3).flags() & Qt.ItemFlag.ItemIsEditable, "a plain edge has no Else"
+
+
+def test_an_edge_that_changed_meanwhile_is_not_overwritten(qtbot, panel: SchemesPanel, store: SchemeStore) -> None:
+    panel.tabs.setCurrentIndex(1)
+    wait_until(qtbot, lambda: panel.edges.rowCount() == 3)
+    table = panel.edges
+    table.setCurrentCell(0, 1)
+    table.edit(table.model().index(0, 1))
+    with store.change() as scheme:
+        scheme.edges.pop(0)
+    wait_until(qtbot, lambda: panel.shown is not None and len(panel.shown.scheme.edges) == 2)
+    assert table.rowCount() == 3, "rows do not move below a person who chooses"
+    choose(qtbot, table.viewport().findChild(QComboBox), "EXIT")
+    wait_until(qtbot, lambda: "is not as it was" in panel.problem.text())
+    wait_until(qtbot, lambda: table.rowCount() == 2)
+    assert [edge.source for edge in store.read().edges] == ["ASK", "COUNT"]
 
 
 def test_step_stop_abort_reset(qtbot, panel: SchemesPanel, store: SchemeStore, project_root: Path) -> None:

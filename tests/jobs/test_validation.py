@@ -173,6 +173,18 @@ def test_programs_that_are_missing(project: Path, monkeypatch: pytest.MonkeyPatc
     assert "'nothing' is not on the PATH" in told({"nr_mpi": "2"}, project)["nr_mpi"]
 
 
+def test_ctffind_is_missed_only_by_who_asks_for_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the built-in estimator works, so the form as it comes has nothing to mend."""
+    monkeypatch.setenv("PATH", str(project))
+    spec = registry.by_label("relion.ctffind")
+
+    def complaint(values: dict[str, str]) -> str:
+        return {p.key: p.message for p in spec.validate(values, project)}.get("fn_ctffind_exe", "")
+
+    assert complaint({}) == ""
+    assert "built-in estimator" in complaint({"fn_ctffind_exe": "/opt/ctffind5"})
+
+
 def test_queue_needs_command_and_template(project: Path) -> None:
     found = told({"do_queue": "Yes", "qsub": "bsub"}, project)
     assert set(found) == {"qsub", "qsubscript"}

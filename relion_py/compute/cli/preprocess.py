@@ -247,7 +247,9 @@ def _finish(
         reason = next(iter(failures.values()))
         raise UserError(f"No particles were extracted; see {directory}{FAILURES}. The first reason: {reason}")
     path = args.text("--part_star")
-    count, optics = write_lists(micrographs, refined, directory, settings, path, args.text("--pick_star"))
+    # a job that extracts again promises both names; RELION 5 writes the first only (pipeline_jobs.cpp)
+    lists = [args.text("--pick_star"), directory + "reextract.star" if refined is not None else ""]
+    count, optics = write_lists(micrographs, refined, directory, settings, path, [name for name in lists if name])
     for group, size in zip(optics.strings("rlnOpticsGroup"), optics.strings("rlnImagePixelSize"), strict=True):
         job.say(f" The pixel size of the extracted particles in optics group {group} is {float(size):g} A/pixel.")
     if failures:

@@ -393,18 +393,18 @@ def write_lists(
     directory: str,
     settings: Settings,
     particles_path: str = "",
-    pick_path: str = "",
+    pick_paths: Sequence[str] = (),
 ) -> tuple[int, Table]:
-    """Write the list of all particles, and with `pick_path` that of the files with their coordinates.
+    """Write the list of all particles (unless its path is ""), and to `pick_paths` that of their coordinate files.
 
-    Either path may be "". Returns the number of particles and the table of optics groups. UserError without
+    Returns the number of particles and the table of optics groups. UserError without
     any particle.
     """
     particles, files = join(micrographs, directory)
     if not len(particles):
         raise UserError("No particles were extracted; look at the coordinate files and the warnings above.")
     optics = output_optics(particles, micrographs, refined, settings)
-    if pick_path:
+    for pick_path in pick_paths:
         table = Table.from_rows(("rlnMicrographName", "rlnMicrographCoordinates"), files)
         star.write(pick_path, StarFile([("coordinate_files", table)]))
     if particles_path:

@@ -175,19 +175,31 @@ class Scheme:
 
     def add_fork(self, source: str, condition: str, target_if_true: str, target: str) -> None:
         """Let `target_if_true` follow `source` where the bool `condition` is true, else `target`."""
-        if condition not in self.bools:
-            raise PipelineError(f"A fork needs a bool variable; the scheme {self.name} has none called {condition!r}.")
         self._add_edge(Edge(source, target, True, target_if_true, condition))
 
+    def change_edge(self, old: Edge, new: Edge) -> None:
+        """Put another edge or fork in an edge's place. PipelineError if the old one is not there any more."""
+        if old not in self.edges:
+            raise PipelineError(f"The edge that leaves {old.source} is not as it was; look at it again.")
+        self._check_edge(new, [edge for edge in self.edges if edge != old] if new.source != old.source else [])
+        self.edges[self.edges.index(old)] = new
+
     def _add_edge(self, edge: Edge) -> None:
-        for node in (edge.source, *edge.targets):
-            if node not in self.nodes:
-                raise PipelineError(f"An edge cannot join {node!r}: the scheme {self.name} has no such node.")
-        if any(other.source == edge.source for other in self.edges):
-            raise PipelineError(f"An edge or fork leaves {edge.source} already; remove that one first.")
+        self._check_edge(edge, self.edges)
         self.edges.append(edge)
         if self.current_node == UNDEFINED:
             self.current_node = self.edges[0].source
+
+    def _check_edge(self, edge: Edge, others: list[Edge]) -> None:
+        if edge.is_fork and edge.condition not in self.bools:
+            raise PipelineError(
+                f"A fork needs a bool variable; the scheme {self.name} has none called {edge.condition!r}."
+            )
+        for node in (edge.source, *edge.targets):
+            if node not in self.nodes:
+                raise PipelineError(f"An edge cannot join {node!r}: the scheme {self.name} has no such node.")
+        if any(other.source == edge.source for other in others):
+            raise PipelineError(f"An edge or fork leaves {edge.source} already; remove that one first.")
 
     def _check_name(self, name: str) -> None:
         if (

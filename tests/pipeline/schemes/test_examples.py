@@ -38,7 +38,7 @@ class Run:
         self.said: list[str] = []
         self.results: list[object] = []
         self._runner = runner_for(Project.open(project.root), name, self.said)
-        self._thread = threading.Thread(target=self._work)
+        self._thread = threading.Thread(target=self._work, daemon=True)  # a test that fails does not hang
         self._thread.start()
 
     def _work(self) -> None:
@@ -46,6 +46,15 @@ class Run:
             self.results.append(self._runner.run())
         except PipelineError as error:
             self.results.append(error)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever has happened, nothing goes on."""
+        if self._thread.is_alive():
+            self._runner.store.request_stop()
+            self._thread.join(300)
 
     def end(self) -> None:
         self._runner.store.request_stop()
