@@ -16,13 +16,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.backend.work import Array
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators
 from relion_py.compute.image.aberrations import Aberrations
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.image.fourier import phase_shift
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import convergence, source
@@ -31,7 +33,7 @@ from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.expectation import Assignments, Expectation, ExpectationSettings, WeightedSums
-from relion_py.compute.refine.images import DiscPixels, PreparedImages, noise_images, transform_images
+from relion_py.compute.refine.images import DiscPixels, PreparedImages, noise_images
 from relion_py.compute.refine.model import NO_PRIOR, ModelState, OptimiserState, SamplingState
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.projector import FourierReference
@@ -114,7 +116,7 @@ class Engine:
         return grid_of(self.sampling)
 
     @contextmanager
-    def working(self, total: int) -> Iterator[tuple[CpuBackend, Callable[[int], None]]]:
+    def working(self, total: int) -> Iterator[tuple[Backend, Callable[[int], None]]]:
         """The threads of an expectation step over this rank's `total` particles, and a call for n more done."""
         done = 0
         with CpuBackend(self.options.threads, self.job.check_abort) as backend, self.job.progress(total) as bar:
@@ -219,7 +221,7 @@ class Engine:
 
     def expectation(
         self,
-        backend: CpuBackend,
+        backend: Backend,
         model: ModelState,
         references: list[FourierReference],
         sizes: convergence.ImageSizes,
@@ -245,7 +247,7 @@ class Engine:
             for index, images in source.batches(self.particles, part, size, options, comm):
                 self.job.check_abort()
                 self.clock.lap("reading")
-                prepared = self._prepare(model, index, images, coarse, fine)
+                prepared = self._prepare(backend, model, index, images, coarse, fine)
                 self.clock.lap("images")
                 if options.skip_align:
                     p = self.particles
@@ -282,7 +284,7 @@ class Engine:
 
     def _expectation_step(
         self,
-        backend: CpuBackend,
+        backend: Backend,
         model: ModelState,
         references: list[FourierReference],
         tables: SamplingTables,
@@ -334,30 +336,37 @@ class Engine:
         inverse[:, 0] = 0.0
         return inverse.astype(np.float32)
 
-    def _ctf(self, index: NDArray[np.int64], pixels: DiscPixels) -> NDArray[np.float32]:
-        """CTF (N, P) of particles, 1 without CTF correction."""
+    def _ctf(self, index: NDArray[np.int64], pixels: DiscPixels, backend: Backend | None = None) -> Array:
+        """CTF (N, P) of particles, 1 without CTF correction; where the backend, if one is given, has its arrays."""
+        backend = backend or CpuBackend()
         if self.ctf is None:
-            return np.ones((len(index), pixels.size), np.float32)
-        out = np.empty((len(index), pixels.size), np.float32)
+            return backend.xp.ones((len(index), pixels.size), np.float32)
         groups = self.particles.optics_group[index]
+        values = []
         for g in np.unique(groups):
-            mine, aberrations = groups == g, self.aberrations[g]
-            out[mine] = ctf_values(
-                self.ctf[index[mine]],
-                pixels.kx,
-                pixels.ky,
-                self.box,
-                self.pixel_size,
-                intact_first_peak=self.options.ctf_intact_first_peak,
-                absolute=self.options.ctf_phase_flipped,
-                only_flip_phases=self.options.only_flip_phases,
-                magnification=aberrations.magnification,
-                gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, self.box, self.pixel_size),
+            aberrations = self.aberrations[g]
+            values.append(
+                backend.ctf_values(
+                    self.ctf[index[groups == g]],
+                    pixels.kx,
+                    pixels.ky,
+                    self.box,
+                    self.pixel_size,
+                    intact_first_peak=self.options.ctf_intact_first_peak,
+                    absolute=self.options.ctf_phase_flipped,
+                    only_flip_phases=self.options.only_flip_phases,
+                    magnification=aberrations.magnification,
+                    gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, self.box, self.pixel_size),
+                )
             )
-        return out
+        if len(values) == 1:
+            return values[0]
+        back = np.argsort(np.argsort(groups, kind="stable"))
+        return backend.xp.concatenate(values)[backend.to_device(back)]
 
     def _prepare(
         self,
+        backend: Backend,
         model: ModelState,
         index: NDArray[np.int64],
         images: NDArray[np.float32],
@@ -375,30 +384,30 @@ class Engine:
         noise = None
         if not options.zero_mask:
             noise = noise_images(model.sigma2_noise[p.optics_group[index]], self.box, self.state.random_seed + index)
-        unmasked, masked, spectrum = transform_images(
+        unmasked, masked, spectrum = backend.transform_images(
             images,
             shift,
             1.0 / norm,
             self.diameter / (2.0 * self.pixel_size),
             float(options.mask_edge),
             fine,
-            noise=noise,
-            workers=options.threads,
+            noise,
         )
         for g in np.unique(p.optics_group[index]):
             factors = self.aberrations[g].phase_factors(fine.kx, fine.ky, self.box, self.pixel_size)
             if factors is not None:
-                mine = p.optics_group[index] == g
+                mine = backend.to_device(np.nonzero(p.optics_group[index] == g)[0])
+                factors = backend.to_device(factors)
                 unmasked[mine] *= factors
                 masked[mine] *= factors
         if rest is not None:
-            phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], self.box)
+            phase = backend.to_device(phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], self.box))
             unmasked, masked = unmasked * phase, masked * phase
         scale = np.ones(len(index))
         if self.do_scale:
             scale = np.maximum(model.scale_correction[p.group[index]], 0.001)
-        ctf = self._ctf(index, fine)
-        ctf *= scale[:, None].astype(np.float32)
+        ctf = self._ctf(index, fine, backend)
+        ctf *= backend.to_device(scale[:, None].astype(np.float32))
         return PreparedImages(
             index=index,
             masked=masked,

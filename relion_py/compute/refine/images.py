@@ -60,6 +60,7 @@ class PreparedImages:
     index (N,) the particles' numbers; masked, unmasked (N, P) complex64 at the fine pixels; ctf (N, P) float32,
     multiplied with the group's scale; optics, group (N,) int; scale (N,); old_offset (N, 2) A that was applied;
     spectrum (N, S) sum over each shell's half plane of |masked|^2; applied_norm (N,) the image was divided by it.
+    masked, unmasked and ctf are where the backend has its arrays.
     """
 
     index: NDArray[np.int64]
@@ -84,14 +85,11 @@ class PreparedImages:
     def shells(self) -> int:
         return self.spectrum.shape[1]
 
-    def subset(self, members: NDArray[np.int64]) -> PreparedImages:
-        """Some of the particles, in the order of `members`."""
-        if len(members) == len(self) and np.array_equal(members, np.arange(len(self))):
-            return self
-        n = len(self)
+    def part(self, first: int, last: int) -> PreparedImages:
+        """Particles first ... last-1."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         shared = {"fine", "coarse", "coarse_in_fine", "scale_shells"}
-        return PreparedImages(**{k: v if k in shared or len(v) != n else v[members] for k, v in values.items()})
+        return PreparedImages(**{k: v if k in shared else v[first:last] for k, v in values.items()})
 
 
 @njit(nogil=True, cache=True)
