@@ -46,6 +46,7 @@ class CpuBackend:
         self.threads = max(1, threads)
         self.work_mib = work_mib
         self._check = check or (lambda: None)
+        self.members: list[Any] = [self]
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -60,6 +61,11 @@ class CpuBackend:
     ) -> None:
         self._stack.close()
         self._pool = None
+
+    def side_by_side(self, function: Callable[[Any], None], steps: Sequence[Any]) -> None:
+        """function(step) for each, at the same time where each has a device of its own."""
+        for step in steps:
+            function(step)
 
     def map(self, function: Callable[..., object], tasks: Sequence[tuple]) -> None:
         """function(*task) for each task, in the threads; the first exception is raised here, and drops what waits."""
@@ -115,6 +121,9 @@ class CpuBackend:
     def out_of_memory(self, error: BaseException) -> bool:
         """Whether an error says that a batch was too large; here that ends a run."""
         return False
+
+    def release(self) -> None:
+        """Gives back memory that is kept for later use; there is none."""
 
     # ---- images ----
 
@@ -184,12 +193,12 @@ class CpuBackend:
         self.map(score, [(k, a, min(a + step, per_class)) for k in range(classes) for a in range(0, per_class, step)])
         return out, row_best
 
-    def plan(self, slices: Slices, groups: Groups) -> Groups:
+    def plan(self, slices: Slices, groups: Groups) -> Any:
         """The groups in the order in which they are gone through."""
         return groups.sorted_by_block()
 
     def score_groups(
-        self, slices: Slices, plan: Groups, table: Shifted, size: int, correlate: bool
+        self, slices: Slices, plan: Any, table: Shifted, size: int, correlate: bool
     ) -> NDArray[np.float32]:
         """Log-weights (size,) of all samples of the groups of a plan, see `estep_numba.score_groups`."""
         g = plan
@@ -312,7 +321,7 @@ class CpuBackend:
         accumulators.clear()
 
     def sum_groups(
-        self, slices: Slices, plan: Groups, weights: NDArray, table: Shifted, recon_row: NDArray, recon: NDArray,
+        self, slices: Slices, plan: Any, weights: NDArray, table: Shifted, recon_row: NDArray, recon: NDArray,
         residual: bool, accumulators: list[NDArray[np.float32]], shells: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
         """Back-projections, and signal and reference power (N, shells), see `estep_numba.sum_groups`."""

@@ -13,7 +13,8 @@ back-projection do, in their last bits, as atomic additions come in any order.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -83,29 +84,55 @@ class CudaBackend:
     """Computes on one device; use as a context manager. The methods are those of `CpuBackend`, which describes them.
 
     budget: bytes of the device that this process may use (default: what is free). check() is called between pieces of
-    work and may raise to stop.
+    work and may raise to stop. partners: the backends of other devices of this process, opened and closed with it.
     """
 
     name = "cuda"
 
     def __init__(
-        self, device: Device, threads: int = 1, check: Callable[[], None] | None = None, budget: int | None = None
+        self,
+        device: Device,
+        threads: int = 1,
+        check: Callable[[], None] | None = None,
+        budget: int | None = None,
+        partners: Sequence[CudaBackend] = (),
     ) -> None:
         self.device, self.threads = device, max(1, threads)
         self.xp = device.xp
         self._check = check or (lambda: None)
         self.budget = device.free_bytes() if budget is None else budget
+        self.members: list[Any] = [self, *partners]
         self._constants: dict[Any, tuple[Any, Array]] = {}
 
     def __enter__(self) -> CudaBackend:
         self.device.use()
         return self
 
+    def side_by_side(self, function: Callable[[Any], None], steps: Sequence[Any]) -> None:
+        """function(step) for each, the devices of several at the same time; the first error is raised when all ended.
+
+        The function itself sees to it that the others end soon.
+        """
+
+        def run(step: Any) -> None:
+            step.backend.device.use()
+            function(step)
+
+        if len(steps) == 1:
+            run(steps[0])
+            return
+        with ThreadPoolExecutor(len(steps)) as pool:
+            futures = [pool.submit(run, step) for step in steps]
+        for future in futures:
+            future.result()
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._constants.clear()
-        self.device.release()
+        for each in reversed(self.members):
+            each.device.use()
+            each._constants.clear()
+            each.device.release()
 
     # ---- arrays and memory ----
 
@@ -133,11 +160,12 @@ class CudaBackend:
         return int(np.clip(left // 3, 1, MOST_WORK))
 
     def out_of_memory(self, error: BaseException) -> bool:
-        """Whether an error says that a batch was too large; what it held is given back."""
-        if not isinstance(error, self.device.memory_errors):
-            return False
+        """Whether an error says that a batch was too large."""
+        return isinstance(error, self.device.memory_errors)
+
+    def release(self) -> None:
+        """Gives back memory that is kept for later use."""
         self.device.release()
-        return True
 
     def references(self, volumes: NDArray[np.complex64]) -> Array:
         """The references' transforms on the device."""
@@ -194,12 +222,13 @@ class CudaBackend:
                     images[part], shift[part], factor[part], (mask_radius, mask_edge), pixels,
                     None if noise is None else noise[part], unmasked[part], masked[part],
                 )  # fmt: skip
-            except BaseException as error:
+                first = part.stop
+                continue
+            except Exception as error:
                 if not self.out_of_memory(error) or size == 1:
                     raise
-                size = max(1, size // 2)
-                continue
-            first = part.stop
+            self.release()
+            size = max(1, size // 2)
         return unmasked, masked, spectrum
 
     def _transform_part(
@@ -314,14 +343,15 @@ class CudaBackend:
         return out, row_best
 
     def _uploaded(self, groups: Groups) -> Groups:
-        return Groups(**{name: self.to_device(value) for name, value in vars(groups).items()})
+        there: dict[str, Any] = {name: self.to_device(value) for name, value in vars(groups).items()}
+        return Groups(**there)
 
-    def plan(self, slices: Slices, groups: Groups) -> Plan:
+    def plan(self, slices: Slices, groups: Groups) -> Any:
         """The groups sorted by block, and the orientations that they need."""
         xp, there = self.xp, self._uploaded(groups)
         order = self._order(there.block)
-        lists = {"psi_idx": there.psi_idx, "psi_prior": there.psi_prior}
-        g = Groups(**{name: value[order] for name, value in vars(there).items() if name not in lists}, **lists)
+        values: dict[str, Any] = vars(there)
+        g = Groups(**{k: v if k in ("psi_idx", "psi_prior") else v[order] for k, v in values.items()})
         pair_end = xp.cumsum(g.psi_count.astype(np.int64))
         pairs, pair_start = int(pair_end[-1]), pair_end - g.psi_count
         keys, group_of_pair = xp.empty(pairs, np.int64), xp.empty(pairs, np.int32)
@@ -356,7 +386,7 @@ class CudaBackend:
             yield first_group, int(group_ends[at]), first_slot, int(ends[at])
             first_group, first_slot = int(group_ends[at]), int(ends[at])
 
-    def score_groups(self, slices: Slices, plan: Plan, table: Shifted, size: int, correlate: bool) -> Array:
+    def score_groups(self, slices: Slices, plan: Any, table: Shifted, size: int, correlate: bool) -> Array:
         """Log-weights (size,) of all samples of the groups of a plan."""
         xp, g, children = self.xp, plan.groups, slices.children
         out = xp.empty(size, np.float32)
@@ -480,7 +510,7 @@ class CudaBackend:
     # ---- sums ----
 
     def sum_groups(
-        self, slices: Slices, plan: Plan, weights: Array, table: Shifted, recon_row: NDArray, recon: Array,
+        self, slices: Slices, plan: Any, weights: Array, table: Shifted, recon_row: NDArray, recon: Array,
         residual: bool, accumulators: list[Array], shells: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
         """Back-projections, and signal and reference power (N, shells).

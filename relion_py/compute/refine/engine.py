@@ -8,7 +8,8 @@ Source: ml_optimiser.cpp and ml_optimiser_mpi.cpp, expectation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 
 from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.backend.cuda import CudaBackend
+from relion_py.compute.backend.cuda_device import Share
 from relion_py.compute.backend.work import Array
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
@@ -85,6 +88,20 @@ def grid_of(sampling: SamplingState) -> Sampling:
     )
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Particles `index` (N,) that are treated together, their images (N, box, box), and how they are compared.
+
+    distortion (2, 2): see `estep_numba.block_rotations`.
+    """
+
+    index: NDArray[np.int64]
+    images: NDArray[np.float32]
+    coarse: DiscPixels
+    fine: DiscPixels
+    distortion: NDArray[np.float32]
+
+
 @dataclass
 class Engine:
     """Everything of a running refinement. `mask` is the solvent mask of the references, or None.
@@ -110,6 +127,19 @@ class Engine:
         self.diameter = self.options.mask_diameter(self.box, self.pixel_size)
         self.do_scale = self.options.do_scale_correction and self.particles.nr_groups > 1
         self.clock = Stopwatch()
+        self.devices: Sequence[Share] = ()
+
+    def compute_on(self, devices: Sequence[Share]) -> None:
+        """From now on these devices do the expectation, instead of the CPU."""
+        self.devices = devices
+
+    def _backend(self) -> Backend:
+        threads, check = self.options.threads, self.job.check_abort
+        if not self.devices:
+            return CpuBackend(threads, check)
+        first, *others = self.devices
+        partners = [CudaBackend(share.device, threads, check, share.budget) for share in others]
+        return CudaBackend(first.device, threads, check, first.budget, partners)
 
     def _new_grid(self) -> Sampling:
         """The coarse grid of orientations that the sampling says, not perturbed."""
@@ -119,7 +149,7 @@ class Engine:
     def working(self, total: int) -> Iterator[tuple[Backend, Callable[[int], None]]]:
         """The threads of an expectation step over this rank's `total` particles, and a call for n more done."""
         done = 0
-        with CpuBackend(self.options.threads, self.job.check_abort) as backend, self.job.progress(total) as bar:
+        with self._backend() as backend, self.job.progress(total) as bar:
 
             def advance(n: int) -> None:
                 nonlocal done
@@ -238,27 +268,73 @@ class Engine:
         grid = self.grid.perturbed(self.sampling.random_perturbation)
         tables = SamplingTables.of(grid, self.sampling, options.oversampling)
         sums, weighted = self._empty_sums(model, sizes.current, model.nr_directions)
-        step = self._expectation_step(backend, model, references, tables, grid, members, weighted)
+        every = [weighted, *(weighted.like() for _ in backend.members[1:])]
+        steps = [
+            # several devices work at a time: the clock follows the first
+            self._expectation_step(
+                each, model, references, tables, grid, members, mine, self.clock if each is backend else None
+            )
+            for each, mine in zip(backend.members, every, strict=True)
+        ]
         found: list[tuple[NDArray, Assignments]] = []
-        coarse, fine = DiscPixels.of_size(sizes.coarse), DiscPixels.of_size(sizes.current)
-        size = max(step.batch_size(coarse.size, fine.size), options.pool * options.threads)
-        for part in self._alike(members):
-            step.distortion = self.aberrations[self.particles.optics_group[part[0]]].distortion
-            for index, images in source.batches(self.particles, part, size, options, comm):
-                self.job.check_abort()
-                self.clock.lap("reading")
-                prepared = self._prepare(backend, model, index, images, coarse, fine)
-                self.clock.lap("images")
-                if options.skip_align:
-                    p = self.particles
-                    step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
-                found.append((index, step.run(prepared, None if only_class is None else only_class[index])))
-                advance(len(index))
-        step.finish()
+        batches, lock = self._batches(steps, sizes, members), threading.Lock()
+
+        def go_through(step: Expectation) -> None:
+            try:
+                while True:
+                    with lock:
+                        piece = next(batches, None)
+                    if piece is None:
+                        return
+                    self.job.check_abort()
+                    step.clock.lap("reading")
+                    new = self._run_batch(step, model, piece, only_class)
+                    with lock:
+                        found.append((piece.index, new))
+                        advance(len(piece.index))
+            except BaseException as error:
+                with lock:
+                    batches.close()
+                if step.backend.out_of_memory(error):
+                    raise UserError(
+                        "The memory of the GPU is too small for one particle at this image size: use --pad 1, fewer "
+                        "classes, fewer ranks on this GPU or one with more memory, or leave --gpu out."
+                    ) from None
+                raise
+
+        backend.side_by_side(go_through, steps)
+        for step in steps:
+            step.finish()
+        for other in every[1:]:
+            weighted.unpack(weighted.pack() + other.pack())
+            weighted.failed += other.failed
         self._gather(found)
         weighted.unpack(comm.allreduce_sum(weighted.pack()))
         weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
         return sums, weighted
+
+    def _batches(
+        self, steps: list[Expectation], sizes: convergence.ImageSizes, members: NDArray[np.int64]
+    ) -> Generator[Batch, None, None]:
+        """This rank's share of `members`, as they are read."""
+        options = self.options
+        coarse, fine = DiscPixels.of_size(sizes.coarse), DiscPixels.of_size(sizes.current)
+        size = max(min(s.batch_size(coarse.size, fine.size) for s in steps), options.pool * options.threads)
+        for part in self._alike(members):
+            distortion = self.aberrations[self.particles.optics_group[part[0]]].distortion
+            for index, images in source.batches(self.particles, part, size, options, self.job.comm):
+                yield Batch(index, images, coarse, fine, distortion)
+
+    def _run_batch(
+        self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
+    ) -> Assignments:
+        p, index = self.particles, batch.index
+        step.distortion = batch.distortion
+        prepared = self._prepare(step.backend, model, index, batch.images, batch.coarse, batch.fine)
+        step.clock.lap("images")
+        if self.options.skip_align:
+            step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
+        return step.run(prepared, None if only_class is None else only_class[index])
 
     def _alike(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The particles in parts that share one magnification: projections are shared within a batch."""
@@ -291,6 +367,7 @@ class Engine:
         grid: Sampling,
         members: NDArray[np.int64],
         weighted: WeightedSums,
+        clock: Stopwatch | None = None,
     ) -> Expectation:
         settings = ExpectationSettings(
             adaptive_fraction=self.options.adaptive_fraction,
@@ -324,7 +401,7 @@ class Engine:
             self._inverse_noise(model),
             weighted,
             local,
-            self.clock,
+            clock,
             model.prior_offset_class,
         )
 

@@ -11,8 +11,10 @@ Angles in degrees, offsets in A, images in pixels; Fourier transforms are divide
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +84,11 @@ class WeightedSums:
             prior_offset=np.zeros((classes, 2)),
         )
 
+    def like(self) -> WeightedSums:
+        """Zero sums of the same shapes, with the same grids."""
+        zeros: list[Any] = [np.zeros_like(array) for array in self._arrays()]
+        return WeightedSums(self.grids, *zeros)
+
     def pack(self) -> NDArray[np.float64]:
         """Everything but the grids as one vector, for a sum over ranks; `unpack` is its inverse."""
         scalars = [
@@ -126,6 +133,19 @@ class Assignments:
     norm_correction: NDArray[np.float64]
     failed: NDArray[np.bool_]
 
+    @classmethod
+    def unknown(cls, n: int) -> Assignments:
+        """Of n particles that nothing is known of yet."""
+        return cls(
+            np.full((n, 3, 3), np.nan), np.zeros((n, 2)), np.zeros(n, np.int32), np.zeros(n), np.zeros(n, np.int64),
+            np.zeros(n), np.ones(n), np.zeros(n, np.bool_),
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: list[Assignments]) -> Assignments:
+        """Of all particles of several batches, one after the other."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
 
 class Expectation:
     """One expectation step of one half: references, sampling and noise are fixed, batches of particles go through.
@@ -160,7 +180,7 @@ class Expectation:
         # (K, 2) A: where offsets are expected; classes of 2D references have their own
         self.prior_offset = np.zeros((len(volumes), 2)) if prior_offset is None else prior_offset
         self._accumulators = backend.accumulators(sums.grids)
-        self._pixels: dict[int, tuple[DiscPixels, list[Array]]] = {}
+        self._pixels: dict[int, tuple[DiscPixels, tuple[Array, Array, Array]]] = {}
         self._use(sampling)
 
     def _use(self, sampling: SamplingTables) -> None:
@@ -195,17 +215,53 @@ class Expectation:
         only_class (N,): the one class that each particle is compared with, or -1 for all.
         """
         n = len(images)
-        best = Assignments(
-            np.full((n, 3, 3), np.nan), np.zeros((n, 2)), np.zeros(n, np.int32), np.zeros(n), np.zeros(n, np.int64),
-            np.zeros(n), np.ones(n), np.zeros(n, np.bool_),
-        )  # fmt: skip
-        found = self._coarse_pass(images, only_class)
-        best.nr_significant[:] = found.count
-        best.failed |= ~np.isfinite(found.threshold)
-        for first, last in self._fine_batches(found, images):
+        try:
+            found = self._coarse_pass(images, only_class)
+        except Exception as error:
+            if n < 2 or not self.backend.out_of_memory(error):
+                raise
+        else:
+            best = Assignments.unknown(n)
+            best.nr_significant[:] = found.count
+            best.failed |= ~np.isfinite(found.threshold)
+            for first, last in self._fine_batches(found, images):
+                self._fine_pass_in_pieces(images, first, last, found, best)
+            self._finish_particles(images, best)
+            return best
+        # outside of the except clause, whose error holds on to what filled the memory
+        self.backend.release()
+        halves = []
+        for part in (slice(0, n // 2), slice(n // 2, n)):
+            step = self._of_particles(part)
+            only = None if only_class is None else only_class[part]
+            halves.append(step.run(images.part(part.start, part.stop), only))
+        return Assignments.joined(halves)
+
+    def _of_particles(self, part: slice) -> Expectation:
+        """This step for some particles of a batch, with the same sums: orientations may be the particles' own."""
+        if not isinstance(self.local, OwnPoses):
+            return self
+        step = copy.copy(self)
+        tables = self.sampling
+        step._use(replace(tables, coarse_mats=tables.coarse_mats[part], fine_mats=tables.fine_mats[part]))
+        step.log_pdf = self.log_pdf[:, part]
+        return step
+
+    def _fine_pass_in_pieces(
+        self, images: PreparedImages, first: int, last: int, found: Significant, best: Assignments
+    ) -> None:
+        """The fine pass of particles first ... last-1, of half of them at a time where the memory is too small."""
+        try:
             self._fine_pass(images, first, last, found, best)
-        self._finish_particles(images, best)
-        return best
+            return
+        except Exception as error:
+            if last - first < 2 or not self.backend.out_of_memory(error):
+                raise
+        self.backend.release()
+        middle = (first + last) // 2
+        for a, b in ((first, middle), (middle, last)):
+            if found.group_start[b] > found.group_start[a]:
+                self._fine_pass_in_pieces(images, a, b, found, best)
 
     # ---- coarse pass ----
 
@@ -223,9 +279,10 @@ class Expectation:
     def _slices(self, pixels: DiscPixels, coarse: bool) -> Slices:
         if id(pixels) not in self._pixels:
             there = self.backend.to_device
-            self._pixels[id(pixels)] = pixels, [there(pixels.kx), there(pixels.ky), there(pixels.shell)]
-        tables = self._coarse_tables if coarse else self._fine_tables
-        return Slices(self.volumes, self.pad, self.r_max, *self._pixels[id(pixels)][1], *tables, self.distortion)
+            self._pixels[id(pixels)] = pixels, (there(pixels.kx), there(pixels.ky), there(pixels.shell))
+        mats, psi = self._coarse_tables if coarse else self._fine_tables
+        kx, ky, shell = self._pixels[id(pixels)][1]
+        return Slices(self.volumes, self.pad, self.r_max, kx, ky, shell, mats, psi, self.distortion)
 
     def _weighted(self, images: PreparedImages, coarse: bool) -> tuple[Array, Array]:
         """CTF X / sigma2 (N, P) complex64 and CTF^2 / sigma2 (N, P) float32, without sigma2 when correlating."""
