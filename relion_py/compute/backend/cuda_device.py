@@ -76,6 +76,12 @@ def load_cupy() -> Any:
     return cupy
 
 
+def bytes_of_maps(box: int, classes: int, padding: float, dimensions: int) -> int:
+    """Memory that references and sums of maps need at the full image size, as `FourierReference` lays them out."""
+    size = 2 * int(padding * box / 2 + 0.5) + 3
+    return classes * (size if dimensions == 3 else 3) * size * (size // 2 + 1) * (8 + 12)
+
+
 @dataclass(frozen=True)
 class Share:
     """A device and the bytes of its memory that this rank may use."""
@@ -126,7 +132,7 @@ class CupyDevice:
         self.use()
         # one object for all devices; what it says and does concerns the current one
         self._pool = cupy.get_default_memory_pool()
-        module = cupy.RawModule(code=kernel_sources.whole_source(), options=("--std=c++17",))
+        module = cupy.RawModule(code=kernel_sources.whole_source())
         self._functions = {name: module.get_function(name) for name in kernel_sources.signatures()}
 
     def use(self) -> None:

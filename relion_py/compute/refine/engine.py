@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
-from relion_py.compute.backend.cuda import CudaBackend
-from relion_py.compute.backend.cuda_device import Share
+from relion_py.compute.backend.cuda import GIB, CudaBackend
+from relion_py.compute.backend.cuda_device import Share, bytes_of_maps
 from relion_py.compute.backend.work import Array
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
@@ -130,8 +130,30 @@ class Engine:
         self.devices: Sequence[Share] = ()
 
     def compute_on(self, devices: Sequence[Share]) -> None:
-        """From now on these devices do the expectation, instead of the CPU."""
+        """From now on these devices do the expectation, instead of the CPU; none: the CPU does it.
+
+        Says what they have to hold, and refuses an auto-refinement whose last iteration they could not hold.
+        """
         self.devices = devices
+        here = [(share.device.name, share.budget) for share in devices]
+        every = [(rank, *each) for rank, theirs in enumerate(self.job.comm.allgather(here)) for each in theirs]
+        if not every:
+            return
+        needed = bytes_of_maps(self.box, len(self.models[0].references), self.options.padding_factor, self.dimensions)
+        for rank, name, budget in every:
+            self.job.say(f" Rank {rank} computes on GPU {name} and may use {budget / GIB:.1f} GB of its memory")
+        self.job.say(f" References and their sums take {needed / GIB:.1f} GB of it at the full image size")
+        least = min(budget for _, _, budget in every)
+        if needed < least:
+            return
+        sentence = (
+            f"References and sums need {needed / GIB:.1f} GB of GPU memory at the full image size, but a rank has "
+            f"{least / GIB:.1f} GB: use --pad 1, fewer classes, fewer ranks on a GPU or one with more memory, or leave "
+            "--gpu out."
+        )
+        if self.options.auto_refine:  # its last iteration is at the full size
+            raise UserError(sentence)
+        self.job.say(f" WARNING: {sentence}")
 
     def _backend(self) -> Backend:
         threads, check = self.options.threads, self.job.check_abort

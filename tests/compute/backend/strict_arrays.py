@@ -155,7 +155,7 @@ xp = SimpleNamespace(
     ones=lambda shape, dtype: Array(np.ones(shape, dtype)),
     arange=lambda stop, dtype: Array(np.arange(stop, dtype=dtype)),
     cumsum=lambda array: Array(np.cumsum(_inner(array))),
-    argsort=lambda array, kind: Array(np.argsort(_inner(array), kind=kind)),
+    argsort=lambda array: Array(np.argsort(_inner(array), kind="stable")),
     unique=_unique,
     searchsorted=lambda array, values, side="left": Array(np.searchsorted(_inner(array), _inner(values), side=side)),
     nonzero=lambda array: tuple(Array(a) for a in np.nonzero(_inner(array))),

@@ -16,13 +16,14 @@
 #define BARRIER
 #define SKIP continue
 #define MAX_THREADS 128
-#define PER_THREAD(type, name, size) static type name[MAX_THREADS][size]
+#define PER_THREAD(type, name, size) static thread_local type name[MAX_THREADS][size]
 #define OF(name) name[threadIdx.x]
 // what the last block left must not be what the next one starts from: NaN, as near as any bytes come to it
-#define SHARED(type, name, size) static type name[size]; std::memset(name, 0xff, sizeof(name))
+#define SHARED(type, name, size) static thread_local type name[size]; std::memset(name, 0xff, sizeof(name))
 
 struct Sizes { int x, y, z; };
-static Sizes threadIdx, blockIdx, blockDim, gridDim;
+// one device per thread of the process
+static thread_local Sizes threadIdx, blockIdx, blockDim, gridDim;
 struct alignas(8) float2 { float x, y; };
 
 static inline float __int_as_float(int bits) { float value; std::memcpy(&value, &bits, 4); return value; }
