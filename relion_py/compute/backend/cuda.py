@@ -103,6 +103,7 @@ class CudaBackend:
         self.budget = device.free_bytes() if budget is None else budget
         self.members: list[Any] = [self, *partners]
         self._constants: dict[Any, tuple[Any, Array]] = {}
+        self._last_groups: tuple[Any, Any] = (None, None)
 
     def __enter__(self) -> CudaBackend:
         self.device.use()
@@ -132,6 +133,7 @@ class CudaBackend:
         for each in reversed(self.members):
             each.device.use()
             each._constants.clear()
+            each._last_groups = (None, None)
             each.device.release()
 
     # ---- arrays and memory ----
@@ -343,8 +345,11 @@ class CudaBackend:
         return out, row_best
 
     def _uploaded(self, groups: Groups) -> Groups:
-        there: dict[str, Any] = {name: self.to_device(value) for name, value in vars(groups).items()}
-        return Groups(**there)
+        """The groups on the device. Those of the last call are kept: batches of a global search have the same."""
+        if self._last_groups[0] is not groups:
+            there: dict[str, Any] = {name: self.to_device(value) for name, value in vars(groups).items()}
+            self._last_groups = groups, Groups(**there)
+        return self._last_groups[1]
 
     def plan(self, slices: Slices, groups: Groups) -> Any:
         """The groups sorted by block, and the orientations that they need."""

@@ -300,6 +300,8 @@ class Engine:
         ]
         found: list[tuple[NDArray, Assignments]] = []
         batches, lock = self._batches(steps, sizes, members), threading.Lock()
+        if self.devices:
+            batches = source.ahead(batches)
 
         def go_through(step: Expectation) -> None:
             try:

@@ -181,6 +181,7 @@ class Expectation:
         self.prior_offset = np.zeros((len(volumes), 2)) if prior_offset is None else prior_offset
         self._accumulators = backend.accumulators(sums.grids)
         self._pixels: dict[int, tuple[DiscPixels, tuple[Array, Array, Array]]] = {}
+        self._dense: tuple[Groups, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._use(sampling)
 
     def _use(self, sampling: SamplingTables) -> None:
@@ -330,12 +331,19 @@ class Expectation:
         table = Shifted(shifted, np.arange(n + 1, dtype=np.int64) * t, 1, prior, ctf2)
         if self.local is not None:
             return self._score_coarse_local(images, slices, table)
-        classes, d, q = self.classes, tables.directions, tables.angles
+        d, q = tables.directions, tables.angles
         log_pdf = np.repeat(self.log_pdf.reshape(-1), q)
         scores, row_best = self.backend.dense_scores(
             slices, self._coarse_rotations, d * q, log_pdf, table, self.settings.correlate
         )
-        blocks = classes * d
+        if self._dense is None or len(self._dense[1]) != n + 1:
+            self._dense = self._every_orientation(n)
+        groups, group_ptr, base = self._dense
+        return Coarse(scores.reshape(-1), row_best.reshape(-1), group_ptr, base, n * t, groups)
+
+    def _every_orientation(self, n: int) -> tuple[Groups, NDArray[np.int64], NDArray[np.int64]]:
+        """Groups, group_ptr and base of a global search, see `Coarse`; most batches have the same."""
+        t, q, blocks = len(self.sampling.shifts), self.sampling.angles, self.classes * self.sampling.directions
         block = np.tile(np.arange(blocks, dtype=np.int32), n)
         particle = np.repeat(np.arange(n, dtype=np.int32), blocks)
         groups = Groups(
@@ -344,8 +352,7 @@ class Expectation:
             np.zeros(0, np.int64), np.arange(q, dtype=np.int32), np.zeros(q, np.float32),
         )  # fmt: skip
         base = block.astype(np.int64) * (q * n * t) + particle.astype(np.int64) * t
-        group_ptr = np.arange(n + 1, dtype=np.int64) * blocks
-        return Coarse(scores.reshape(-1), row_best.reshape(-1), group_ptr, base, n * t, groups)
+        return groups, np.arange(n + 1, dtype=np.int64) * blocks, base
 
     def _coarse_rotations(self, first: int, last: int) -> NDArray[np.float32]:
         return self.sampling.coarse_rotations(first, last, self.distortion)
