@@ -12,26 +12,41 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from relion_py.compute.backend import estep_numba as kernels
+from relion_py.compute.backend import selection_numba as selection
 from relion_py.compute.backend.kernels_numba import project
+from relion_py.compute.backend.work import Best, Coarse, Groups, Shifted, Significant, Slices
+from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.refine.images import DiscPixels, transform_images
+
+MIB = 1 << 20
+SUM_ROUNDS = 8
+"""Rounds in which a batch is summed; between them a request to stop is seen."""
+GRIDS_MIB = 4096
+"""Cap of the threads' accumulators together."""
 
 
 class CpuBackend:
     """Runs kernels over ranges in `threads` threads; use as a context manager.
 
-    check() is called between pieces of work, by the thread that waits for them, and may raise to stop.
+    check() is called between pieces of work, by the thread that waits for them, and may raise to stop; work_mib caps
+    the work space of one batch. `cuda.CudaBackend` offers the same methods.
     """
 
     name = "cpu"
+    xp = np
 
-    def __init__(self, threads: int = 1, check: Callable[[], None] | None = None) -> None:
+    def __init__(self, threads: int = 1, check: Callable[[], None] | None = None, work_mib: int = 256) -> None:
         self.threads = max(1, threads)
+        self.work_mib = work_mib
         self._check = check or (lambda: None)
+        self.members: list[Any] = [self]
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
 
@@ -46,6 +61,11 @@ class CpuBackend:
     ) -> None:
         self._stack.close()
         self._pool = None
+
+    def side_by_side(self, function: Callable[[Any], None], steps: Sequence[Any]) -> None:
+        """function(step) for each, at the same time where each has a device of its own."""
+        for step in steps:
+            function(step)
 
     def map(self, function: Callable[..., object], tasks: Sequence[tuple]) -> None:
         """function(*task) for each task, in the threads; the first exception is raised here, and drops what waits."""
@@ -80,42 +100,252 @@ class CpuBackend:
         cuts = np.unique(np.concatenate([[0], starts[np.searchsorted(at_start, wanted[1:-1])], [len(block)]]))
         return [(int(a), int(b)) for a, b in pairwise(cuts)]
 
+    # ---- arrays ----
+
+    def to_device(self, array: NDArray) -> NDArray:
+        """The array where the kernels read it: here, where it is."""
+        return array
+
+    def to_host(self, array: NDArray) -> NDArray:
+        """The array where NumPy reads it."""
+        return array
+
+    def take(self, array: NDArray, index: NDArray) -> NDArray:
+        """NumPy's array of array[index]."""
+        return array[index]
+
+    def work_bytes(self) -> int:
+        """Work space that one batch may take."""
+        return self.work_mib * MIB
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error says that a batch was too large; here that ends a run."""
+        return False
+
+    def release(self) -> None:
+        """Gives back memory that is kept for later use; there is none."""
+
+    # ---- images ----
+
+    def transform_images(
+        self, images: NDArray[np.float32], shift: NDArray, factor: NDArray, mask_radius: float, mask_edge: float,
+        pixels: DiscPixels, noise: NDArray[np.float32] | None = None, tubes: tuple[NDArray, float] | None = None,
+    ) -> tuple[NDArray, NDArray, NDArray[np.float64]]:  # fmt: skip
+        """Unmasked and masked transforms and spectra (the last NumPy's), see `refine.images.transform_images`."""
+        return transform_images(
+            images, shift, factor, mask_radius, mask_edge, pixels, noise=noise, tubes=tubes, workers=self.threads
+        )
+
+    def ctf_values(
+        self, params: CtfParams, kx: NDArray, ky: NDArray, box: int, angpix: float, **options: Any
+    ) -> NDArray:
+        """CTFs (N, P) of particles, see `image.ctf.ctf_values`."""
+        return ctf_values(params, kx, ky, box, angpix, **options)
+
+    # ---- the expectation step ----
+
+    def shift_rows(
+        self, images: NDArray, rows: NDArray, x: NDArray, y: NDArray, kx: NDArray, ky: NDArray, box: int
+    ) -> NDArray[np.float32]:
+        """images[rows] (N, P) complex64 moved by x, y (R,) pixels -> (R, P, 2), see `estep_numba.shift_rows`."""
+        out = np.empty((len(rows), len(kx), 2), np.float32)
+        source = np.ascontiguousarray(images).view(np.float32).reshape(*images.shape, 2)
+
+        def work(a: int, b: int) -> None:
+            kernels.shift_rows(source, rows[a:b], x[a:b], y[a:b], kx, ky, box, out[a:b])
+
+        self.map(work, self.ranges(len(rows)))
+        return out
+
     def dense_scores(
         self,
-        volumes: NDArray[np.complex64],
-        pad: float,
-        r_max: float,
-        kx: NDArray[np.int32],
-        ky: NDArray[np.int32],
+        slices: Slices,
         rotations_of: Callable[[int, int], NDArray[np.float32]],
         per_class: int,
         orientation_prior: NDArray[np.float32],
-        shifted: NDArray[np.float32],
-        shift_prior: NDArray[np.float32],
-        ctf2: NDArray[np.float32],
+        table: Shifted,
         correlate: bool,
-        out: NDArray[np.float32],
-        row_best: NDArray[np.float32],
-    ) -> None:
-        """Log-weights of all orientations for all particles: out (K * per_class, N, T), see score_groups.
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Log-weights of all orientations for all particles: (K * per_class, N, T), see score_groups, and row_best.
 
         rotations_of(first, last): Euler matrices (last - first, 3, 3) of orientations within a class;
-        orientation_prior (K * per_class,) and shift_prior (K, N, T) log; shifted (N * T, P, 2); ctf2 (N, P);
+        orientation_prior (K * per_class,) log; table: every particle at every shift.
         row_best (K * per_class, N): the largest score over the shifts.
         """
-        _, n, t = shift_prior.shape
-        flat = shifted.reshape(n * t, -1)
+        classes, n = len(slices.volumes), len(table.ctf2)
+        t = table.prior.shape[1] // n
+        flat = table.rows.reshape(n * t, -1)
+        shift_prior = table.prior.reshape(classes, n, t)
+        out = np.empty((classes * per_class, n, t), np.float32)
+        row_best = np.empty((classes * per_class, n), np.float32)
 
         def score(k: int, first: int, last: int) -> None:
-            rows = np.empty((last - first, len(kx)), np.complex64)
-            project(volumes[k], rotations_of(first, last), kx, ky, np.float32(pad), np.float32(r_max), rows)
+            rows = np.empty((last - first, slices.pixels), np.complex64)
+            project(slices.volumes[k], rotations_of(first, last), slices.kx, slices.ky, slices.pad, slices.r_max, rows)
             target = out[k * per_class + first : k * per_class + last]
             np.matmul(rows.view(np.float32), flat.T, out=target.reshape(last - first, n * t))
-            norms = (rows.real**2 + rows.imag**2) @ ctf2.T
+            norms = (rows.real**2 + rows.imag**2) @ table.ctf2.T
             prior = orientation_prior[k * per_class + first : k * per_class + last]
             best = row_best[k * per_class + first : k * per_class + last]
             kernels.add_dense_terms(target, norms, prior, shift_prior[k], correlate, best)
 
         step = max(64, min(1024, -(-per_class // self.threads)))
-        tasks = [(k, a, min(a + step, per_class)) for k in range(len(volumes)) for a in range(0, per_class, step)]
-        self.map(score, tasks)
+        self.map(score, [(k, a, min(a + step, per_class)) for k in range(classes) for a in range(0, per_class, step)])
+        return out, row_best
+
+    def plan(self, slices: Slices, groups: Groups) -> Any:
+        """The groups in the order in which they are gone through."""
+        return groups.sorted_by_block()
+
+    def score_groups(
+        self, slices: Slices, plan: Any, table: Shifted, size: int, correlate: bool
+    ) -> NDArray[np.float32]:
+        """Log-weights (size,) of all samples of the groups of a plan, see `estep_numba.score_groups`."""
+        g = plan
+        out = np.empty(size, np.float32)
+
+        def work(a: int, b: int) -> None:
+            kernels.score_groups(
+                slices.volumes, slices.pad, slices.r_max, slices.kx, slices.ky, slices.distortion, slices.dir_mats,
+                slices.psi_table, g.block, g.particle, g.prior, g.psi_start, g.psi_count, g.psi_idx, g.psi_prior,
+                g.slot_first, g.slot_count, g.out_start, table.prior, table.start, table.rows, table.children,
+                table.ctf2, correlate, out, a, b,
+            )  # fmt: skip
+
+        self.map(work, self.block_ranges(g.block, g.work(), 4 * self.threads))
+        return out
+
+    def row_maxima(self, scores: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
+        """The largest of each row of so many scores; NaN is passed over."""
+        out = np.empty(len(scores) // columns, np.float32)
+
+        def work(a: int, b: int) -> None:
+            selection.row_maxima(scores, columns, out, a, b)
+
+        self.map(work, self.ranges(len(out)))
+        return out
+
+    def select(self, coarse: Coarse, n: int, t: int, fraction: float, max_count: int, best_only: bool) -> Significant:
+        """The samples of n particles that hold `fraction` of the weight, see `selection_numba.find_significant`."""
+        c = coarse.groups
+        threshold, count = np.empty(n, np.float32), np.zeros(n, np.int64)
+        n_groups, n_angles = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        used = np.zeros((n, t), np.bool_)
+
+        def find(a: int, b: int) -> None:
+            selection.find_significant(
+                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_count, t,
+                fraction, max_count, best_only, threshold, count, n_groups, n_angles, used, a, b,
+            )  # fmt: skip
+
+        ranges = self.ranges(n, 4 * self.threads)
+        self.map(find, ranges)
+        slot_of_trans = np.where(used, np.cumsum(used, axis=1) - 1, -1).astype(np.int32)
+        group_start = np.concatenate([[0], np.cumsum(n_groups)])
+        angle_start = np.concatenate([[0], np.cumsum(n_angles)])
+        total, angles = int(group_start[-1]), int(angle_start[-1])
+        fine = Groups(
+            np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.float32),
+            np.empty(total, np.int64),
+            np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.int32), np.empty(0, np.int64),
+            np.empty(angles, np.int32), np.empty(angles, np.float32),
+        )  # fmt: skip
+
+        def fill(a: int, b: int) -> None:
+            selection.list_significant(
+                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.block, c.prior,
+                c.psi_start, c.psi_count, c.psi_idx, c.psi_prior, t, threshold, slot_of_trans, group_start, angle_start,
+                fine.block, fine.particle, fine.prior, fine.psi_start, fine.psi_count, fine.psi_idx, fine.psi_prior,
+                fine.slot_first, fine.slot_count, a, b,
+            )  # fmt: skip
+
+        self.map(fill, ranges)
+        mask_start = np.concatenate([[0], np.cumsum(fine.psi_count.astype(np.int64) * fine.slot_count)])
+        mask = np.zeros(int(mask_start[-1]), np.uint8)
+
+        def mark(a: int, b: int) -> None:
+            selection.mark_significant(
+                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_start,
+                c.psi_count, c.psi_idx, c.block, t, threshold, slot_of_trans, group_start,
+                fine.block, fine.psi_count, fine.slot_first, fine.slot_count, mask_start, mask, a, b,
+            )  # fmt: skip
+
+        self.map(mark, ranges)
+        return Significant(
+            fine, mask, mask_start, group_start, angle_start, mask_start[group_start], used, threshold, count
+        )
+
+    def weigh(
+        self, groups: Groups, group_ptr: NDArray, scores: NDArray, mask: NDArray, mask_start: NDArray,
+        rot_children: int, shift_children: int, fraction: float, best_only: bool,
+    ) -> Best:  # fmt: skip
+        """Turns the fine scores into posterior weights, in place, see `selection_numba.weigh_samples`."""
+        best = Best.zeros(len(group_ptr) - 1)
+
+        def work(a: int, b: int) -> None:
+            selection.weigh_samples(
+                scores, group_ptr, groups.psi_count, groups.slot_count, groups.out_start, mask, mask_start,
+                rot_children, shift_children, fraction, best_only,
+                best.log_sum, best.score, best.group, best.sample, best.bad, a, b,
+            )  # fmt: skip
+
+        self.map(work, self.ranges(len(group_ptr) - 1, 4 * self.threads))
+        return best
+
+    def marginals(
+        self, groups: Groups, group_ptr: NDArray, weights: NDArray, table: Shifted, classes: int, slices: Slices
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Posterior weight of each shift, (K, R), and of each block, (K * D,)."""
+        row_weight = np.zeros((classes, int(table.start[-1])))
+        ranges = self.ranges(len(group_ptr) - 1)
+        block_weight = np.zeros((len(ranges), classes * slices.directions))
+
+        def work(i: int, a: int, b: int) -> None:  # a particle's shifts are its own; blocks are shared
+            selection.marginals(
+                weights, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count,
+                groups.out_start, slices.children, table.children, slices.directions, table.start, row_weight,
+                block_weight[i], a, b,
+            )  # fmt: skip
+
+        self.map(work, [(i, a, b) for i, (a, b) in enumerate(ranges)])
+        return row_weight, block_weight.sum(axis=0)
+
+    def references(self, volumes: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        """The references' transforms where the kernels read them."""
+        return volumes
+
+    def accumulators(self, sums: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Where back-projections are added, one a thread as far as memory goes; the first is the sum itself."""
+        spare = GRIDS_MIB * MIB // max(sums.nbytes, 1)
+        return [sums] + [np.zeros_like(sums) for _ in range(int(np.clip(spare, 1, self.threads)) - 1)]
+
+    def collect(self, accumulators: list[NDArray[np.float32]], sums: NDArray[np.float32]) -> None:
+        """Adds the accumulators together in `sums`, always in the same order."""
+        for grid in accumulators[1:]:
+            sums += grid
+        accumulators.clear()
+
+    def sum_groups(
+        self, slices: Slices, plan: Any, weights: NDArray, table: Shifted, recon_row: NDArray, recon: NDArray,
+        residual: bool, accumulators: list[NDArray[np.float32]], shells: int,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+        """Back-projections, and signal and reference power (N, shells), see `estep_numba.sum_groups`."""
+        g = plan
+        threads = len(accumulators)
+        signal = np.zeros((threads, len(table.ctf2), shells))
+        power = np.zeros_like(signal)
+
+        def work(thread: int, a: int, b: int) -> None:
+            kernels.sum_groups(
+                slices.volumes, slices.pad, slices.r_max, slices.kx, slices.ky, slices.shell, slices.distortion,
+                slices.dir_mats, slices.psi_table,
+                g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
+                table.start, table.rows, table.children, recon_row, recon, table.ctf2, weights, residual,
+                accumulators[thread], signal[thread], power[thread], a, b,
+            )  # fmt: skip
+
+        # in rounds, each thread keeping its accumulator, so that a request to stop is seen between them
+        ranges = self.block_ranges(g.block, g.work(), SUM_ROUNDS * threads)
+        for first in range(0, len(ranges), threads):
+            self.map(work, [(i, a, b) for i, (a, b) in enumerate(ranges[first : first + threads])])
+        return signal.sum(axis=0), power.sum(axis=0)

@@ -46,22 +46,28 @@ def _refine(words: list[str], job: Job) -> None:
         return
     abort_all_on_error(job.comm)
     # after the options are known to be good: these imports take a second
+    from relion_py.compute.backend.cuda_device import AUTOMATIC, open_devices, parse_list
     from relion_py.compute.refine import outputs, source, start
     from relion_py.compute.refine.checks import check_run
     from relion_py.compute.refine.data import ParticleSet
 
-    old = None
+    values, old = dict(arguments.values), None
+    if "--gpu" in arguments.given and not arguments.text("--gpu").strip():
+        values["--gpu"] = AUTOMATIC
     if arguments.text("--continue"):
         old = outputs.read_optimiser(arguments.text("--continue"))
         options = RefineOptions.continued(
-            old.options, old.state.iteration, arguments.values, arguments.given, arguments.command_line
+            old.options, old.state.iteration, values, arguments.given, arguments.command_line
         )
         particles = ParticleSet.read(old.data)
     else:
-        options = RefineOptions.from_args(arguments.values, arguments.command_line, arguments.given)
+        options = RefineOptions.from_args(values, arguments.command_line, arguments.given)
         particles = ParticleSet.read(options.particles)
     if options.verb == 0:
         job = _Quiet(job.directory, job.comm)
+    if options.gpu not in ("", AUTOMATIC):
+        parse_list(options.gpu)
+    shares = open_devices(options.gpu, options.free_gpu_memory, job.comm) if options.gpu else []
     if job.leads:
         for note in check_run(options, particles):
             job.say(f" {note}")
@@ -74,6 +80,7 @@ def _refine(words: list[str], job: Job) -> None:
     else:
         refinement = start.continued_run(options, old, particles, job)
     with source.dropped_on_error(refinement.particles, options):
+        refinement.compute_on(shares)
         refinement.run()
     source.finish(refinement.particles, options, job.comm)
 

@@ -10,6 +10,7 @@ Facts: RELION 5 ``src/ctf.cpp`` (``CTF::initialise``) and ``src/ctf.h`` (``CTF::
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -122,6 +123,55 @@ def _fill_ctf(coefficients, x, y, gamma_offset, intact, form, damping, out):  # 
             out[n, p] = value
 
 
+class CtfTerms(NamedTuple):
+    """What the CTF is computed from, by `_fill_ctf` or by another device's kernel of the same meaning.
+
+    coefficients (N, 7), see `_phase_coefficients`; x, y (P,) 1/A; gamma_offset (P,) or empty; intact: 0, 1 before or
+    2 after the first peak; form: 0 as it is, 1 absolute, 2 sign; damping: whether the B-factor counts.
+    """
+
+    coefficients: NDArray[np.float64]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    gamma_offset: NDArray[np.float64]
+    intact: int
+    form: int
+    damping: bool
+
+
+def ctf_terms(
+    params: CtfParams,
+    kx: ArrayLike,
+    ky: ArrayLike,
+    box: int,
+    angpix: float,
+    *,
+    intact_first_peak: bool = False,
+    intact_after_first_peak: bool = False,
+    absolute: bool = False,
+    only_flip_phases: bool = False,
+    damping: bool = True,
+    magnification: ArrayLike | None = None,
+    gamma_offset: ArrayLike | None = None,
+) -> CtfTerms:
+    """The arguments of `ctf_values` as numbers."""
+    if absolute and only_flip_phases:
+        raise ValueError("absolute and only_flip_phases exclude each other")
+    if intact_first_peak and intact_after_first_peak:
+        raise ValueError("intact_first_peak and intact_after_first_peak exclude each other")
+    x = np.ascontiguousarray(kx, dtype=np.float64) / (box * angpix)
+    y = np.ascontiguousarray(ky, dtype=np.float64) / (box * angpix)
+    if magnification is not None:
+        matrix = np.asarray(magnification, dtype=np.float64)
+        x, y = matrix[0, 0] * x + matrix[0, 1] * y, matrix[1, 0] * x + matrix[1, 1] * y
+    offset = np.zeros(0) if gamma_offset is None else np.ascontiguousarray(gamma_offset, dtype=np.float64)
+    if gamma_offset is not None and offset.shape != x.shape:
+        raise ValueError(f"gamma_offset has shape {offset.shape}, the pixels have {x.shape}")
+    intact = _INTACT_BEFORE if intact_first_peak else _INTACT_AFTER if intact_after_first_peak else _INTACT_NOWHERE
+    form = _ABSOLUTE if absolute else _SIGN if only_flip_phases else _AS_IT_IS
+    return CtfTerms(_phase_coefficients(params), x, y, offset, intact, form, damping)
+
+
 def ctf_values(
     params: CtfParams,
     kx: ArrayLike,
@@ -152,22 +202,22 @@ def ctf_values(
 
     Source: CTF::getCTF in RELION's src/ctf.h.
     """
-    if absolute and only_flip_phases:
-        raise ValueError("absolute and only_flip_phases exclude each other")
-    if intact_first_peak and intact_after_first_peak:
-        raise ValueError("intact_first_peak and intact_after_first_peak exclude each other")
-    x = np.ascontiguousarray(kx, dtype=np.float64) / (box * angpix)
-    y = np.ascontiguousarray(ky, dtype=np.float64) / (box * angpix)
-    if magnification is not None:
-        matrix = np.asarray(magnification, dtype=np.float64)
-        x, y = matrix[0, 0] * x + matrix[0, 1] * y, matrix[1, 0] * x + matrix[1, 1] * y
-    offset = np.zeros(0) if gamma_offset is None else np.ascontiguousarray(gamma_offset, dtype=np.float64)
-    if gamma_offset is not None and offset.shape != x.shape:
-        raise ValueError(f"gamma_offset has shape {offset.shape}, the pixels have {x.shape}")
-    intact = _INTACT_BEFORE if intact_first_peak else _INTACT_AFTER if intact_after_first_peak else _INTACT_NOWHERE
-    form = _ABSOLUTE if absolute else _SIGN if only_flip_phases else _AS_IT_IS
-    out = np.empty((len(params), x.size), dtype=np.float32)
-    _fill_ctf(_phase_coefficients(params), x, y, offset, intact, form, damping, out)
+    terms = ctf_terms(
+        params,
+        kx,
+        ky,
+        box,
+        angpix,
+        intact_first_peak=intact_first_peak,
+        intact_after_first_peak=intact_after_first_peak,
+        absolute=absolute,
+        only_flip_phases=only_flip_phases,
+        damping=damping,
+        magnification=magnification,
+        gamma_offset=gamma_offset,
+    )
+    out = np.empty((len(params), terms.x.size), dtype=np.float32)
+    _fill_ctf(*terms, out)
     return out
 
 

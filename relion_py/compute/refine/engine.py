@@ -8,7 +8,8 @@ Source: ml_optimiser.cpp and ml_optimiser_mpi.cpp, expectation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,13 +17,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.backend.cuda import GIB, CudaBackend
+from relion_py.compute.backend.cuda_device import Share, bytes_of_maps
+from relion_py.compute.backend.work import Array
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.image.fourier import phase_shift
 from relion_py.compute.image.masks import flatten_solvent
 from relion_py.compute.parallel.comm import Communicator
@@ -33,8 +38,9 @@ from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.expectation import Assignments, Expectation, ExpectationSettings, WeightedSums
 from relion_py.compute.refine.helical_priors import update_priors
-from relion_py.compute.refine.images import DiscPixels, PreparedImages, noise_images, transform_images
+from relion_py.compute.refine.images import DiscPixels, PreparedImages, noise_images
 from relion_py.compute.refine.model import NO_PRIOR, ModelState, OptimiserState, SamplingState
+from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
@@ -85,6 +91,21 @@ def grid_of(sampling: SamplingState) -> Sampling:
     )
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Particles `index` (N,) that are treated together, their images (N, box, box), and how they are compared.
+
+    geometry: that of all the images; distortion (2, 2): see `estep_numba.block_rotations`.
+    """
+
+    index: NDArray[np.int64]
+    images: NDArray[np.float32]
+    coarse: DiscPixels
+    fine: DiscPixels
+    geometry: ImageGeometry
+    distortion: NDArray[np.float32]
+
+
 @dataclass
 class Engine:
     """Everything of a running refinement. `mask` is the solvent mask of the references, or None.
@@ -115,16 +136,51 @@ class Engine:
         self.clock = Stopwatch()
         if self.sampling.relax_symmetry:
             self.job.say(f" Relaxing symmetry to {self.sampling.relax_symmetry}")
+        self.devices: Sequence[Share] = ()
+
+    def compute_on(self, devices: Sequence[Share]) -> None:
+        """From now on these devices do the expectation, instead of the CPU; none: the CPU does it.
+
+        Says what they have to hold, and refuses an auto-refinement whose last iteration they could not hold.
+        """
+        self.devices = devices
+        here = [(share.device.name, share.budget) for share in devices]
+        every = [(rank, *each) for rank, theirs in enumerate(self.job.comm.allgather(here)) for each in theirs]
+        if not every:
+            return
+        needed = bytes_of_maps(self.box, len(self.models[0].references), self.options.padding_factor, self.dimensions)
+        for rank, name, budget in every:
+            self.job.say(f" Rank {rank} computes on GPU {name} and may use {budget / GIB:.1f} GB of its memory")
+        self.job.say(f" References and their sums take {needed / GIB:.1f} GB of it at the full image size")
+        least = min(budget for _, _, budget in every)
+        if needed < least:
+            return
+        sentence = (
+            f"References and sums need {needed / GIB:.1f} GB of GPU memory at the full image size, but a rank has "
+            f"{least / GIB:.1f} GB: use --pad 1, fewer classes, fewer ranks on a GPU or one with more memory, or leave "
+            "--gpu out."
+        )
+        if self.options.auto_refine:  # its last iteration is at the full size
+            raise UserError(sentence)
+        self.job.say(f" WARNING: {sentence}")
+
+    def _backend(self) -> Backend:
+        threads, check = self.options.threads, self.job.check_abort
+        if not self.devices:
+            return CpuBackend(threads, check)
+        first, *others = self.devices
+        partners = [CudaBackend(share.device, threads, check, share.budget) for share in others]
+        return CudaBackend(first.device, threads, check, first.budget, partners)
 
     def _new_grid(self) -> Sampling:
         """The coarse grid of orientations that the sampling says, not perturbed."""
         return grid_of(self.sampling)
 
     @contextmanager
-    def working(self, total: int) -> Iterator[tuple[CpuBackend, Callable[[int], None]]]:
+    def working(self, total: int) -> Iterator[tuple[Backend, Callable[[int], None]]]:
         """The threads of an expectation step over this rank's `total` particles, and a call for n more done."""
         done = 0
-        with CpuBackend(self.options.threads, self.job.check_abort) as backend, self.job.progress(total) as bar:
+        with self._backend() as backend, self.job.progress(total) as bar:
 
             def advance(n: int) -> None:
                 nonlocal done
@@ -250,7 +306,7 @@ class Engine:
 
     def expectation(
         self,
-        backend: CpuBackend,
+        backend: Backend,
         model: ModelState,
         references: list[FourierReference],
         sizes: convergence.ImageSizes,
@@ -267,30 +323,77 @@ class Engine:
         grid = self.grid.perturbed(self.sampling.random_perturbation)
         tables = SamplingTables.of(grid, self.sampling, options.oversampling)
         sums, weighted = self._empty_sums(model, sizes.current, model.nr_directions)
-        step = self._expectation_step(backend, model, references, tables, grid, members, weighted)
+        every = [weighted, *(weighted.like() for _ in backend.members[1:])]
+        steps = [
+            # several devices work at a time: the clock follows the first
+            self._expectation_step(
+                each, model, references, tables, grid, members, mine, self.clock if each is backend else None
+            )
+            for each, mine in zip(backend.members, every, strict=True)
+        ]
         found: list[tuple[NDArray, Assignments]] = []
-        for part in self._alike(members):
-            group = self.particles.optics_group[part[0]]
-            geometry = self.geometries[group]
-            step.look_at(geometry, self.aberrations[group].distortion)
-            coarse = DiscPixels.of_images(geometry.coarse_size(sizes.coarse), geometry)
-            fine = DiscPixels.of_images(geometry.current_size(sizes.current), geometry)
-            size = max(step.batch_size(coarse.size, fine.size), options.pool * options.threads)
-            for index, images in source.batches(self.particles, part, size, options, comm):
-                self.job.check_abort()
-                self.clock.lap("reading")
-                prepared = self._prepare(model, index, images, coarse, fine)
-                self.clock.lap("images")
-                if options.skip_align:
-                    p = self.particles
-                    step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
-                found.append((index, step.run(prepared, None if only_class is None else only_class[index])))
-                advance(len(index))
-        step.finish()
+        batches, lock = self._batches(steps, sizes, members), threading.Lock()
+        if self.devices:
+            batches = source.ahead(batches)
+
+        def go_through(step: Expectation) -> None:
+            try:
+                while True:
+                    with lock:
+                        piece = next(batches, None)
+                    if piece is None:
+                        return
+                    self.job.check_abort()
+                    step.clock.lap("reading")
+                    new = self._run_batch(step, model, piece, only_class)
+                    with lock:
+                        found.append((piece.index, new))
+                        advance(len(piece.index))
+            except BaseException as error:
+                with lock:
+                    batches.close()
+                if step.backend.out_of_memory(error):
+                    raise UserError(
+                        "The memory of the GPU is too small for one particle at this image size: use --pad 1, fewer "
+                        "classes, fewer ranks on this GPU or one with more memory, or leave --gpu out."
+                    ) from None
+                raise
+
+        backend.side_by_side(go_through, steps)
+        for step in steps:
+            step.finish()
+        for other in every[1:]:
+            weighted.unpack(weighted.pack() + other.pack())
+            weighted.failed += other.failed
         self._gather(found)
         weighted.unpack(comm.allreduce_sum(weighted.pack()))
         weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
         return sums, weighted
+
+    def _batches(
+        self, steps: list[Expectation], sizes: convergence.ImageSizes, members: NDArray[np.int64]
+    ) -> Generator[Batch, None, None]:
+        """This rank's share of `members`, as they are read."""
+        options = self.options
+        for part in self._alike(members):
+            group = self.particles.optics_group[part[0]]
+            geometry, distortion = self.geometries[group], self.aberrations[group].distortion
+            coarse = DiscPixels.of_images(geometry.coarse_size(sizes.coarse), geometry)
+            fine = DiscPixels.of_images(geometry.current_size(sizes.current), geometry)
+            size = max(min(s.batch_size(coarse.size, fine.size) for s in steps), options.pool * options.threads)
+            for index, images in source.batches(self.particles, part, size, options, self.job.comm):
+                yield Batch(index, images, coarse, fine, geometry, distortion)
+
+    def _run_batch(
+        self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
+    ) -> Assignments:
+        p, index = self.particles, batch.index
+        step.look_at(batch.geometry, batch.distortion)
+        prepared = self._prepare(step.backend, model, index, batch.images, batch.coarse, batch.fine)
+        step.clock.lap("images")
+        if self.options.skip_align:
+            step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
+        return step.run(prepared, None if only_class is None else only_class[index])
 
     def _alike(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """The particles in parts of one geometry and magnification: projections are shared within a batch."""
@@ -318,13 +421,14 @@ class Engine:
 
     def _expectation_step(
         self,
-        backend: CpuBackend,
+        backend: Backend,
         model: ModelState,
         references: list[FourierReference],
         tables: SamplingTables,
         grid: Sampling,
         members: NDArray[np.int64],
         weighted: WeightedSums,
+        clock: Stopwatch | None = None,
     ) -> Expectation:
         settings = ExpectationSettings(
             adaptive_fraction=self.options.adaptive_fraction,
@@ -363,7 +467,7 @@ class Engine:
             self._inverse_noise(model),
             weighted,
             local,
-            self.clock,
+            clock,
             model.prior_offset_class,
         )
 
@@ -375,30 +479,40 @@ class Engine:
         inverse[:, 0] = 0.0
         return inverse.astype(np.float32)
 
-    def _ctf(self, index: NDArray[np.int64], pixels: DiscPixels) -> NDArray[np.float32]:
-        """CTF (N, P) of particles whose images have one geometry, 1 without CTF correction."""
+    def _ctf(self, index: NDArray[np.int64], pixels: DiscPixels, backend: Backend | None = None) -> Array:
+        """CTF (N, P) of particles whose images have one geometry, 1 without CTF correction.
+
+        It lies where the backend, if one is given, has its arrays.
+        """
+        backend = backend or CpuBackend()
         if self.ctf is None:
-            return np.ones((len(index), pixels.size), np.float32)
-        out = np.empty((len(index), pixels.size), np.float32)
+            return backend.xp.ones((len(index), pixels.size), np.float32)
         groups = self.particles.optics_group[index]
+        values = []
         for g in np.unique(groups):
-            mine, aberrations, geometry = groups == g, self.aberrations[g], self.geometries[g]
-            out[mine] = ctf_values(
-                self.ctf[index[mine]],
-                pixels.kx,
-                pixels.ky,
-                geometry.box,
-                geometry.pixel_size,
-                intact_first_peak=self.options.ctf_intact_first_peak,
-                absolute=self.options.ctf_phase_flipped,
-                only_flip_phases=self.options.only_flip_phases,
-                magnification=aberrations.magnification,
-                gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, geometry.box, geometry.pixel_size),
+            aberrations, geometry = self.aberrations[g], self.geometries[g]
+            values.append(
+                backend.ctf_values(
+                    self.ctf[index[groups == g]],
+                    pixels.kx,
+                    pixels.ky,
+                    geometry.box,
+                    geometry.pixel_size,
+                    intact_first_peak=self.options.ctf_intact_first_peak,
+                    absolute=self.options.ctf_phase_flipped,
+                    only_flip_phases=self.options.only_flip_phases,
+                    magnification=aberrations.magnification,
+                    gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, geometry.box, geometry.pixel_size),
+                )
             )
-        return out
+        if len(values) == 1:
+            return values[0]
+        back = np.argsort(np.argsort(groups, kind="stable"))
+        return backend.xp.concatenate(values)[backend.to_device(back)]
 
     def _prepare(
         self,
+        backend: Backend,
         model: ModelState,
         index: NDArray[np.int64],
         images: NDArray[np.float32],
@@ -424,31 +538,31 @@ class Engine:
             sigma2 = geometry.of_images(model.sigma2_noise[p.optics_group[index]])
             noise = noise_images(sigma2, box, self.state.random_seed + index)
         tube_radius = options.helical_outer_diameter / (2.0 * pixel_size)
-        unmasked, masked, spectrum = transform_images(
+        unmasked, masked, spectrum = backend.transform_images(
             images,
             shift,
             geometry.gain / norm,
             self.diameter / (2.0 * pixel_size),
             float(options.mask_edge),
             fine,
-            noise=noise,
-            tubes=(p.psi[index], tube_radius) if options.masks_tubes else None,
-            workers=options.threads,
+            noise,
+            (p.psi[index], tube_radius) if options.masks_tubes else None,
         )
         for g in np.unique(p.optics_group[index]):
             factors = self.aberrations[g].phase_factors(fine.kx, fine.ky, box, pixel_size)
             if factors is not None:
-                mine = p.optics_group[index] == g
+                mine = backend.to_device(np.nonzero(p.optics_group[index] == g)[0])
+                factors = backend.to_device(factors)
                 unmasked[mine] *= factors
                 masked[mine] *= factors
         if rest is not None:
-            phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box)
+            phase = backend.to_device(phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box))
             unmasked, masked = unmasked * phase, masked * phase
         scale = np.ones(len(index))
         if self.do_scale:
             scale = np.maximum(model.scale_correction[p.group[index]], 0.001)
-        ctf = self._ctf(index, fine)
-        ctf *= scale[:, None].astype(np.float32)
+        ctf = self._ctf(index, fine, backend)
+        ctf *= backend.to_device(scale[:, None].astype(np.float32))
         old_offset = np.asarray(shift if rest is None else origin, np.float64) * pixel_size
         return PreparedImages(
             index=index,

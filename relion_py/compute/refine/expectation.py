@@ -11,23 +11,20 @@ Angles in degrees, offsets in A, images in pixels; Fourier transforms are divide
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.backend import estep_numba as kernels
-from relion_py.compute.backend import selection_numba as selection
-from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.backend.base import Backend
+from relion_py.compute.backend.work import Array, Best, Coarse, Groups, Shifted, Significant, Slices
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.images import DiscPixels, PreparedImages
 from relion_py.compute.refine.optics import ImageGeometry
-from relion_py.compute.refine.sampling import Groups, LocalSearch, OwnPoses, SamplingTables
-
-MIB = 1 << 20
-SUM_ROUNDS = 8
-"""Rounds in which a batch is summed; between them a request to stop is seen."""
+from relion_py.compute.refine.sampling import LocalSearch, OwnPoses, SamplingTables
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,6 @@ class ExpectationSettings:
     free_along: bool = False  # offsets along the first axis have no prior: along a helix
     pixel_size: float = 1.0  # A, of the images
     box: int = 0  # pixels, of the images
-    work_mib: int = 256  # cap of the work space of one batch
-    grids_mib: int = 4096  # cap of the threads' accumulators together
 
 
 @dataclass
@@ -91,6 +86,11 @@ class WeightedSums:
             prior_offset=np.zeros((classes, 2)),
         )
 
+    def like(self) -> WeightedSums:
+        """Zero sums of the same shapes, with the same grids."""
+        zeros: list[Any] = [np.zeros_like(array) for array in self._arrays()]
+        return WeightedSums(self.grids, *zeros)
+
     def pack(self) -> NDArray[np.float64]:
         """Everything but the grids as one vector, for a sum over ranks; `unpack` is its inverse."""
         scalars = [
@@ -135,29 +135,18 @@ class Assignments:
     norm_correction: NDArray[np.float64]
     failed: NDArray[np.bool_]
 
+    @classmethod
+    def unknown(cls, n: int) -> Assignments:
+        """Of n particles that nothing is known of yet."""
+        return cls(
+            np.full((n, 3, 3), np.nan), np.zeros((n, 2)), np.zeros(n, np.int32), np.zeros(n), np.zeros(n, np.int64),
+            np.zeros(n), np.ones(n), np.zeros(n, np.bool_),
+        )  # fmt: skip
 
-@dataclass
-class _Coarse:
-    """Scores of the coarse pass as strided views: group g's angle i and shift t at base[g] + i * row_stride + t.
-
-    row_best: the largest of each row of T shifts.
-    """
-
-    scores: NDArray[np.float32]
-    row_best: NDArray[np.float32]
-    group_ptr: NDArray[np.int64]
-    base: NDArray[np.int64]
-    row_stride: int
-    groups: Groups
-
-    def of_classes(self, only: NDArray[np.int32], directions: int) -> _Coarse:
-        """The same without the groups of other classes than only[n], where that is not -1."""
-        g = self.groups
-        wanted = only[g.particle]
-        keep = (wanted < 0) | (g.block // directions == wanted)
-        groups = g.selected(keep)
-        group_ptr = np.concatenate([[0], np.cumsum(np.bincount(groups.particle, minlength=len(only)))])
-        return _Coarse(self.scores, self.row_best, group_ptr, self.base[keep], self.row_stride, groups)
+    @classmethod
+    def joined(cls, parts: list[Assignments]) -> Assignments:
+        """Of all particles of several batches, one after the other."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
 class Expectation:
@@ -169,7 +158,7 @@ class Expectation:
 
     def __init__(
         self,
-        backend: CpuBackend,
+        backend: Backend,
         settings: ExpectationSettings,
         volumes: NDArray[np.complex64],
         pad: float,
@@ -183,8 +172,9 @@ class Expectation:
         prior_offset: NDArray[np.float64] | None = None,
     ) -> None:
         self.backend, self.settings = backend, settings
-        self.volumes, self.pad, self.r_max = volumes, np.float32(pad), np.float32(r_max_padded)
-        self.sampling, self.log_pdf, self.inv_sigma2 = sampling, log_pdf, inv_sigma2
+        self.classes, self.pad, self.r_max = len(volumes), np.float32(pad), np.float32(r_max_padded)
+        self.volumes = backend.references(volumes)
+        self.log_pdf, self.inv_sigma2 = log_pdf, inv_sigma2
         self.sums, self.local = sums, local
         self.clock = clock or Stopwatch()
         # of the optics groups of the batch; (2, 2), see `estep_numba.block_rotations`
@@ -192,16 +182,20 @@ class Expectation:
         self.geometry = ImageGeometry.of(settings.box, settings.pixel_size, settings.box, settings.pixel_size)
         # (K, 2) A: where offsets are expected; classes of 2D references have their own
         self.prior_offset = np.zeros((len(volumes), 2)) if prior_offset is None else prior_offset
-        # accumulators, one a thread as far as memory goes; the first is the sum itself
-        spare = settings.grids_mib * MIB // max(sums.grids.nbytes, 1)
-        count = int(np.clip(spare, 1, backend.threads))
-        self._grids = [sums.grids] + [np.zeros_like(sums.grids) for _ in range(count - 1)]
+        self._accumulators = backend.accumulators(sums.grids)
+        self._pixels: dict[int, tuple[DiscPixels, tuple[Array, Array, Array]]] = {}
+        self._dense: tuple[Groups, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._use(sampling)
+
+    def _use(self, sampling: SamplingTables) -> None:
+        self.sampling = sampling
+        there = self.backend.to_device
+        self._coarse_tables = there(sampling.coarse_mats), there(sampling.coarse_psi)
+        self._fine_tables = there(sampling.fine_mats), there(sampling.fine_psi)
 
     def finish(self) -> None:
-        """Adds the threads' accumulators together, always in the same order."""
-        for grid in self._grids[1:]:
-            self.sums.grids += grid
-        del self._grids[1:]
+        """Brings what was back-projected into the sums."""
+        self.backend.collect(self._accumulators, self.sums.grids)
 
     def look_at(self, geometry: ImageGeometry, distortion: NDArray[np.float32]) -> None:
         """The next batches' images have this geometry, and a magnification that is undone by `distortion` (2, 2)."""
@@ -211,7 +205,8 @@ class Expectation:
 
     def keep_poses(self, matrices: NDArray[np.float64]) -> None:
         """The next batch's particles keep these orientations (N, 3, 3) and their offsets."""
-        self.sampling, self.local = OwnPoses.tables(matrices), OwnPoses()
+        self._use(OwnPoses.tables(matrices))
+        self.local = OwnPoses()
         log_class = self.log_pdf[:, :1]
         self.log_pdf = np.repeat(log_class, len(matrices), axis=1)
 
@@ -220,9 +215,9 @@ class Expectation:
     def batch_size(self, coarse_pixels: int, fine_pixels: int) -> int:
         """Particles that fit into the work space of one coarse pass."""
         t = len(self.sampling.shifts)
-        scores = 4 * t * (64 * 64 if self.local else self.sampling.orientations * len(self.volumes))
+        scores = 4 * t * (64 * 64 if self.local else self.sampling.orientations * self.classes)
         per_particle = scores + 8 * coarse_pixels * t + 24 * (coarse_pixels + fine_pixels)
-        return int(np.clip(self.settings.work_mib * MIB // per_particle, 8, 2048))
+        return int(np.clip(self.backend.work_bytes() // per_particle, 8, 2048))
 
     def run(self, images: PreparedImages, only_class: NDArray[np.int32] | None = None) -> Assignments:
         """Scores, weighs and sums one batch; adds to the sums and returns the particles' new assignments.
@@ -230,40 +225,93 @@ class Expectation:
         only_class (N,): the one class that each particle is compared with, or -1 for all.
         """
         n = len(images)
-        best = Assignments(
-            np.full((n, 3, 3), np.nan), np.zeros((n, 2)), np.zeros(n, np.int32), np.zeros(n), np.zeros(n, np.int64),
-            np.zeros(n), np.ones(n), np.zeros(n, np.bool_),
-        )  # fmt: skip
+        try:
+            found = self._coarse_pass(images, only_class)
+        except Exception as error:
+            if n < 2 or not self.backend.out_of_memory(error):
+                raise
+        else:
+            best = Assignments.unknown(n)
+            best.nr_significant[:] = found.count
+            best.failed |= ~np.isfinite(found.threshold)
+            for first, last in self._fine_batches(found, images):
+                self._fine_pass_in_pieces(images, first, last, found, best)
+            self._finish_particles(images, best)
+            return best
+        # outside of the except clause, whose error holds on to what filled the memory
+        self.backend.release()
+        halves = []
+        for part in (slice(0, n // 2), slice(n // 2, n)):
+            step = self._of_particles(part)
+            only = None if only_class is None else only_class[part]
+            halves.append(step.run(images.part(part.start, part.stop), only))
+        return Assignments.joined(halves)
+
+    def _of_particles(self, part: slice) -> Expectation:
+        """This step for some particles of a batch, with the same sums: orientations may be the particles' own."""
+        if not isinstance(self.local, OwnPoses):
+            return self
+        step = copy.copy(self)
+        tables = self.sampling
+        step._use(replace(tables, coarse_mats=tables.coarse_mats[part], fine_mats=tables.fine_mats[part]))
+        step.log_pdf = self.log_pdf[:, part]
+        return step
+
+    def _fine_pass_in_pieces(
+        self, images: PreparedImages, first: int, last: int, found: Significant, best: Assignments
+    ) -> None:
+        """The fine pass of particles first ... last-1, of half of them at a time where the memory is too small."""
+        try:
+            self._fine_pass(images, first, last, found, best)
+            return
+        except Exception as error:
+            if last - first < 2 or not self.backend.out_of_memory(error):
+                raise
+        self.backend.release()
+        middle = (first + last) // 2
+        for a, b in ((first, middle), (middle, last)):
+            if found.group_start[b] > found.group_start[a]:
+                self._fine_pass_in_pieces(images, a, b, found, best)
+
+    # ---- coarse pass ----
+
+    def _coarse_pass(self, images: PreparedImages, only_class: NDArray[np.int32] | None) -> Significant:
+        """The samples that matter, of all particles."""
         coarse = self._score_coarse(images)
         if only_class is not None:
             coarse = coarse.of_classes(only_class, self.sampling.directions)
         self.clock.lap("coarse")
-        fine, trans_used, threshold = self._select(coarse, n, best)
-        del coarse
+        s, t = self.settings, len(self.sampling.shifts)
+        found = self.backend.select(coarse, len(images), t, s.adaptive_fraction, s.maximum_significants, s.correlate)
         self.clock.lap("selection")
-        for members, groups, mask, mask_start in self._fine_batches(fine, trans_used, threshold, images):
-            self._fine_pass(images, members, groups, mask, mask_start, trans_used, best)
-        self._finish_particles(images, best)
-        return best
+        return found
 
-    # ---- coarse pass ----
+    def _slices(self, pixels: DiscPixels, coarse: bool) -> Slices:
+        if id(pixels) not in self._pixels:
+            there = self.backend.to_device
+            self._pixels[id(pixels)] = pixels, (there(pixels.kx), there(pixels.ky), there(pixels.shell))
+        mats, psi = self._coarse_tables if coarse else self._fine_tables
+        kx, ky, shell = self._pixels[id(pixels)][1]
+        return Slices(self.volumes, self.pad, self.r_max, kx, ky, shell, mats, psi, self.distortion)
 
-    def _weighted(self, images: PreparedImages, coarse: bool) -> tuple[NDArray, NDArray]:
+    def _weighted(self, images: PreparedImages, coarse: bool) -> tuple[Array, Array]:
         """CTF X / sigma2 (N, P) complex64 and CTF^2 / sigma2 (N, P) float32, without sigma2 when correlating."""
-        pixels = images.coarse if coarse else images.fine
-        take = images.coarse_in_fine if coarse else slice(None)
-        # indexing along an axis gives arrays in column order; kernels want rows
-        ctf = np.ascontiguousarray(images.ctf[:, take])
-        masked = np.ascontiguousarray(images.masked[:, take])
-        if self.settings.correlate:
-            return masked * ctf, ctf * ctf
-        return self._times_ctf(masked, ctf, images.optics, pixels)
+        if not coarse:
+            return self._ctf_terms(images, images.masked, images.ctf, images.fine)
+        take = self.backend.to_device(images.coarse_in_fine)
+        return self._ctf_terms(images, images.masked[:, take], images.ctf[:, take], images.coarse)
 
-    def _times_ctf(
-        self, transforms: NDArray, ctf: NDArray, optics: NDArray, pixels: DiscPixels
-    ) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-        """CTF X / sigma2 and CTF^2 / sigma2, both (N, P) in row order."""
-        weight = ctf * np.ascontiguousarray(self.inv_sigma2[:, pixels.shell])[optics]
+    def _ctf_terms(
+        self, images: PreparedImages, transforms: Array, ctf: Array, pixels: DiscPixels, noise: bool | None = None
+    ) -> tuple[Array, Array]:
+        """CTF X / sigma2 and CTF^2 / sigma2, both (N, P) in row order; noise: whether to divide by sigma2."""
+        xp = self.backend.xp
+        # indexing along an axis gives arrays in column order; kernels want rows
+        transforms, ctf = xp.ascontiguousarray(transforms), xp.ascontiguousarray(ctf)
+        if self.settings.correlate if noise is None else not noise:
+            return transforms * ctf, ctf * ctf
+        inverse = self.backend.to_device(np.ascontiguousarray(self.inv_sigma2[:, pixels.shell]))
+        weight = ctf * inverse[self.backend.to_device(images.optics)]
         return transforms * weight, ctf * weight
 
     def _shift_prior(self, images: PreparedImages) -> NDArray[np.float32]:
@@ -279,42 +327,37 @@ class Expectation:
         """The components (..., 2 or 1) of offsets that the prior is about."""
         return offset[..., 1:] if self.settings.free_along else offset
 
-    def _shift_table(
-        self, weighted: NDArray[np.complex64], rows: NDArray, shift_a: NDArray, pixels: DiscPixels
-    ) -> NDArray[np.float32]:
+    def _shift_table(self, weighted: Array, rows: NDArray, shift_a: NDArray, slices: Slices) -> Array:
         """weighted[rows] shifted by shift_a (R, 2) A -> (R, P, 2) float32."""
-        kx, ky = pixels.kx, pixels.ky
-        out = np.empty((len(rows), len(kx), 2), np.float32)
-        source = np.ascontiguousarray(weighted).view(np.float32).reshape(*weighted.shape, 2)
         shift = shift_a / self.settings.pixel_size
         x, y = np.ascontiguousarray(shift[:, 0]), np.ascontiguousarray(shift[:, 1])
+        return self.backend.shift_rows(weighted, rows, x, y, slices.kx, slices.ky, self.settings.box)
 
-        def work(a: int, b: int) -> None:
-            kernels.shift_rows(source, rows[a:b], x[a:b], y[a:b], kx, ky, self.settings.box, out[a:b])
-
-        self.backend.map(work, self.backend.ranges(len(rows)))
-        return out
-
-    def _score_coarse(self, images: PreparedImages) -> _Coarse:
+    def _score_coarse(self, images: PreparedImages) -> Coarse:
         n, tables = len(images), self.sampling
         t = len(tables.shifts)
+        slices = self._slices(images.coarse, coarse=True)
         weighted, ctf2 = self._weighted(images, coarse=True)
         rows = np.repeat(np.arange(n, dtype=np.int32), t)
         shifts = images.in_image(np.tile(tables.shifts, (n, 1)), rows)
-        shifted = self._shift_table(weighted, rows, shifts, images.coarse)
-        prior = self._shift_prior(images)
+        shifted = self._shift_table(weighted, rows, shifts, slices)
+        prior = self._shift_prior(images).reshape(self.classes, n * t)
+        table = Shifted(shifted, np.arange(n + 1, dtype=np.int64) * t, 1, prior, ctf2)
         if self.local is not None:
-            return self._score_coarse_local(images, shifted, prior, ctf2)
-        classes, d, q = len(self.volumes), tables.directions, tables.angles
-        scores = np.empty((classes * d * q, n, t), np.float32)
-        row_best = np.empty((classes * d * q, n), np.float32)
+            return self._score_coarse_local(images, slices, table)
+        d, q = tables.directions, tables.angles
         log_pdf = np.repeat(self.log_pdf.reshape(-1), q)
-        self.backend.dense_scores(
-            self.volumes, float(self.pad), float(self.r_max), images.coarse.kx, images.coarse.ky,
-            self._coarse_rotations, d * q,
-            log_pdf, shifted, prior, ctf2, self.settings.correlate, scores, row_best,
-        )  # fmt: skip
-        blocks = classes * d
+        scores, row_best = self.backend.dense_scores(
+            slices, self._coarse_rotations, d * q, log_pdf, table, self.settings.correlate
+        )
+        if self._dense is None or len(self._dense[1]) != n + 1:
+            self._dense = self._every_orientation(n)
+        groups, group_ptr, base = self._dense
+        return Coarse(scores.reshape(-1), row_best.reshape(-1), group_ptr, base, n * t, groups)
+
+    def _every_orientation(self, n: int) -> tuple[Groups, NDArray[np.int64], NDArray[np.int64]]:
+        """Groups, group_ptr and base of a global search, see `Coarse`; most batches have the same."""
+        t, q, blocks = len(self.sampling.shifts), self.sampling.angles, self.classes * self.sampling.directions
         block = np.tile(np.arange(blocks, dtype=np.int32), n)
         particle = np.repeat(np.arange(n, dtype=np.int32), blocks)
         groups = Groups(
@@ -323,242 +366,86 @@ class Expectation:
             np.zeros(0, np.int64), np.arange(q, dtype=np.int32), np.zeros(q, np.float32),
         )  # fmt: skip
         base = block.astype(np.int64) * (q * n * t) + particle.astype(np.int64) * t
-        group_ptr = np.arange(n + 1, dtype=np.int64) * blocks
-        return _Coarse(scores.reshape(-1), row_best.reshape(-1), group_ptr, base, n * t, groups)
+        return groups, np.arange(n + 1, dtype=np.int64) * blocks, base
 
     def _coarse_rotations(self, first: int, last: int) -> NDArray[np.float32]:
         return self.sampling.coarse_rotations(first, last, self.distortion)
 
-    def _score_coarse_local(self, images: PreparedImages, shifted: NDArray, prior: NDArray, ctf2: NDArray) -> _Coarse:
+    def _score_coarse_local(self, images: PreparedImages, slices: Slices, table: Shifted) -> Coarse:
         assert self.local is not None
-        n, t = len(images), len(self.sampling.shifts)
-        groups, group_ptr = self.local.groups(images.index, len(self.volumes), self.log_pdf)
+        t = len(self.sampling.shifts)
+        groups, group_ptr = self.local.groups(images.index, self.classes, self.log_pdf)
         groups.slot_count[:] = t
         size = groups.psi_count.astype(np.int64) * t
         groups.out_start = np.concatenate([[0], np.cumsum(size)[:-1]]) if len(size) else np.zeros(0, np.int64)
-        scores = np.empty(int(size.sum()), np.float32)
-        starts = np.arange(n + 1, dtype=np.int64) * t
-        self._score(
-            groups.sorted_by_block(), images.coarse, self.sampling.coarse_mats, self.sampling.coarse_psi,
-            prior.reshape(len(prior), -1), starts, shifted, 1, ctf2, scores,
-        )  # fmt: skip
-        row_best = np.empty(len(scores) // t, np.float32)
+        plan = self.backend.plan(slices, groups)
+        scores = self.backend.score_groups(slices, plan, table, int(size.sum()), self.settings.correlate)
+        return Coarse(scores, self.backend.row_maxima(scores, t), group_ptr, groups.out_start, t, groups)
 
-        def best_of_rows(a: int, b: int) -> None:
-            selection.row_maxima(scores, t, row_best, a, b)
-
-        self.backend.map(best_of_rows, self.backend.ranges(len(row_best)))
-        return _Coarse(scores, row_best, group_ptr, groups.out_start, t, groups)
-
-    def _score(
-        self, groups: Groups, pixels: DiscPixels, dir_mats: NDArray, psi_table: NDArray, slot_prior: NDArray,
-        table_start: NDArray, shifted: NDArray, n_shifts: int, ctf2: NDArray, out: NDArray,
-    ) -> None:  # fmt: skip
-        g = groups
-        kx, ky = pixels.kx, pixels.ky
-
-        def work(a: int, b: int) -> None:
-            kernels.score_groups(
-                self.volumes, self.pad, self.r_max, kx, ky, self.distortion, dir_mats, psi_table,
-                g.block, g.particle, g.prior,
-                g.psi_start, g.psi_count, g.psi_idx, g.psi_prior, g.slot_first, g.slot_count, g.out_start, slot_prior,
-                table_start, shifted, n_shifts, ctf2, self.settings.correlate, out, a, b,
-            )  # fmt: skip
-
-        self.backend.map(work, self.backend.block_ranges(g.block, g.work(), 4 * self.backend.threads))
-
-    # ---- selection ----
-
-    def _select(
-        self, coarse: _Coarse, n: int, best: Assignments
-    ) -> tuple[tuple[Groups, NDArray, NDArray, NDArray], NDArray, NDArray]:
-        """Fine groups, particle by particle, with their significance masks, and the (N, T) shifts in use."""
-        s, c, t = self.settings, coarse.groups, len(self.sampling.shifts)
-        threshold = np.empty(n, np.float32)
-        n_groups, n_angles = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        used = np.zeros((n, t), np.bool_)
-
-        def find(a: int, b: int) -> None:
-            selection.find_significant(
-                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_count, t,
-                s.adaptive_fraction, s.maximum_significants, s.correlate,
-                threshold, best.nr_significant, n_groups, n_angles, used, a, b,
-            )  # fmt: skip
-
-        ranges = self.backend.ranges(n, 4 * self.backend.threads)
-        self.backend.map(find, ranges)
-        slot_of_trans = np.where(used, np.cumsum(used, axis=1) - 1, -1).astype(np.int32)
-        group_start = np.concatenate([[0], np.cumsum(n_groups)])
-        psi_start = np.concatenate([[0], np.cumsum(n_angles)])
-        total, angles = int(group_start[-1]), int(psi_start[-1])
-        fine = Groups(
-            np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.float32),
-            np.empty(total, np.int64),
-            np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.int32), np.empty(0, np.int64),
-            np.empty(angles, np.int32), np.empty(angles, np.float32),
-        )  # fmt: skip
-
-        def fill(a: int, b: int) -> None:
-            selection.list_significant(
-                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.block, c.prior,
-                c.psi_start, c.psi_count, c.psi_idx, c.psi_prior, t, threshold, slot_of_trans, group_start, psi_start,
-                fine.block, fine.particle, fine.prior, fine.psi_start, fine.psi_count, fine.psi_idx, fine.psi_prior,
-                fine.slot_first, fine.slot_count, a, b,
-            )  # fmt: skip
-
-        self.backend.map(fill, ranges)
-        size = fine.psi_count.astype(np.int64) * fine.slot_count
-        mask_start = np.concatenate([[0], np.cumsum(size)])
-        mask = np.zeros(int(mask_start[-1]), np.uint8)
-
-        def mark(a: int, b: int) -> None:
-            selection.mark_significant(
-                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_start,
-                c.psi_count, c.psi_idx, c.block, t, threshold, slot_of_trans, group_start,
-                fine.block, fine.psi_count, fine.slot_first,
-                fine.slot_count, mask_start, mask, a, b,
-            )  # fmt: skip
-
-        self.backend.map(mark, ranges)
-        best.failed |= ~np.isfinite(threshold)
-        return (fine, group_start, mask, mask_start), used, threshold
-
-    def _fine_batches(
-        self,
-        fine: tuple[Groups, NDArray, NDArray, NDArray],
-        used: NDArray,
-        threshold: NDArray,
-        images: PreparedImages,
-    ) -> Iterator[tuple[NDArray, Groups, NDArray, NDArray]]:
-        """Runs of particles whose fine scores and shifted images fit into the work space."""
-        groups, group_start, mask, mask_start = fine
+    def _fine_batches(self, found: Significant, images: PreparedImages) -> Iterator[tuple[int, int]]:
+        """Runs of particles whose fine scores and shifted images fit into the work space: first, last + 1."""
         tables = self.sampling
-        samples = np.diff(mask_start[group_start]) * tables.rot_children * tables.shift_children
-        cost = 4 * samples + used.sum(axis=1) * (tables.shift_children * 16 * images.fine.size)
-        limit = self.settings.work_mib * MIB
+        samples = np.diff(found.mask_at) * tables.rot_children * tables.shift_children
+        cost = 4 * samples + found.used.sum(axis=1) * (tables.shift_children * 16 * images.fine.size)
+        limit = self.backend.work_bytes()
         n, first = len(images), 0
         while first < n:
             last, total = first, 0
             while last < n and (last == first or total + cost[last] <= limit):
                 total += cost[last]
                 last += 1
-            a, b = group_start[first], group_start[last]
-            if b > a:
-                p0 = groups.psi_start[a]
-                p1 = groups.psi_start[b - 1] + groups.psi_count[b - 1]
-                part = Groups(
-                    groups.block[a:b], groups.particle[a:b] - first, groups.prior[a:b], groups.psi_start[a:b] - p0,
-                    groups.psi_count[a:b], groups.slot_first[a:b], groups.slot_count[a:b], np.zeros(0, np.int64),
-                    groups.psi_idx[p0:p1], groups.psi_prior[p0:p1],
-                )  # fmt: skip
-                m0, m1 = mask_start[a], mask_start[b]
-                yield np.arange(first, last), part, mask[m0:m1], mask_start[a:b] - m0
+            if found.group_start[last] > found.group_start[first]:
+                yield first, last
             first = last
 
     # ---- fine pass ----
 
-    def _fine_pass(
-        self, images: PreparedImages, members: NDArray, groups: Groups, mask: NDArray, mask_start: NDArray,
-        trans_used: NDArray, best: Assignments,
-    ) -> None:  # fmt: skip
-        batch = images.subset(members)
-        n, tables = len(batch), self.sampling
-        v = tables.shift_children
+    def _fine_pass(self, images: PreparedImages, first: int, last: int, found: Significant, best: Assignments) -> None:
+        """Scores, weighs and sums particles first ... last-1 of the batch."""
+        s, backend, batch = self.settings, self.backend, images.part(first, last)
+        groups, mask, mask_start = found.part(first, last)
+        v = self.sampling.shift_children
+        slices = self._slices(batch.fine, coarse=False)
         weighted, ctf2 = self._weighted(batch, coarse=False)
-        slots = trans_used[members].sum(axis=1)
-        table_start = np.concatenate([[0], np.cumsum(slots * v)])
-        who, shift_index = np.nonzero(trans_used[members])
+        used = found.used[first:last]
+        start = np.concatenate([[0], np.cumsum(used.sum(axis=1) * v)])
+        who, shift_index = np.nonzero(used)
         rows = np.repeat(who, v).astype(np.int32)
-        shift = tables.child_shifts[shift_index].reshape(-1, 2)
-        shifted = self._shift_table(weighted, rows, batch.in_image(shift, rows), batch.fine)
+        shift = self.sampling.child_shifts[shift_index].reshape(-1, 2)
+        in_image = batch.in_image(shift, rows)
         slot_prior = np.ascontiguousarray(self._shift_prior(batch)[:, who, shift_index])
-        groups.out_start = mask_start * (tables.rot_children * v)
-        scores = np.empty(len(mask) * tables.rot_children * v, np.float32)
-        by_block = groups.sorted_by_block()
-        self._score(
-            by_block, batch.fine, tables.fine_mats, tables.fine_psi, slot_prior, table_start, shifted, v, ctf2, scores,
-        )  # fmt: skip
+        table = Shifted(self._shift_table(weighted, rows, in_image, slices), start, v, slot_prior, ctf2)
+        groups.out_start = mask_start * (slices.children * v)
+        plan = backend.plan(slices, groups)
+        weights = backend.score_groups(slices, plan, table, len(mask) * slices.children * v, s.correlate)
         self.clock.lap("fine")
-        group_ptr = np.searchsorted(groups.particle, np.arange(n + 1)).astype(np.int64)
-        chosen = _Best.zeros(n)
-        self._weigh(groups, group_ptr, scores, mask, mask_start, chosen)
-        row_weight = np.zeros((len(self.volumes), int(table_start[-1])))
-        ranges = self.backend.ranges(n)
-        block_weight = np.zeros((len(ranges), len(self.volumes) * tables.directions))
-
-        def add_up(i: int, a: int, b: int) -> None:  # a particle's shifts are its own; blocks are shared
-            selection.marginals(
-                scores, group_ptr, groups.block, groups.psi_count, groups.slot_first, groups.slot_count,
-                groups.out_start, tables.rot_children, v, tables.directions, table_start, row_weight, block_weight[i],
-                a, b,
-            )  # fmt: skip
-
-        self.backend.map(add_up, [(i, a, b) for i, (a, b) in enumerate(ranges)])
+        group_ptr = found.group_start[first : last + 1] - found.group_start[first]
+        chosen = backend.weigh(
+            groups, group_ptr, weights, mask, mask_start, slices.children, v, s.adaptive_fraction, s.correlate
+        )
+        row_weight, block_weight = backend.marginals(groups, group_ptr, weights, table, self.classes, slices)
         self.clock.lap("weights")
-        if self.settings.correlate:  # the noise-weighted images after all, for the back-projection
-            weighted, ctf2 = self._times_ctf(batch.masked, batch.ctf, batch.optics, batch.fine)
-            shifted = self._shift_table(weighted, rows, batch.in_image(shift, rows), batch.fine)
-        signal, power = self._sum(batch, by_block, scores, table_start, shifted, ctf2, rows, shift, row_weight)
-        by_direction = block_weight.sum(axis=0).reshape(len(self.volumes), -1)
+        if s.correlate:  # the noise-weighted images after all, for the back-projection
+            weighted, ctf2 = self._ctf_terms(batch, batch.masked, batch.ctf, batch.fine, noise=True)
+            table = Shifted(self._shift_table(weighted, rows, in_image, slices), start, v, slot_prior, ctf2)
+        in_use = np.nonzero(row_weight.sum(axis=0) > 0)[0]
+        recon_row = np.full(len(rows), -1, np.int64)
+        recon_row[in_use] = np.arange(len(in_use))
+        unmasked, _ = self._ctf_terms(batch, batch.unmasked, batch.ctf, batch.fine, noise=True)
+        recon = self._shift_table(unmasked, rows[in_use], in_image[in_use], slices)
+        signal, power = backend.sum_groups(
+            slices, plan, weights, table, recon_row, recon, s.residual, self._accumulators, self.inv_sigma2.shape[1]
+        )
+        by_direction = block_weight.reshape(self.classes, -1)
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
             by_direction = by_direction.sum(axis=1, keepdims=True)
         self.sums.pdf_direction += by_direction
-        self._keep(batch, members, groups, chosen, scores, table_start, rows, shift, row_weight, signal, power, best)
+        members = np.arange(first, last)
+        self._keep(batch, members, groups, chosen, weights, start, rows, shift, row_weight, signal, power, best)
         self.clock.lap("sums")
 
-    def _weigh(
-        self,
-        groups: Groups,
-        group_ptr: NDArray,
-        scores: NDArray,
-        mask: NDArray,
-        mask_start: NDArray,
-        chosen: _Best,
-    ) -> None:
-        s, tables = self.settings, self.sampling
-
-        def work(a: int, b: int) -> None:
-            selection.weigh_samples(
-                scores, group_ptr, groups.psi_count, groups.slot_count, groups.out_start, mask, mask_start,
-                tables.rot_children, tables.shift_children, s.adaptive_fraction, s.correlate,
-                chosen.log_sum, chosen.score, chosen.group, chosen.sample, chosen.bad, a, b,
-            )  # fmt: skip
-
-        self.backend.map(work, self.backend.ranges(len(group_ptr) - 1, 4 * self.backend.threads))
-
-    def _sum(
-        self, batch: PreparedImages, by_block: Groups, weights: NDArray, table_start: NDArray, shifted: NDArray,
-        ctf2: NDArray, rows: NDArray, shift: NDArray, row_weight: NDArray,
-    ) -> tuple[NDArray, NDArray]:  # fmt: skip
-        """Back-projections, and sums of signal and reference power, (N, S) each, still divided by sigma2."""
-        tables, g, pixels = self.sampling, by_block, batch.fine
-        in_use = row_weight.sum(axis=0) > 0
-        used = np.nonzero(in_use)[0]
-        recon_row = np.full(len(in_use), -1, np.int64)
-        recon_row[used] = np.arange(len(used))
-        unmasked, _ = self._times_ctf(batch.unmasked, batch.ctf, batch.optics, pixels)
-        recon = self._shift_table(unmasked, rows[used], batch.in_image(shift[used], rows[used]), pixels)
-        threads = len(self._grids)
-        signal = np.zeros((threads, len(batch), self.inv_sigma2.shape[1]))
-        power = np.zeros_like(signal)
-
-        def work(thread: int, a: int, b: int) -> None:
-            kernels.sum_groups(
-                self.volumes, self.pad, self.r_max, pixels.kx, pixels.ky, pixels.shell, self.distortion,
-                tables.fine_mats, tables.fine_psi,
-                g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
-                table_start, shifted, tables.shift_children, recon_row, recon, ctf2, weights, self.settings.residual,
-                self._grids[thread], signal[thread], power[thread], a, b,
-            )  # fmt: skip
-
-        # in rounds, each thread keeping its accumulator, so that a request to stop is seen between them
-        ranges = self.backend.block_ranges(g.block, g.work(), SUM_ROUNDS * threads)
-        for first in range(0, len(ranges), threads):
-            self.backend.map(work, [(i, a, b) for i, (a, b) in enumerate(ranges[first : first + threads])])
-        return signal.sum(axis=0), power.sum(axis=0)
-
     def _keep(
-        self, batch: PreparedImages, members: NDArray, groups: Groups, chosen: _Best, weights: NDArray,
+        self, batch: PreparedImages, members: NDArray, groups: Groups, chosen: Best, weights: Array,
         table_start: NDArray, rows: NDArray, shift: NDArray, row_weight: NDArray, signal: NDArray, power: NDArray,
         best: Assignments,
     ) -> None:  # fmt: skip
@@ -567,17 +454,20 @@ class Expectation:
         good = ~chosen.bad
         best.failed[members] |= chosen.bad
         # pose of the best sample
-        columns = groups.slot_count[chosen.group].astype(np.int64) * tables.shift_children
+        take = self.backend.take
+        columns = take(groups.slot_count, chosen.group).astype(np.int64) * tables.shift_children
         row, column = np.divmod(chosen.sample, columns)
         angle, child = np.divmod(row, tables.rot_children)
-        block = groups.block[chosen.group]
-        psi = groups.psi_idx[groups.psi_start[chosen.group] + angle]
+        block = take(groups.block, chosen.group)
+        psi = take(groups.psi_idx, take(groups.psi_start, chosen.group) + angle)
         best.matrix[members] = tables.fine_rotation(block % tables.directions, psi, child)
         best.class_index[members] = block // tables.directions
-        at = table_start[:-1] + groups.slot_first[chosen.group].astype(np.int64) * tables.shift_children + column
+        first = take(groups.slot_first, chosen.group).astype(np.int64)
+        at = table_start[:-1] + first * tables.shift_children + column
         offset = batch.old_offset + shift[np.minimum(at, len(shift) - 1)]
         best.offset[members] = batch.in_image(offset, np.arange(len(batch)))
-        best.pmax[members] = np.where(good, weights[groups.out_start[chosen.group] + chosen.sample], 0.0)
+        pmax = take(weights, take(groups.out_start, chosen.group) + chosen.sample)
+        best.pmax[members] = np.where(good, pmax, 0.0)
         # weight within the table of shifts: total per particle, and the spread of offsets
         sum_weight = np.bincount(rows, row_weight.sum(axis=0), len(batch))
         offset = batch.old_offset[rows] + shift
@@ -625,24 +515,3 @@ class Expectation:
         self.sums.log_likelihood += float(best.log_likelihood[good].sum())
         self.sums.sum_pmax += float(best.pmax[good].sum())
         self.sums.failed.extend(int(i) for i in images.index[best.failed])
-
-
-@dataclass
-class _Best:
-    """The best sample of each particle of a fine batch: its group, its place in the group's scores, log-weights."""
-
-    log_sum: NDArray[np.float64]
-    score: NDArray[np.float32]
-    group: NDArray[np.int64]
-    sample: NDArray[np.int64]
-    bad: NDArray[np.bool_]
-
-    @classmethod
-    def zeros(cls, n: int) -> _Best:
-        return cls(
-            np.zeros(n),
-            np.zeros(n, np.float32),
-            np.zeros(n, np.int64),
-            np.zeros(n, np.int64),
-            np.zeros(n, np.bool_),
-        )

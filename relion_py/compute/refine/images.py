@@ -71,6 +71,7 @@ class PreparedImages:
     spectrum (N, S) sum over each shell's half plane of |masked|^2; applied_norm (N,) the image was divided by it.
     turn (N, 2): cosine and sine of the angle of the frame of old_offset and of the shifts to be searched, see
     `helical.to_frame`; None: that of the image.
+    masked, unmasked and ctf are where the backend has its arrays.
     """
 
     index: NDArray[np.int64]
@@ -96,16 +97,11 @@ class PreparedImages:
     def shells(self) -> int:
         return self.spectrum.shape[1]
 
-    def subset(self, members: NDArray[np.int64]) -> PreparedImages:
-        """Some of the particles, in the order of `members`."""
-        if len(members) == len(self) and np.array_equal(members, np.arange(len(self))):
-            return self
-        n = len(self)
+    def part(self, first: int, last: int) -> PreparedImages:
+        """Particles first ... last-1."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         shared = {"fine", "coarse", "coarse_in_fine", "scale_shells"}
-        return PreparedImages(
-            **{k: v if v is None or k in shared or len(v) != n else v[members] for k, v in values.items()}
-        )
+        return PreparedImages(**{k: v if v is None or k in shared else v[first:last] for k, v in values.items()})
 
     def in_image(self, offset: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:
         """Offsets (R, 2) of the particles `rows` (R,), x and y in the image, of those in their frames."""

@@ -210,7 +210,9 @@ class RefineOptions:
     # computation
     threads: int = _option("--j", "integer", 1, minimum=1, on_continue="again")
     pool: int = _option("--pool", "integer", 1, minimum=1, on_continue="again")  # particles per thread
-    cpu: bool = _option("--cpu", "switch", False, on_continue="again")  # computes there in any case
+    cpu: bool = _option("--cpu", "switch", False, on_continue="again")  # computes there without --gpu in any case
+    gpu: str = _option("--gpu", "text", "", on_continue="again")  # "": not asked for; "auto", or "0:1", "0,1:2,3"
+    free_gpu_memory: int = _option("--free_gpu_memory", "integer", 0, minimum=0, on_continue="again")  # MB
     dont_combine_weights_via_disc: bool = _option(
         "--dont_combine_weights_via_disc", "switch", False, on_continue="again"
     )
@@ -550,6 +552,10 @@ def _problems_of_any_run(options: RefineOptions) -> list[str]:
         problems.append("--bimodal_psi has no effect without --sigma_psi: add it, or leave --bimodal_psi out.")
     if options.relax_symmetry and not re.fullmatch(r"[cC][1-9]\d*", options.relax_symmetry):
         problems.append(f"--relax_sym takes a cyclic group such as C2, as in RELION, not {options.relax_symmetry}.")
+    if options.cpu and options.gpu:
+        problems.append("--cpu and --gpu exclude each other: give one of them.")
+    if options.free_gpu_memory > 0 and not options.gpu:
+        problems.append("--free_gpu_memory has no effect without --gpu: add that, or leave --free_gpu_memory out.")
     if options.preread_images and options.scratch_dir:
         problems.append("--preread_images and --scratch_dir exclude each other: give one of them.")
     if not options.scratch_dir:

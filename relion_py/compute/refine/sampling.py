@@ -6,13 +6,14 @@ of in-plane angles hold every orientation, coarse and oversampled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.backend.estep_numba import block_rotations
+from relion_py.compute.backend.work import Groups
 from relion_py.compute.geometry.healpix import Sampling, translations
 from relion_py.compute.geometry.local_search import Selection, mixture
 from relion_py.compute.refine.model import SamplingState
@@ -135,38 +136,6 @@ def _float32(values: NDArray) -> NDArray[np.float32]:
 def _cos_sin(degrees: NDArray[np.float64]) -> NDArray[np.float32]:
     angle = np.deg2rad(degrees)
     return _float32(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
-
-
-@dataclass
-class Groups:
-    """Work list: particle x block (class and direction), see `estep_numba.score_groups`."""
-
-    block: NDArray[np.int32]
-    particle: NDArray[np.int32]
-    prior: NDArray[np.float32]
-    psi_start: NDArray[np.int64]
-    psi_count: NDArray[np.int32]
-    slot_first: NDArray[np.int32]
-    slot_count: NDArray[np.int32]
-    out_start: NDArray[np.int64]
-    psi_idx: NDArray[np.int32]
-    psi_prior: NDArray[np.float32]
-
-    def selected(self, which: NDArray) -> Groups:
-        """The groups at these indices, or under this mask, in that order."""
-        per_group = ("block", "particle", "prior", "psi_start", "psi_count", "slot_first", "slot_count", "out_start")
-        values = {name: getattr(self, name) for name in per_group}
-        # out_start may not be known yet
-        chosen = {k: np.ascontiguousarray(v[which]) if len(v) == len(self.block) else v for k, v in values.items()}
-        return replace(self, **chosen)
-
-    def sorted_by_block(self) -> Groups:
-        """The same groups ordered by block, so that one projection serves all its particles."""
-        return self.selected(np.argsort(self.block, kind="stable"))
-
-    def work(self) -> NDArray[np.int64]:
-        """Relative cost of each group: its samples, with a share for its projections."""
-        return self.psi_count.astype(np.int64) * (self.slot_count + 2)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.scratch import Scratch
 
 Indices = NDArray[np.int64]
+T = TypeVar("T")
 
 
 def share(members: Indices, comm: Communicator, rank: int | None = None) -> Indices:
@@ -75,6 +78,15 @@ def batches(
         mine = share(members, comm)[first : first + size]
         if len(mine):
             yield mine, particles.read_images(mine) if comm.rank == 0 else comm.recv(0)
+
+
+def ahead(pieces: Iterator[T]) -> Generator[T, None, None]:
+    """The same pieces, each made in a thread while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, pieces, None)
+        while (piece := future.result()) is not None:
+            future = pool.submit(next, pieces, None)
+            yield piece
 
 
 @contextmanager

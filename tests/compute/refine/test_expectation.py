@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -167,9 +169,8 @@ def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
         sigma2_offset=sigma2_offset,
         pixel_size=PIXEL,
         box=BOX,
-        work_mib=1,
     )
-    with CpuBackend(threads) as backend:
+    with CpuBackend(threads, work_mib=1) as backend:
         step = Expectation(backend, settings, volumes, PAD, PAD * FINE // 2, tables, log_pdf, inverse, sums, local)
         found = step.run(images)
         step.finish()
@@ -256,7 +257,7 @@ def _add_sums(problem, i, weights, grids, residual):
 
 def test_particle_without_finite_pixels_is_set_aside(problem):
     volumes, _, tables, images, log_pdf, inverse = problem
-    broken = images.subset(np.arange(3))
+    broken = replace(images.part(0, 3), masked=images.masked[:3].copy())
     broken.masked[1] = np.nan
     sums = WeightedSums.zeros(volumes.shape[1:], CLASSES, tables.directions, images.shells, 1, 2)
     settings = ExpectationSettings(sigma2_offset=9.0, pixel_size=PIXEL, box=BOX)

@@ -155,7 +155,7 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--keep_scratch", _SWITCH, "false", "leave the particles there at the end"),
         ("--fast_subsets", _SWITCH, "false", "use subsets of the particles in the first iterations"),
         ("--cpu", _SWITCH, "false", "compute on the CPU"),
-        ("--gpu", _OPTIONAL, "", "compute on GPUs"),
+        ("--gpu", _OPTIONAL, "", "compute on GPUs: 0:1 for two ranks, 0,1 for one on two (none: in turn)"),
         ("--free_gpu_memory", _VALUES, "0", "GPU memory (MB) to leave free"),
     ),
     "Expert options": (
@@ -206,7 +206,6 @@ _TOMO = "it refines particles from micrographs, not from tomograms"
 _SOM = "it makes classes, not self-organising maps"
 _UNUSED = "RELION reads and writes this resolution but does not use it"
 _SEARCH = "auto-refinement searches all angles and offsets by the HEALPix order and the offset range"
-_GPU = "it computes on the CPU"
 _BLUSH = "it regularises with the spectral prior"
 
 NOT_IN_THIS_RELEASE: Mapping[str, str] = {
@@ -231,12 +230,10 @@ NOT_IN_THIS_RELEASE: Mapping[str, str] = {
     "--ctf_uncorrected_ref": "it takes references that show the object, not its images",
     "--pad_ctf": "the reference's own version of it is switched off too",
     "--onthefly_shifts": "shifted particles are never stored, so there is nothing to save",
-    "--gpu": _GPU,
-    "--free_gpu_memory": _GPU,
     "--NN": "it interpolates linearly",
     "--r_min_nn": "it interpolates linearly",
     "--print_metadata_labels": "the labels are in the documentation",
-    "--failsafe_threshold": _GPU,
+    "--failsafe_threshold": "a run stops at one share of particles without a weight, on CPU and GPU alike",
     "--blush": _BLUSH,
     "--blush_skip_spectral_trailing": _BLUSH,
     "--external_reconstruct": "it reconstructs the maps itself",

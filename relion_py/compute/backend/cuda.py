@@ -1,0 +1,580 @@
+"""The CUDA backend: cuBLAS and cuFFT through CuPy, and the kernels of `kernels/*.cu` for the rest.
+
+Everything is done for a whole batch of particles at a time; no loop over particles launches anything. The arrays that
+are large stay on the device: images, tables of shifted images, scores, weights, work lists and the back-projections.
+What is small (one number a particle, the prior of shifts) is NumPy's, as in `refine.expectation`, which is the same
+for all backends. Maps are reconstructed on the host.
+
+The device comes in from outside (`cuda_device.CupyDevice`, or an emulation in tests): its array module, its memory and
+`launch(kernel, grid, arguments)`. Sums of weights do not depend on the order of threads; the voxels of a
+back-projection do, in their last bits, as atomic additions come in any order.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.backend.kernel_sources import THREADS
+from relion_py.compute.backend.work import Array, Best, Coarse, Groups, Shifted, Significant, Slices
+from relion_py.compute.errors import UserError
+from relion_py.compute.image.ctf import CtfParams, ctf_terms
+from relion_py.compute.image.masks import soft_mask
+from relion_py.compute.refine.images import DiscPixels, transform_images
+
+GIB = 1 << 30
+MOST_WORK = 4 * GIB
+"""Work space of a batch is not made larger than this: larger products are not faster."""
+BYTES_PER_IMAGE_PIXEL = 40
+"""While images are prepared: the image, moved and masked, with their transforms and what the FFT itself needs."""
+
+
+class Device(Protocol):
+    """What the backend needs to know of a device."""
+
+    name: str
+    xp: Any
+    memory_errors: tuple[type[BaseException], ...]
+
+    def use(self) -> None:
+        """Make it the current device of this thread."""
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], arguments: list[Any]) -> None:
+        """Run a kernel in blocks of THREADS threads."""
+
+    def to_host(self, array: Array) -> NDArray:
+        """A copy as NumPy's array."""
+
+    def free_bytes(self) -> int:
+        """Memory that this process could still take."""
+
+    def used_bytes(self) -> int:
+        """Memory in use by this process."""
+
+    def release(self) -> None:
+        """Give back memory that is kept for later use."""
+
+
+@dataclass
+class Plan:
+    """Groups on the device, sorted by block, and the coarse orientations ("slots") that they need, sorted.
+
+    A pair is an angle of a group: pair_start (G,), group_of_pair and slot_of_pair (pairs,). keys (slots,): block * Q +
+    in-plane angle; volume_of (slots,): class. longest, widest: the largest number of angles, and of slots of shifts.
+    """
+
+    groups: Groups
+    pair_start: Array
+    group_of_pair: Array
+    slot_of_pair: Array
+    keys: Array
+    volume_of: Array
+    longest: int
+    widest: int
+
+
+class CudaBackend:
+    """Computes on one device; use as a context manager. The methods are those of `CpuBackend`, which describes them.
+
+    budget: bytes of the device that this process may use (default: what is free). check() is called between pieces of
+    work and may raise to stop. partners: the backends of other devices of this process, opened and closed with it.
+    """
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        device: Device,
+        threads: int = 1,
+        check: Callable[[], None] | None = None,
+        budget: int | None = None,
+        partners: Sequence[CudaBackend] = (),
+    ) -> None:
+        self.device, self.threads = device, max(1, threads)
+        self.xp = device.xp
+        self._check = check or (lambda: None)
+        self.budget = device.free_bytes() if budget is None else budget
+        self.members: list[Any] = [self, *partners]
+        self._constants: dict[Any, tuple[Any, Array]] = {}
+        self._last_groups: tuple[Any, Any] = (None, None)
+
+    def __enter__(self) -> CudaBackend:
+        self.device.use()
+        return self
+
+    def side_by_side(self, function: Callable[[Any], None], steps: Sequence[Any]) -> None:
+        """function(step) for each, the devices of several at the same time; the first error is raised when all ended.
+
+        The function itself sees to it that the others end soon.
+        """
+
+        def run(step: Any) -> None:
+            step.backend.device.use()
+            function(step)
+
+        if len(steps) == 1:
+            run(steps[0])
+            return
+        with ThreadPoolExecutor(len(steps)) as pool:
+            futures = [pool.submit(run, step) for step in steps]
+        for future in futures:
+            future.result()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for each in reversed(self.members):
+            each.device.use()
+            each._constants.clear()
+            each._last_groups = (None, None)
+            each.device.release()
+
+    # ---- arrays and memory ----
+
+    def to_device(self, array: Array) -> Array:
+        """A copy of NumPy's array on the device; what is there already stays."""
+        return self.xp.asarray(np.ascontiguousarray(array)) if isinstance(array, np.ndarray) else array
+
+    def to_host(self, array: Array) -> NDArray:
+        """A copy of the device's array as NumPy's."""
+        return self.device.to_host(array)
+
+    def take(self, array: Array, index: NDArray) -> NDArray:
+        """NumPy's array of array[index]."""
+        return self.to_host(array[self.to_device(index)])
+
+    def _constant(self, name: Any, owner: Any, make: Callable[[], NDArray]) -> Array:
+        """make() on the device, kept while the backend is open; owner is kept too, so that its id stays its own."""
+        if name not in self._constants:
+            self._constants[name] = owner, self.to_device(make())
+        return self._constants[name][1]
+
+    def work_bytes(self) -> int:
+        """Work space that one batch may take: a third of what is left, as intermediate arrays come on top."""
+        left = min(self.budget - self.device.used_bytes(), self.device.free_bytes())
+        return int(np.clip(left // 3, 1, MOST_WORK))
+
+    def out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error says that a batch was too large."""
+        return isinstance(error, self.device.memory_errors)
+
+    def release(self) -> None:
+        """Gives back memory that is kept for later use."""
+        self.device.release()
+
+    def references(self, volumes: NDArray[np.complex64]) -> Array:
+        """The references' transforms on the device."""
+        return self._large(volumes.nbytes, "the references", lambda: self.to_device(volumes))
+
+    def accumulators(self, sums: NDArray[np.float32]) -> list[Array]:
+        """Where back-projections are added."""
+        return [self._large(sums.nbytes, "the sums of the maps", lambda: self.xp.zeros(sums.shape, np.float32))]
+
+    def collect(self, accumulators: list[Array], sums: NDArray[np.float32]) -> None:
+        """Adds what was back-projected to `sums`."""
+        sums += self.to_host(accumulators[0])
+        accumulators.clear()
+
+    def _large(self, size: int, what: str, make: Callable[[], Array]) -> Array:
+        try:
+            return make()
+        except self.device.memory_errors:
+            raise UserError(
+                f"GPU {self.device.name} has too little free memory for {what}: {size / GIB:.1f} GB are needed, "
+                f"{self.device.free_bytes() / GIB:.1f} GB are free. Use --pad 1, fewer classes, fewer ranks on this "
+                "GPU or one with more memory, or leave --gpu out."
+            ) from None
+
+    def _launch(self, kernel: str, threads: int, *arguments: Any) -> None:
+        """Run a kernel on so many threads."""
+        self._launch_blocks(kernel, (-(-int(threads) // THREADS), 1, 1), *arguments)
+
+    def _launch_blocks(self, kernel: str, grid: tuple[int, int, int], *arguments: Any) -> None:
+        if min(grid) > 0:
+            self.device.launch(kernel, grid, list(arguments))
+
+    def _order(self, values: Array) -> Array:
+        return self.xp.argsort(values)  # CuPy's is stable
+
+    # ---- images ----
+
+    def transform_images(
+        self, images: NDArray[np.float32], shift: NDArray, factor: NDArray, mask_radius: float, mask_edge: float,
+        pixels: DiscPixels, noise: NDArray[np.float32] | None = None, tubes: tuple[NDArray, float] | None = None,
+    ) -> tuple[Array, Array, NDArray[np.float64]]:  # fmt: skip
+        """Unmasked and masked transforms and spectra (the last NumPy's), see `refine.images.transform_images`.
+
+        Segments of helices get their tubes on the host.
+        """
+        if tubes is not None:
+            unmasked, masked, spectrum = transform_images(
+                images, shift, factor, mask_radius, mask_edge, pixels, noise=noise, tubes=tubes, workers=self.threads
+            )
+            return self.to_device(unmasked), self.to_device(masked), spectrum
+        n, box = images.shape[:2]
+        unmasked = self.xp.empty((n, pixels.size), np.complex64)
+        masked = self.xp.empty((n, pixels.size), np.complex64)
+        spectrum = np.zeros((n, box // 2 + 1))
+        size = max(1, int(self.work_bytes() // (BYTES_PER_IMAGE_PIXEL * box * box)))
+        first = 0
+        while first < n:
+            part = slice(first, min(first + size, n))
+            self._check()
+            try:
+                spectrum[part] = self._transform_part(
+                    images[part], shift[part], factor[part], (mask_radius, mask_edge), pixels,
+                    None if noise is None else noise[part], unmasked[part], masked[part],
+                )  # fmt: skip
+                first = part.stop
+                continue
+            except Exception as error:
+                if not self.out_of_memory(error) or size == 1:
+                    raise
+            self.release()
+            size = max(1, size // 2)
+        return unmasked, masked, spectrum
+
+    def _transform_part(
+        self, images: NDArray, shift: NDArray, factor: NDArray, mask: tuple[float, float], pixels: DiscPixels,
+        noise: NDArray | None, unmasked: Array, masked: Array,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        n, box = images.shape[:2]
+        moved = self.xp.empty((n, box, box), np.float32)
+        self._launch(
+            "move_images", moved.size, self.to_device(images), self.to_device(shift.astype(np.int64)),
+            self.to_device(np.asarray(factor, np.float32)), box, moved.size, moved,
+        )  # fmt: skip
+        self._cut(moved, pixels, unmasked)
+        background = _outside(box, *mask)
+        outside = self._constant(("outside", box, *mask), background, lambda: background)
+        mean = self.xp.empty(n, np.float64)
+        self._launch_blocks("background_mean", (n, 1, 1), moved, outside, background.sum(), box * box, mean)
+        other = moved if noise is None else self.to_device(np.asarray(noise, np.float32))
+        self._launch("fill_outside", moved.size, moved, outside, mean, other, noise is not None, box * box, moved.size)
+        transforms = self._cut(moved, pixels, masked)
+        spectrum = self.xp.zeros((n, box // 2 + 1), np.float64)
+        self._launch("shell_power", transforms.size, transforms, box, box // 2 + 1, transforms.size, spectrum)
+        return self.to_host(spectrum)
+
+    def _cut(self, images: Array, pixels: DiscPixels, out: Array) -> Array:
+        """The images' transforms; their disc pixels go to `out`."""
+        transforms = self.xp.fft.rfft2(images).astype(np.complex64, copy=False)
+        kx, ky = self._pixels(pixels)
+        self._launch("gather_disc", out.size, transforms, kx, ky, images.shape[1], pixels.size, out.size, out)
+        return transforms
+
+    def _pixels(self, pixels: DiscPixels) -> tuple[Array, Array]:
+        return (
+            self._constant((id(pixels), "x"), pixels, lambda: pixels.kx),
+            self._constant((id(pixels), "y"), pixels, lambda: pixels.ky),
+        )
+
+    def ctf_values(self, params: CtfParams, kx: NDArray, ky: NDArray, box: int, angpix: float, **options: Any) -> Array:
+        """CTFs (N, P) of particles, see `image.ctf.ctf_values`."""
+        terms = ctf_terms(params, kx, ky, box, angpix, **options)
+        out = self.xp.empty((len(params), len(terms.x)), np.float32)
+        x, y = self.to_device(terms.x), self.to_device(terms.y)
+        offset = self.to_device(terms.gamma_offset) if len(terms.gamma_offset) else x
+        self._launch(
+            "ctf_values", out.size, self.to_device(terms.coefficients), x, y, offset, len(terms.gamma_offset) > 0,
+            terms.intact, terms.form, terms.damping, len(terms.x), out.size, out,
+        )  # fmt: skip
+        return out
+
+    def shift_rows(self, images: Array, rows: NDArray, x: NDArray, y: NDArray, kx: Array, ky: Array, box: int) -> Array:
+        """images[rows] (N, P) moved by x, y (R,) pixels -> (R, P) complex64."""
+        out = self.xp.empty((len(rows), len(kx)), np.complex64)
+        there = self.to_device
+        self._launch(
+            "shift_rows", out.size, images, there(rows.astype(np.int32)), there(x), there(y), kx, ky, box, len(kx),
+            out.size, out,
+        )  # fmt: skip
+        return out
+
+    # ---- scores ----
+
+    def _project(self, slices: Slices, axes: Array, volume_of: Array, children: int) -> Array:
+        """Projections (R, P) along axes (R, 6); `children` rows share a volume."""
+        out = self.xp.empty((len(axes), slices.pixels), np.complex64)
+        _, depth, height, width = slices.volumes.shape
+        self._launch(
+            "project_rows", out.size, slices.volumes, depth, height, width, volume_of, children, axes, slices.kx,
+            slices.ky, slices.pixels, slices.r_max, out.size, out,
+        )  # fmt: skip
+        return out
+
+    def _axes(self, slices: Slices, keys: Array) -> Array:
+        """Axes (slots * children, 6) of all children of coarse orientations."""
+        rows = len(keys) * slices.children
+        out = self.xp.empty((rows, 6), np.float32)
+        self._launch(
+            "slice_axes", rows, keys, slices.dir_mats, slices.psi_table, slices.directions, len(slices.psi_table),
+            slices.dir_mats.shape[1], slices.psi_table.shape[1], *slices.distortion.ravel(), slices.pad, rows, out,
+        )  # fmt: skip
+        return out
+
+    def dense_scores(
+        self, slices: Slices, rotations_of: Callable[[int, int], NDArray[np.float32]], per_class: int,
+        orientation_prior: NDArray[np.float32], table: Shifted, correlate: bool,
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Log-weights of all orientations for all particles: (K * per_class, N, T), and row_best (K * per_class, N)."""
+        xp = self.xp
+        classes, n = len(slices.volumes), len(table.ctf2)
+        t = table.prior.shape[1] // n
+        flat = table.rows.view(np.float32).reshape(n * t, 2 * slices.pixels)
+        priors = self.to_device(table.prior.reshape(classes, n, t))
+        orientation_priors = self.to_device(orientation_prior)
+        out = xp.empty((classes * per_class, n, t), np.float32)
+        row_best = xp.empty((classes * per_class, n), np.float32)
+        # a projection, its power and the particles' norms
+        step = int(np.clip(self.work_bytes() // (4 * (24 * slices.pixels + 4 * n)), 64, per_class))
+        for k in range(classes):
+            for a in range(0, per_class, step):
+                self._check()
+                b = min(a + step, per_class)
+                axes = self.to_device(slices.pad * rotations_of(a, b)[:, :2].reshape(-1, 6))
+                volume_of = self.to_device(np.full(b - a, k, np.int32))
+                rows = self._project(slices, axes, volume_of, 1)
+                here = slice(k * per_class + a, k * per_class + b)
+                products = out[here].reshape(b - a, n * t)
+                xp.dot(rows.view(np.float32).reshape(b - a, 2 * slices.pixels), flat.T, out=products)
+                norms = xp.dot(rows.real**2 + rows.imag**2, table.ctf2.T)
+                self._launch(
+                    "add_dense_terms", norms.size, products, norms, orientation_priors[here], priors[k], n, t,
+                    correlate, norms.size, row_best[here],
+                )  # fmt: skip
+        return out, row_best
+
+    def _uploaded(self, groups: Groups) -> Groups:
+        """The groups on the device. Those of the last call are kept: batches of a global search have the same."""
+        if self._last_groups[0] is not groups:
+            there: dict[str, Any] = {name: self.to_device(value) for name, value in vars(groups).items()}
+            self._last_groups = groups, Groups(**there)
+        return self._last_groups[1]
+
+    def plan(self, slices: Slices, groups: Groups) -> Any:
+        """The groups sorted by block, and the orientations that they need."""
+        xp, there = self.xp, self._uploaded(groups)
+        order = self._order(there.block)
+        values: dict[str, Any] = vars(there)
+        g = Groups(**{k: v if k in ("psi_idx", "psi_prior") else v[order] for k, v in values.items()})
+        pair_end = xp.cumsum(g.psi_count.astype(np.int64))
+        pairs, pair_start = int(pair_end[-1]), pair_end - g.psi_count
+        keys, group_of_pair = xp.empty(pairs, np.int64), xp.empty(pairs, np.int32)
+        q = len(slices.psi_table)
+        self._launch(
+            "list_pairs", len(g.block), g.block, g.psi_start, g.psi_count, g.psi_idx, pair_start, q, len(g.block),
+            keys, group_of_pair,
+        )  # fmt: skip
+        keys, slot_of_pair = xp.unique(keys, return_inverse=True)
+        volume_of = (keys // (q * slices.directions)).astype(np.int32)
+        return Plan(
+            g, pair_start, group_of_pair, slot_of_pair.astype(np.int32), keys, volume_of,
+            int(g.psi_count.max()), int(g.slot_count.max()),
+        )  # fmt: skip
+
+    def _tiles(self, plan: Plan, slots: int, angles: int) -> Iterator[tuple[int, int, int, int]]:
+        """Ranges of groups and of slots (first, last + 1 of each) that cut no block and have `slots`, if one can."""
+        total = len(plan.keys)
+        if total <= slots:
+            yield 0, len(plan.groups.block), 0, total
+            return
+        block_of_slot = self.to_host(plan.keys) // angles
+        ends = np.append(np.nonzero(np.diff(block_of_slot))[0] + 1, total)
+        # both lists hold the same blocks in the same order
+        group_ends = np.searchsorted(self.to_host(plan.groups.block), block_of_slot[ends - 1], side="right")
+        first_group = first_slot = 0
+        while first_slot < total:
+            at = max(
+                int(np.searchsorted(ends, first_slot + slots, side="right")) - 1,
+                int(np.searchsorted(ends, first_slot, side="right")),
+            )
+            yield first_group, int(group_ends[at]), first_slot, int(ends[at])
+            first_group, first_slot = int(group_ends[at]), int(ends[at])
+
+    def score_groups(self, slices: Slices, plan: Any, table: Shifted, size: int, correlate: bool) -> Array:
+        """Log-weights (size,) of all samples of the groups of a plan."""
+        xp, g, children = self.xp, plan.groups, slices.children
+        out = xp.empty(size, np.float32)
+        prior, start = self.to_device(table.prior), self.to_device(table.start)
+        capacity = max(1, self.work_bytes() // (2 * 8 * slices.pixels * children))
+        # a block of threads does 8 x 8 samples
+        tiles = -(-plan.longest * children // 8), -(-plan.widest * table.children // 8)
+        for first_group, last_group, first_slot, last_slot in self._tiles(plan, capacity, len(slices.psi_table)):
+            self._check()
+            keys, volume_of = plan.keys[first_slot:last_slot], plan.volume_of[first_slot:last_slot]
+            rows = self._project(slices, self._axes(slices, keys), volume_of, children)
+            self._launch_blocks(
+                "score_groups", (last_group - first_group, *tiles), rows, first_slot, plan.slot_of_pair,
+                plan.pair_start, children, g.block, g.particle, g.prior, g.psi_start, g.psi_count, g.psi_prior,
+                g.slot_first, g.slot_count, g.out_start, prior, prior.shape[1], start, table.rows, table.children,
+                table.ctf2, slices.directions, slices.pixels, correlate, first_group, out,
+            )  # fmt: skip
+        return out
+
+    def row_maxima(self, scores: Array, columns: int) -> Array:
+        """The largest of each row of so many scores; NaN is passed over."""
+        out = self.xp.empty(scores.size // columns, np.float32)
+        self._launch("row_maxima", out.size, scores, columns, out.size, out)
+        return out
+
+    # ---- selection ----
+
+    def select(self, coarse: Coarse, n: int, t: int, fraction: float, max_count: int, best_only: bool) -> Significant:
+        """The samples of n particles that hold `fraction` of the weight."""
+        xp, there = self.xp, self.to_device
+        c, base = self._uploaded(coarse.groups), there(coarse.base)
+        threshold, count = xp.empty(n, np.float32), xp.zeros(n, np.int64)
+        used = xp.zeros((n, t), np.uint8)
+        longest = int(coarse.groups.psi_count.max()) if len(coarse.groups.psi_count) else 0
+        self._launch_blocks(
+            "find_significant", (n, 1, 1), coarse.scores, coarse.row_best, there(coarse.group_ptr), base,
+            coarse.row_stride, c.psi_count, max(longest, 1), t, fraction, max_count, best_only, threshold, count, used,
+        )  # fmt: skip
+        shifts_used = self.to_host(used).astype(np.bool_)
+        slot_of_trans = there(np.where(shifts_used, np.cumsum(shifts_used, axis=1) - 1, -1).astype(np.int32))
+        groups = len(coarse.base)
+        n_angles = xp.empty(groups, np.int64)
+        slot_first, slot_count = xp.empty(groups, np.int32), xp.empty(groups, np.int32)
+        rows = coarse.scores, coarse.row_best, c.particle, base, coarse.row_stride, c.psi_count, t
+        self._launch(
+            "count_significant", groups, *rows, threshold, slot_of_trans, groups, n_angles, slot_first, slot_count
+        )
+        ends = [
+            xp.cumsum(each) for each in ((n_angles > 0).astype(np.int64), n_angles, n_angles * slot_count)
+        ]  # of groups, angles and marks
+        group_start, angle_start, mask_at = (self._at_particles(end, coarse.group_ptr) for end in ends)
+        total, angles, marks = int(group_start[-1]), int(angle_start[-1]), int(mask_at[-1])
+        fine = Groups(
+            xp.empty(total, np.int32), xp.empty(total, np.int32), xp.empty(total, np.float32),
+            xp.empty(total, np.int64), xp.empty(total, np.int32), xp.empty(total, np.int32),
+            xp.empty(total, np.int32), xp.empty(0, np.int64), xp.empty(angles, np.int32),
+            xp.empty(angles, np.float32),
+        )  # fmt: skip
+        mask, mask_start = xp.zeros(marks, np.uint8), xp.empty(total, np.int64)
+        self._launch(
+            "fill_significant", groups, *rows, threshold, slot_of_trans, c.block, c.prior, c.psi_start, c.psi_idx,
+            c.psi_prior, n_angles, slot_first, slot_count, ends[0] - 1, ends[1] - n_angles,
+            ends[2] - n_angles * slot_count, groups, fine.block, fine.particle, fine.prior, fine.psi_start,
+            fine.psi_count, fine.slot_first, fine.slot_count, mask_start, fine.psi_idx, fine.psi_prior, mask,
+        )  # fmt: skip
+        return Significant(
+            fine, mask, mask_start, group_start, angle_start, mask_at, shifts_used, self.to_host(threshold),
+            self.to_host(count),
+        )  # fmt: skip
+
+    def _at_particles(self, ends: Array, group_ptr: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of a running sum over groups, what comes before each particle's groups (N + 1,)."""
+        if not len(ends):
+            return np.zeros(len(group_ptr), np.int64)
+        before = self.take(ends, np.maximum(group_ptr - 1, 0))
+        return np.where(group_ptr > 0, before, 0)
+
+    def weigh(
+        self, groups: Groups, group_ptr: NDArray, scores: Array, mask: Array, mask_start: Array,
+        rot_children: int, shift_children: int, fraction: float, best_only: bool,
+    ) -> Best:  # fmt: skip
+        """Turns the fine scores into posterior weights, in place."""
+        xp, n, count = self.xp, len(group_ptr) - 1, len(groups.block)
+        self._launch_blocks(
+            "mask_scores", (count, 1, 1), scores, groups.out_start, groups.psi_count, groups.slot_count, mask,
+            mask_start, rot_children, shift_children,
+        )  # fmt: skip
+        first = self.take(groups.out_start, np.minimum(group_ptr, count - 1))
+        sample_ptr = self.to_device(np.where(group_ptr < count, first, scores.size))
+        log_sum, best_score = xp.zeros(n, np.float64), xp.empty(n, np.float32)
+        best_at, bad = xp.empty(n, np.int64), xp.empty(n, np.uint8)
+        self._launch_blocks(
+            "weigh_samples", (n, 1, 1), scores, sample_ptr, fraction, best_only, log_sum, best_score, best_at, bad
+        )
+        group = self.to_host(xp.searchsorted(groups.out_start, best_at, side="right")) - 1
+        failed = self.to_host(bad).astype(np.bool_)
+        group = np.where(failed, 0, group)
+        sample = np.where(failed, 0, self.to_host(best_at) - self.take(groups.out_start, group))
+        return Best(self.to_host(log_sum), self.to_host(best_score), group, sample, failed)
+
+    def marginals(
+        self, groups: Groups, group_ptr: NDArray, weights: Array, table: Shifted, classes: int, slices: Slices
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Posterior weight of each shift, (K, R), and of each block, (K * D,)."""
+        rows = int(table.start[-1])
+        row_weight = self.xp.zeros((classes, rows), np.float64)
+        particle = np.repeat(np.arange(len(group_ptr) - 1, dtype=np.int32), np.diff(table.start))
+        there, g = self.to_device, groups
+        self._launch(
+            "row_weights", rows, weights, there(group_ptr), g.block, g.psi_count, g.slot_first, g.slot_count,
+            g.out_start, slices.children, table.children, slices.directions, there(table.start), there(particle),
+            rows, row_weight,
+        )  # fmt: skip
+        block_weight = self.xp.zeros(classes * slices.directions, np.float64)
+        self._launch_blocks(
+            "block_weights", (len(g.block), 1, 1), weights, g.block, g.psi_count, g.slot_count, g.out_start,
+            slices.children, table.children, block_weight,
+        )  # fmt: skip
+        return self.to_host(row_weight), self.to_host(block_weight)
+
+    # ---- sums ----
+
+    def sum_groups(
+        self, slices: Slices, plan: Any, weights: Array, table: Shifted, recon_row: NDArray, recon: Array,
+        residual: bool, accumulators: list[Array], shells: int,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+        """Back-projections, and signal and reference power (N, shells).
+
+        The grids change in the last step, which needs no more memory: a batch that failed before can be repeated.
+        """
+        xp, there, g = self.xp, self.to_device, plan.groups
+        n, children, pixels = len(table.ctf2), slices.children, slices.pixels
+        _, depth, height, width = slices.volumes.shape
+        pairs, slots, chunks = len(plan.slot_of_pair), len(plan.keys), -(-slices.pixels // THREADS)
+        start, recon_rows = there(table.start), there(recon_row)
+        totals, row_used = xp.empty(pairs * children, np.float32), xp.zeros(slots * children, np.uint8)
+        self._launch(
+            "row_totals", totals.size, weights, plan.group_of_pair, plan.pair_start, plan.slot_of_pair, g.slot_count,
+            g.out_start, children, table.children, totals.size, totals, row_used,
+        )  # fmt: skip
+        used = xp.nonzero(row_used)[0]
+        row_place = xp.zeros(slots * children, np.int32)
+        row_place[used] = xp.arange(len(used), dtype=np.int32)
+        axes, volume_of = self._axes(slices, plan.keys)[used], plan.volume_of[used // children]
+        by_particle = self._order(g.particle)
+        group_ptr = xp.searchsorted(g.particle[by_particle], xp.arange(n + 1, dtype=np.int32))
+        signal, power = xp.empty((n, pixels), np.float32), xp.empty((n, pixels), np.float32)
+        self._launch_blocks(
+            "signal_and_power", (n * chunks, 1, 1), chunks, group_ptr, by_particle, plan.pair_start, g.psi_count,
+            plan.slot_of_pair, totals, weights, g.slot_first, g.slot_count, g.out_start, children, table.children,
+            start, table.rows, table.ctf2, slices.volumes, volume_of, axes, row_place, depth, height, width,
+            slices.kx, slices.ky, pixels, slices.r_max, signal, power,
+        )  # fmt: skip
+        sums = self._shell_sums(signal, slices, shells), self._shell_sums(power, slices, shells)
+        pairs_by_slot = self._order(plan.slot_of_pair)
+        slot_ptr = xp.searchsorted(plan.slot_of_pair[pairs_by_slot], xp.arange(slots + 1, dtype=np.int32))
+        self._check()
+        self._launch_blocks(
+            "sum_and_insert", (len(used) * chunks, 1, 1), used, chunks, slot_ptr, pairs_by_slot, plan.group_of_pair,
+            plan.pair_start, totals, weights, g.particle, g.slot_first, g.slot_count, g.out_start, children,
+            table.children, start, recon_rows, recon, table.ctf2, slices.volumes, volume_of, axes, depth, height,
+            width, slices.kx, slices.ky, pixels, slices.r_max, residual, accumulators[0],
+        )  # fmt: skip
+        return sums
+
+    def _shell_sums(self, values: Array, slices: Slices, shells: int) -> NDArray[np.float64]:
+        """values (N, P) summed over the pixels of each shell, (N, shells)."""
+        by_shell = self._constant((id(slices.shell), "order"), slices.shell, lambda: self._order(slices.shell))
+        shell_ptr = self.xp.searchsorted(slices.shell[by_shell], self.xp.arange(shells + 1, dtype=np.int32))
+        out = self.xp.empty((len(values), shells), np.float64)
+        self._launch("shell_sums", out.size, values, by_shell, shell_ptr, shells, slices.pixels, out.size, out)
+        return self.to_host(out)
+
+
+@functools.lru_cache(maxsize=4)
+def _outside(box: int, radius: float, edge: float) -> NDArray[np.float64]:
+    """How much of each pixel of an image (box * box,) is background."""
+    return (1.0 - soft_mask(box, radius, edge, 2)).ravel().astype(np.float64)

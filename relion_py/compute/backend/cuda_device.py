@@ -1,0 +1,163 @@
+"""Real devices: which of them a rank computes on, what stands in the way, and CuPy as `cuda.Device`.
+
+CuPy is an extra of this package and imported here only, when --gpu was given.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.backend import kernel_sources
+from relion_py.compute.errors import UserError
+from relion_py.compute.parallel.comm import Communicator
+
+AUTOMATIC = "auto"
+"""What --gpu without a list means: ranks are spread over the devices that are there."""
+OLDEST = 60
+"""Compute capability that atomic additions in double precision need: Pascal."""
+MIB = 1 << 20
+
+
+def devices_of_rank(text: str, rank: int, local_rank: int, available: int) -> tuple[int, ...]:
+    """Numbers of the devices of a rank, in the syntax of RELION's --gpu.
+
+    Colons separate ranks, commas the devices that one rank uses at a time: "0:1" or "0,1:2,3". A list shorter than
+    the ranks begins again. Without a list the local_rank-th process on this machine takes the next device in turn.
+    Raises UserError for what is no such list, or names a device that is not there.
+    """
+    if text.strip() in ("", AUTOMATIC):
+        return (local_rank % available,)
+    per_rank = parse_list(text)
+    mine = per_rank[rank % len(per_rank)]
+    for number in mine:
+        if number >= available:
+            there = "only GPU 0 is" if available == 1 else f"only GPUs 0 to {available - 1} are"
+            raise UserError(f"--gpu {text} names GPU {number}, but {there} there; correct the list.")
+    return mine
+
+
+def parse_list(text: str) -> list[tuple[int, ...]]:
+    """Device numbers of each rank of a list such as "0,1:2,3", each once; UserError for anything else."""
+    ranks = []
+    for part in text.strip().split(":"):
+        words = [word.strip() for word in part.split(",")]
+        if not all(word.isdecimal() for word in words):
+            raise UserError(
+                f"--gpu must list the numbers of GPUs, such as 0 or 0:1 for two ranks or 0,1 for one, not '{text}'."
+            )
+        ranks.append(tuple(dict.fromkeys(int(word) for word in words)))
+    return ranks
+
+
+def load_cupy() -> Any:
+    """The module cupy, with a device that works; UserError with what to do otherwise."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise UserError(
+            "--gpu needs CuPy, which cannot be imported here "
+            f"({error}): install it with pip install 'relion-py[cuda12]' for a driver of CUDA 12, or "
+            "'relion-py[cuda13]' for one of CUDA 13 (nvidia-smi tells which), or leave --gpu out."
+        ) from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # cupy's own error types differ between versions
+        raise UserError(
+            f"--gpu needs an NVIDIA GPU and its driver, and CUDA finds none ({error}): check it with nvidia-smi, or "
+            "leave --gpu out."
+        ) from None
+    if count == 0:
+        raise UserError("--gpu needs an NVIDIA GPU, and none is visible (CUDA_VISIBLE_DEVICES?): leave --gpu out.")
+    return cupy
+
+
+def bytes_of_maps(box: int, classes: int, padding: float, dimensions: int) -> int:
+    """Memory that references and sums of maps need at the full image size, as `FourierReference` lays them out."""
+    size = 2 * int(padding * box / 2 + 0.5) + 3
+    return classes * (size if dimensions == 3 else 3) * size * (size // 2 + 1) * (8 + 12)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A device and the bytes of its memory that this rank may use."""
+
+    device: CupyDevice
+    budget: int
+
+
+def open_devices(text: str, free_mb: int, comm: Communicator, cupy: Any = None) -> list[Share]:
+    """The devices of this rank; ranks on one device share its memory, less free_mb megabytes that stay free.
+
+    All ranks must call this together. Raises UserError for what stands in the way.
+    """
+    cupy = cupy or load_cupy()
+    host = socket.gethostname()
+    hosts = comm.allgather(host)
+    numbers = devices_of_rank(text, comm.rank, hosts[: comm.rank].count(host), int(cupy.cuda.runtime.getDeviceCount()))
+    users = [(name, number) for name, theirs in comm.allgather((host, numbers)) for number in theirs]
+    devices = [CupyDevice(cupy, number) for number in numbers]
+    free = [device.free_bytes() for device in devices]
+    comm.barrier()  # nobody takes memory before all have seen what is free
+    shares = []
+    for device, number, left in zip(devices, numbers, free, strict=True):
+        budget = (left - free_mb * MIB) // users.count((host, number))
+        if budget < 256 * MIB:
+            raise UserError(
+                f"GPU {device.name} has {left / MIB:.0f} MB free for {users.count((host, number))} rank(s), which is "
+                "too little; end what else runs there, use fewer ranks or another GPU, or a smaller --free_gpu_memory."
+            )
+        shares.append(Share(device, int(budget)))
+    return shares
+
+
+class CupyDevice:
+    """A CUDA device through CuPy, with our kernels compiled for it, see `cuda.Device`."""
+
+    def __init__(self, cupy: Any, number: int) -> None:
+        self.cupy, self.xp = cupy, cupy
+        self.memory_errors: tuple[type[BaseException], ...] = (cupy.cuda.memory.OutOfMemoryError,)
+        self._device = cupy.cuda.Device(number)
+        properties = cupy.cuda.runtime.getDeviceProperties(number)
+        self.name = f"{number} ({properties['name'].decode()})"
+        if int(self._device.compute_capability) < OLDEST:
+            raise UserError(
+                f"GPU {self.name} is too old: compute capability {OLDEST // 10}.0 (Pascal) or newer is needed. "
+                "Use another one, or leave --gpu out."
+            )
+        self.use()
+        # one object for all devices; what it says and does concerns the current one
+        self._pool = cupy.get_default_memory_pool()
+        module = cupy.RawModule(code=kernel_sources.whole_source())
+        self._functions = {name: module.get_function(name) for name in kernel_sources.signatures()}
+
+    def use(self) -> None:
+        """Make it the current device of this thread."""
+        self._device.use()
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], arguments: list[Any]) -> None:
+        """Run a kernel in blocks of THREADS threads."""
+        values = kernel_sources.arguments(kernel, arguments)
+        self._functions[kernel](grid, (kernel_sources.THREADS, 1, 1), tuple(values))
+
+    def to_host(self, array: Any) -> NDArray:
+        """A copy as NumPy's array."""
+        return np.asarray(self.cupy.asnumpy(array))
+
+    def free_bytes(self) -> int:
+        """Memory that this process could still take: what is free, and what it keeps for later use."""
+        free, _ = self.cupy.cuda.runtime.memGetInfo()
+        return int(free) + int(self._pool.free_bytes())
+
+    def used_bytes(self) -> int:
+        """Memory in use by this process."""
+        return int(self._pool.used_bytes())
+
+    def release(self) -> None:
+        """Give back memory that is kept for later use, cuFFT's plans included."""
+        self.cupy.fft.config.get_plan_cache().clear()
+        self._pool.free_all_blocks()

@@ -1,0 +1,82 @@
+"""A device for CudaBackend that is a processor: kernels compiled as C++, threads one after the other."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from strict_arrays import Array, xp
+
+from relion_py.compute.backend import kernel_sources
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+HEADER = Path(__file__).parent / "emulation" / "emulation.h"
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    if COMPILER is None:
+        pytest.skip("there is no C++ compiler")
+    with tempfile.TemporaryDirectory() as folder:
+        code, library = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+        code.write_text(f'#include "{HEADER}"\n{kernel_sources.whole_source()}')
+        words = [COMPILER, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Wno-sign-compare", "-shared", "-fPIC"]
+        done = subprocess.run([*words, "-o", library, code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "warning" not in done.stderr, done.stderr
+        return ctypes.CDLL(str(library))
+
+
+class EmulatedDevice:
+    """launches: kernels in the order in which they were run; fail_at: numbers of those that run out of memory."""
+
+    name = "emulation"
+    xp = xp
+    memory_errors = (MemoryError,)
+
+    def __init__(self, free: int = 1 << 30, fail_at: tuple[int, ...] = ()) -> None:
+        self.library, self.free, self.fail_at = _library(), free, set(fail_at)
+        self.launches: list[str] = []
+        self.released = 0
+
+    def use(self) -> None:
+        """Nothing to do."""
+
+    def launch(self, kernel, grid, arguments):
+        """Runs it here and now."""
+        self.launches.append(kernel)
+        if len(self.launches) - 1 in self.fail_at:
+            raise MemoryError(kernel)
+        assert grid[0] < 2**31 and max(grid[1:]) < 2**16, "more blocks than a device takes"
+        values = kernel_sources.arguments(kernel, arguments)
+        places = []
+        for value in values:
+            if isinstance(value, Array):
+                places.append(np.array([value.inside.ctypes.data], np.uintp))
+            else:
+                places.append(np.array([value]))
+        pointers = (ctypes.c_void_p * len(places))(*[place.ctypes.data for place in places])
+        sizes = (ctypes.c_int * 4)(*grid, kernel_sources.THREADS)
+        getattr(self.library, f"launch_{kernel}")(sizes, pointers)
+
+    def to_host(self, array):
+        """A copy."""
+        return array.inside.copy()
+
+    def free_bytes(self):
+        """As it was told."""
+        return self.free
+
+    def used_bytes(self):
+        """Nothing."""
+        return 0
+
+    def release(self):
+        """Counts."""
+        self.released += 1
