@@ -10,12 +10,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Tests run side by side and must not fight for cores; windows need no screen.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+
+# A busy machine may take long for any example.
+hypothesis.settings.register_profile("busy machine", deadline=None)
+hypothesis.settings.load_profile("busy machine")
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Reference data beside the repository: golden files, real and simulated data sets."""
