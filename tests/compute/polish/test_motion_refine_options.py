@@ -156,7 +156,7 @@ def test_parameters_of_one_optics_group_are_trained_alone(copy):
     optics = file["optics"]
     row = optics.row(0)
     optics.append({**row, "rlnOpticsGroup": 2, "rlnOpticsGroupName": "late"})
-    file["particles"].set("rlnOpticsGroup", [1] * 30 + [2] * 20)
+    file["particles"].set("rlnOpticsGroup", [1] * 25 + [2] * 25)
     star.write(copy.root / "particles.star", file)
     code, out, err = motion_refine(
         copy.root,
@@ -172,9 +172,13 @@ def test_parameters_of_one_optics_group_are_trained_alone(copy):
         "99",
     )
     assert code == 0, err
-    assert "1 micrographs with 20 particles" in out and "fewer particles" in err
+    assert "1 micrographs with 25 particles" in out and "fewer particles" in err
     values = (copy.root / "Group/opt_params_group_late.txt").read_text().split()
     assert values[2] == "3"
+    optics.set("rlnImageSize", [BOX, BOX + 2])
+    star.write(copy.root / "particles.star", file)
+    code, _, err = motion_refine(copy.root, *copy.arguments, "--o", "All/", "--params2")
+    assert code == 1 and "--par_group" in err
 
 
 @pytest.mark.parametrize(
