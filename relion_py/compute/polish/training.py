@@ -3,7 +3,7 @@
 Tracks are found from the low frequencies; the correlation of the high ones with the opposite half's predictions
 judges the parameters, which a downhill simplex improves. Source: Zivanov et al. (2019) IUCrJ 6:5; RELION 5,
 motion_param_estimator.cpp, two_hyperparameter_fit.cpp, three_hyperparameter_fit.cpp, alignment_set.h and
-nelder_mead.cpp. Unlike there, it runs on several ranks.
+nelder_mead.cpp. Unlike there, it runs on several ranks, and velocity and divergence stay positive.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ class Trainer:
 
         def cost(x: _Real) -> float:
             check_abort()
-            return -self.agreement(sigmas_of(x))
+            sigmas = sigmas_of(x)
+            return -self.agreement(sigmas) if min(sigmas[:2]) > 0 else np.inf
 
         def report(iteration: int, value: float, x: _Real) -> None:
             a, b, c = sigmas_of(x)

@@ -84,7 +84,7 @@ def test_training_finds_parameters_that_polish_well(project):
     )  # fmt: skip
     assert code == 0, err
     values = [float(word) for word in (project.root / "Train/opt_params_all_groups.txt").read_text().split()]
-    assert len(values) == 3 and values[0] > 0.2
+    assert len(values) == 3 and values[0] > 0.2 and min(values) > 0
     scores = [float(line.split()[-1]) for line in out.splitlines() if line[:1].isdigit() and ": \t" in line]
     assert scores[-1] > scores[0] > 0
     assert not (project.root / "Train/logfile.pdf").exists()
