@@ -56,18 +56,21 @@ def costs(theta, power, agreement, weight, u2, astig1, astig2, u4, offset, out):
 
 @numba.njit(**_OPTIONS)
 def slopes(  # type: ignore[no-untyped-def]
-    theta, power, agreement, root, u2, astig1, astig2, u4, offset, out, first_order, second_order
+    theta, power, agreement, root, u2, astig1, astig2, u4, offset, curved, out, first_order, second_order
 ):
     """Half the derivatives of :func:`costs`, pixel by pixel; arguments as there, but the roots of the weights.
 
     first_order (n, 2, P) float32: by the CTF's phase, and by the CTF times the CTF.
-    second_order (n, 3, P) float32: of Gauss and Newton, by phase and phase, phase and CTF, CTF and CTF.
+    second_order (n, 3, P) float32: of Gauss and Newton, by phase and phase, phase and CTF, CTF and CTF; with
+    ``curved`` 1 instead of 0, the first of them has the curvature of the sine too.
     """
     shifted = offset.shape[0] > 0
+    pixels = u2.shape[0]
+    # in two loops over short arrays: LLVM vectorises what stores little
+    value, slope = np.empty(pixels, np.float32), np.empty(pixels, np.float32)
     for n in range(theta.shape[0]):
         phase, defocus, first, second, cs, bfactor, scale = theta[n]
-        total = 0.0
-        for p in range(u2.shape[0]):
+        for p in range(pixels):
             gamma = phase + defocus * u2[p] + first * astig1[p] + second * astig2[p] + cs * u4[p]
             if shifted:
                 gamma += offset[p]
@@ -75,15 +78,19 @@ def slopes(  # type: ignore[no-untyped-def]
             amplitude = scale * root[p]
             if bfactor != 0.0:
                 amplitude *= math.exp(-0.25 * bfactor * u2[p])
-            value, slope = -sine * amplitude, -cosine * amplitude
-            wanted = agreement[n, p] * root[p]
-            total += value * (power[n, p] * value - 2.0 * wanted)
-            residual = power[n, p] * value - wanted
-            first_order[n, 0, p] = residual * slope
-            first_order[n, 1, p] = residual * value
-            second_order[n, 0, p] = power[n, p] * slope * slope
-            second_order[n, 1, p] = power[n, p] * slope * value
-            second_order[n, 2, p] = power[n, p] * value * value
+            value[p] = -sine * amplitude
+            slope[p] = -cosine * amplitude
+        total = 0.0
+        for p in range(pixels):
+            wanted, strength = agreement[n, p] * root[p], power[n, p]
+            total += value[p] * (strength * value[p] - 2.0 * wanted)
+            residual = np.float32(strength * value[p] - wanted)
+            first_order[n, 0, p] = residual * slope[p]
+            first_order[n, 1, p] = residual * value[p]
+        for p in range(pixels):
+            second_order[n, 0, p] = power[n, p] * slope[p] * slope[p] - curved * first_order[n, 1, p]
+            second_order[n, 1, p] = power[n, p] * slope[p] * value[p]
+            second_order[n, 2, p] = power[n, p] * value[p] * value[p]
         out[n] = total
 
 
