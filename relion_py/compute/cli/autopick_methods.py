@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import threading
@@ -14,7 +15,6 @@ from relion_py.compute.cli.program import Job
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.io.mrc import write_stack
 from relion_py.compute.io.outputs import write_failures
-from relion_py.compute.motion.motioncor2 import devices
 from relion_py.compute.picking.autopick import FomMaps, LogMethod, Method, PeakSettings, TemplateMethod
 from relion_py.compute.picking.autopick_files import Micrograph
 from relion_py.compute.picking.log import LogSettings, diameters_of
@@ -206,9 +206,12 @@ def _device(args: Arguments, rank: int, without: int | None) -> int | None:
     if not args.on("--gpu"):
         return without
     text = args.text("--gpu").strip()
-    word = devices(text if text[:1].isdigit() else "", rank)[0]
+    if not text[:1].isdigit():
+        return rank % max(1, len(glob.glob("/proc/driver/nvidia/gpus/*")))
+    per_rank = text.split(":")
+    word = per_rank[rank % len(per_rank)].split(",")[0].strip()
     if not word.isdigit():
-        raise UserError(f"--gpu needs numbers of GPUs, not {args.text('--gpu')}.")
+        raise UserError(f"--gpu needs numbers of GPUs, as in 0:1, not {text}.")
     return int(word)
 
 
