@@ -17,6 +17,8 @@ from relion_py.compute.io.mrc import write_stack
 from relion_py.compute.io.outputs import write_failures
 from relion_py.compute.picking.autopick import FomMaps, LogMethod, Method, PeakSettings, TemplateMethod
 from relion_py.compute.picking.autopick_files import Micrograph
+from relion_py.compute.picking.filament_method import FilamentMethod
+from relion_py.compute.picking.filaments import FilamentSettings
 from relion_py.compute.picking.log import LogSettings, diameters_of
 from relion_py.compute.picking.micrograph import round_half_up
 from relion_py.compute.picking.references import References, ReferenceSettings, load_references
@@ -72,7 +74,21 @@ def make_method(args: Arguments, micrographs: Sequence[Micrograph], job: Job, st
         told = topaz_settings(args, pixel_size(micrographs), job)
         return TopazMethod(told, f"{args.text('--odir').rstrip('/')}/proc/", stop)
     references = _references(args, micrographs, job)
-    return TemplateMethod(references, template_settings(args), peak_settings(args), maps, stop)
+    matching, peaks = template_settings(args), peak_settings(args)
+    if not args.on("--helix"):
+        return TemplateMethod(references, matching, peaks, maps, stop)
+    if references.projections is not None:
+        raise UserError("--helix needs 2D references, such as class averages, not a map.")
+    filaments = FilamentSettings(
+        diameter=finite(args, "--helical_tube_outer_diameter"),
+        particle=references.diameter,
+        rise=peaks.min_distance,
+        shortest=finite(args, "--helical_tube_length_min"),
+        curvature=finite(args, "--helical_tube_kappa_max"),
+        amyloid=args.on("--amyloid"),
+        local=finite(args, "--max_diam_local_avg"),
+    )
+    return FilamentMethod(references, matching, peaks, maps, stop, filaments)
 
 
 def log_settings(args: Arguments) -> LogSettings:

@@ -12,14 +12,7 @@ _HELIX = "Filaments"
 _PEAKS = "Peaks of template matching"
 _EXPERT = "Expert options"
 
-_FILAMENTS = "filaments are picked by Topaz only (--topaz_extract --helix)"
-
-REFUSED: dict[str, str] = {
-    "--amyloid": _FILAMENTS,
-    "--helical_tube_kappa_max": _FILAMENTS,
-    "--helical_tube_outer_diameter": _FILAMENTS,
-    "--max_diam_local_avg": _FILAMENTS,
-}
+REFUSED: dict[str, str] = {}
 """Flag -> why this release does not do it."""
 
 _OF_TOPAZ = (
@@ -33,7 +26,8 @@ ONLY_WITH: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
         (
             "--shrink_particle_mask", "--angpix_ref", "--invert", "--ang", "--highpass", "--ctf",
             "--ctf_intact_first_peak", "--gauss_max", "--healpix_order", "--sym", "--threshold", "--min_distance",
-            "--max_stddev_noise", "--min_avg_noise", "--pad", "--extra_pad",
+            "--max_stddev_noise", "--min_avg_noise", "--pad", "--extra_pad", "--amyloid", "--helical_tube_kappa_max",
+            "--helical_tube_outer_diameter", "--max_diam_local_avg",
         ),
     ),
     (
@@ -45,7 +39,7 @@ ONLY_WITH: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (("--topaz_extract", "--topaz_train"), _OF_TOPAZ),
     (("--ref", "--topaz_extract", "--topaz_train"), ("--particle_diameter",)),
-    (("--topaz_extract",), ("--helix", "--helical_tube_length_min")),
+    (("--ref", "--topaz_extract"), ("--helix", "--helical_tube_length_min")),
     (
         ("--ref", "--LoG"),
         (
