@@ -2,10 +2,17 @@
 
     python benchmarks/autopick.py [--other /usr/bin/relion_autopick] [--size 4096x4096] [--micrographs 8] [--j 1]
     python benchmarks/autopick.py --micrographs-star MotionCorr/job002/corrected_micrographs.star --truth truth.star
+    python benchmarks/autopick.py --movies ../shared/data/movies [--copies 10] [--tiles 4]
 
 Without a STAR file micrographs are simulated: dark discs 150 A wide in noise, 1 A per pixel. With one, paths are
 from the working directory; the truth holds rlnMicrographMovieName, rlnCoordinateX and rlnCoordinateY (pixels).
 A pick counts when it lies within 35 pixels (simulated: a quarter of the diameter) of a particle not yet taken.
+
+With --movies, the directory of movies, gain reference and truth.star, picking is with references: the movies are
+corrected and their CTFs estimated; the particles of the truth are extracted and reconstructed with their known
+poses; and what picks are projections of that map at 15 A: in four directions, as class averages, and then the map
+itself in twelve. --tiles N: micrographs N times as wide and high, made of copies, and only two of them. --copies N:
+every micrograph N times, since programs take a while to start.
 """
 
 from __future__ import annotations
@@ -23,7 +30,9 @@ import numpy as np
 from scipy import ndimage, spatial
 
 from relion_py.compute.io import star
-from relion_py.compute.io.mrc import write_map
+from relion_py.compute.io.mrc import read_image, write_map, write_stack
+from relion_py.compute.io.star import StarFile, Table
+from relion_py.compute.picking.references import ReferenceSettings, load_references
 
 Truth = dict[str, np.ndarray]
 
@@ -68,11 +77,90 @@ def score(truth: Truth, directory: Path, radius: float) -> tuple[float, float, i
     return hits / sum(map(len, truth.values())), hits / max(picked, 1), picked
 
 
-def run(program: list[str], flags: list[str], output: Path) -> tuple[float, float]:
+def prepare(movies: Path, where: Path, tiles: int, copies: int) -> tuple[Truth, dict[str, list[str]]]:
+    """Micrographs and references from the movies, below the directory `where`; the truth, and flags of each kind of
+    picking."""
+    (where / "Movies").symlink_to((movies / "Movies").resolve())
+    mine = "relion_py.compute.cli."
+    for words in (
+        f"{mine}import_ --do_movies --optics_group_name o --angpix 1.77 --kV 300 --Cs 2.7 --Q0 0.1 --i Movies/*.tiff "
+        "--odir Import/ --ofile movies.star",
+        f"{mine}motioncorr --use_own --i Import/movies.star --o Motion/ --gainref Movies/gain.mrc --dose_weighting "
+        "--dose_per_frame 4.2 --j 2",
+        f"{mine}ctffind --i Motion/corrected_micrographs.star --o Ctf/ --Box 512 --ResMin 30 --ResMax 5 --dFMin 5000 "
+        "--dFMax 30000 --FStep 500 --dAst 100 --j 2",
+    ):
+        step(words, where)
+    table = star.read(str(movies / "truth.star"))["particles"]
+    names = np.array([Path(name).stem for name in table.strings("rlnMicrographMovieName")])
+    for name in np.unique(names):
+        labels = ("rlnCoordinateX", "rlnCoordinateY", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+        columns = {label: table.floats(label)[names == name] for label in labels}
+        star.write(str(where / f"{name}_known.star"), StarFile([("", Table(columns))]))
+    listed = Table(
+        {
+            "rlnMicrographName": [f"Motion/Movies/{name}.mrc" for name in np.unique(names)],
+            "rlnMicrographCoordinates": [f"{name}_known.star" for name in np.unique(names)],
+        }
+    )
+    star.write(str(where / "known.star"), StarFile([("coordinate_files", listed)]))
+    for words in (
+        f"{mine}preprocess --i Ctf/micrographs_ctf.star --coord_list known.star --part_star parts.star --part_dir "
+        "Parts/ --extract --extract_size 160 --scale 80 --norm --bg_radius 30 --invert_contrast",
+        f"{mine}reconstruct --i parts.star --o sharp.mrc --ctf --sym D2 --maxres 12",
+        f"{mine}image_handler --i sharp.mrc --o map.mrc --lowpass 15",
+    ):
+        step(words, where)
+    how = ReferenceSettings(str(where / "map.mrc"), 3.54, 200, healpix_order=0, symmetry="D2")
+    projections = load_references(how, 1.77).projections
+    write_stack(where / "averages.mrcs", projections, 3.54)
+    truth = multiplied(where, read_truth(str(movies / "truth.star")), tiles, copies)
+    options = (
+        "--i many.star --invert --ctf --ang 5 --shrink 0 --lowpass 20 --threshold 0.05 --min_distance 100 "
+        "--max_stddev_noise 1.1 --particle_diameter 200 --angpix_ref 3.54"
+    )
+    flags = options.split()
+    kinds = {
+        f"{len(projections)} averages": ["--ref", "averages.mrcs", *flags],
+        "map": ["--ref", "map.mrc", "--sym", "D2", "--healpix_order", "1", *flags],
+    }
+    return truth, kinds
+
+
+def multiplied(where: Path, truth: Truth, tiles: int, copies: int) -> Truth:
+    """Write many.star with larger micrographs, or the same ones several times; what is true of them."""
+    file = star.read(str(where / "Ctf/micrographs_ctf.star"))
+    table = file["micrographs"]
+    columns = {label: table.strings(label)[: 2 if tiles > 1 else None] for label in table.labels}
+    (where / "Many").mkdir()
+    offsets = 1024 * np.stack(np.meshgrid(np.arange(tiles), np.arange(tiles)), -1).reshape(-1, 1, 2)
+    names, known = [], {}
+    for copy in range(copies):
+        for source in columns["rlnMicrographName"]:
+            name = f"{Path(source).stem}copy{copy:03d}"
+            names.append(f"Many/{name}.mrc")
+            known[name] = (truth[Path(source).stem] + offsets).reshape(-1, 2)
+            image, angpix = read_image(where / source)
+            write_map(where / names[-1], np.tile(image, (tiles, tiles)), angpix)
+    many = Table({label: values * copies for label, values in columns.items()})
+    many.set("rlnMicrographName", names)
+    star.write(str(where / "many.star"), StarFile([("optics", file["optics"]), ("micrographs", many)]))
+    return known
+
+
+def step(words: str, where: Path) -> None:
+    """One program of this package, in a directory."""
+    done = subprocess.run([sys.executable, "-m", *words.split()], cwd=where, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+
+
+def run(program: list[str], flags: list[str], output: Path, where: Path | None = None) -> tuple[float, float]:
     """Seconds on the clock and of the processor of one run."""
+    output.mkdir()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    done = subprocess.run([*program, "--odir", f"{output}/", *flags], capture_output=True, text=True)
+    done = subprocess.run([*program, "--odir", f"{output}/", *flags], capture_output=True, text=True, cwd=where)
     wall = time.perf_counter() - start
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
@@ -89,31 +177,43 @@ def main() -> None:
     parser.add_argument("--size", default="4096x4096", help="pixels, WIDTHxHEIGHT")
     parser.add_argument("--micrographs", type=int, default=8)
     parser.add_argument("--j", default="1")
+    parser.add_argument("--movies", default="", help="pick with references, from these movies")
+    parser.add_argument("--tiles", type=int, default=1)
+    parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--other", default="/usr/bin/relion_autopick")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        if args.micrographs_star:
-            where, radius = ["--i", args.micrographs_star], 35.0
-            truth = read_truth(args.truth) if args.truth else {}
+        radius, place = 35.0, None
+        if args.movies:
+            place = directory
+            truth, kinds = prepare(Path(args.movies), directory, args.tiles, args.copies)
         else:
-            columns, rows = map(int, args.size.split("x"))
-            where, radius = ["--i", f"{directory}/*.mrc", "--angpix", "1"], 37.5
-            truth = simulate(directory, rows, columns, args.micrographs)
-        low, high = args.diameters
-        flags = [*where, *f"--LoG --LoG_diam_min {low} --LoG_diam_max {high} --shrink 0 --lowpass 20".split()]
-        mine = [sys.executable, "-m", "relion_py.compute.cli.autopick", "--j", args.j]
-        run(mine, flags, directory / "warm")  # kernels are compiled once
-        programs = {"relion_py": mine}
+            if args.micrographs_star:
+                where = ["--i", args.micrographs_star]
+                truth = read_truth(args.truth) if args.truth else {}
+            else:
+                columns, rows = map(int, args.size.split("x"))
+                where, radius = ["--i", f"{directory}/*.mrc", "--angpix", "1"], 37.5
+                truth = simulate(directory, rows, columns, args.micrographs)
+            low, high = args.diameters
+            log = f"--LoG --LoG_diam_min {low} --LoG_diam_max {high} --shrink 0 --lowpass 20"
+            kinds = {"LoG": [*where, *log.split()]}
+        programs = {"relion_py": [sys.executable, "-m", "relion_py.compute.cli.autopick", "--j", args.j]}
         if os.access(args.other, os.X_OK):
             programs[args.other] = [args.other]
         print(f"--j {args.j} (relion_py); load {os.getloadavg()[0]:.1f}")
-        print(f"{'program':26s} {'wall s':>8s} {'CPU s':>8s} {'picks':>7s} {'recall':>8s} {'precision':>10s}")
-        for number, (kind, program) in enumerate(programs.items()):
-            output = directory / f"run{number}"
-            wall, cpu = run(program, flags, output)
-            recall, precision, picked = score(truth, output, radius) if truth else (float("nan"), float("nan"), 0)
-            print(f"{kind:26s} {wall:8.1f} {cpu:8.1f} {picked:7d} {recall:8.3f} {precision:10.3f}")
+        print(f"{'':12s} {'program':26s} {'wall s':>8s} {'CPU s':>8s} {'picks':>7s} {'recall':>8s} {'precision':>10s}")
+        for number, (kind, flags) in enumerate(kinds.items()):
+            run(programs["relion_py"], flags, directory / f"warm{number}", place)  # kernels are compiled once
+            for program, words in programs.items():
+                output = directory / f"run{number}{Path(program).name}"
+                wall, cpu = run(words, flags, output, place)
+                recall, precision, picked = score(truth, output, radius) if truth else (float("nan"), float("nan"), 0)
+                print(
+                    f"{kind:12s} {program:26s} {wall:8.1f} {cpu:8.1f} {picked:7d} {recall:8.3f} {precision:10.3f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ def _check(args: Arguments) -> None:
     if refused:
         raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
     method = method_name(args)
+    if args.on("--amyloid") and not args.on("--helix"):
+        raise UserError("--amyloid needs --helix.")
     if args.on("--gpu") and not method.startswith("--topaz"):
         raise UserError(f"--gpu is not available with {method}: it runs on the CPU; leave --gpu out.")
     if args.integer("--j") < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
 import threading
@@ -14,9 +15,10 @@ from relion_py.compute.cli.program import Job
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.io.mrc import write_stack
 from relion_py.compute.io.outputs import write_failures
-from relion_py.compute.motion.motioncor2 import devices
 from relion_py.compute.picking.autopick import FomMaps, LogMethod, Method, PeakSettings, TemplateMethod
 from relion_py.compute.picking.autopick_files import Micrograph
+from relion_py.compute.picking.filament_method import FilamentMethod
+from relion_py.compute.picking.filaments import FilamentSettings
 from relion_py.compute.picking.log import LogSettings, diameters_of
 from relion_py.compute.picking.micrograph import round_half_up
 from relion_py.compute.picking.references import References, ReferenceSettings, load_references
@@ -72,7 +74,21 @@ def make_method(args: Arguments, micrographs: Sequence[Micrograph], job: Job, st
         told = topaz_settings(args, pixel_size(micrographs), job)
         return TopazMethod(told, f"{args.text('--odir').rstrip('/')}/proc/", stop)
     references = _references(args, micrographs, job)
-    return TemplateMethod(references, template_settings(args), peak_settings(args), maps, stop)
+    matching, peaks = template_settings(args), peak_settings(args)
+    if not args.on("--helix"):
+        return TemplateMethod(references, matching, peaks, maps, stop)
+    if references.projections is not None:
+        raise UserError("--helix needs 2D references, such as class averages, not a map.")
+    filaments = FilamentSettings(
+        diameter=finite(args, "--helical_tube_outer_diameter"),
+        particle=references.diameter,
+        rise=peaks.min_distance,
+        shortest=finite(args, "--helical_tube_length_min"),
+        curvature=finite(args, "--helical_tube_kappa_max"),
+        amyloid=args.on("--amyloid"),
+        local=finite(args, "--max_diam_local_avg"),
+    )
+    return FilamentMethod(references, matching, peaks, maps, stop, filaments)
 
 
 def log_settings(args: Arguments) -> LogSettings:
@@ -206,9 +222,12 @@ def _device(args: Arguments, rank: int, without: int | None) -> int | None:
     if not args.on("--gpu"):
         return without
     text = args.text("--gpu").strip()
-    word = devices(text if text[:1].isdigit() else "", rank)[0]
+    if not text[:1].isdigit():
+        return rank % max(1, len(glob.glob("/proc/driver/nvidia/gpus/*")))
+    per_rank = text.split(":")
+    word = per_rank[rank % len(per_rank)].split(",")[0].strip()
     if not word.isdigit():
-        raise UserError(f"--gpu needs numbers of GPUs, not {args.text('--gpu')}.")
+        raise UserError(f"--gpu needs numbers of GPUs, as in 0:1, not {text}.")
     return int(word)
 
 

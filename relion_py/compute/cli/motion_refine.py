@@ -42,7 +42,7 @@ from relion_py.compute.polish.micrographs import (
 from relion_py.compute.polish.recombine import Recombiner, Shiny, joined, shiny_size
 from relion_py.compute.polish.report import MicrographTracks, write_report
 from relion_py.compute.polish.tracks import Correlations, read_tracks, write_tracks
-from relion_py.compute.polish.training import Trainer, TrainingSettings, chosen_micrographs
+from relion_py.compute.polish.training import Trainer, TrainingSettings, check_alike, chosen_micrographs
 
 FAILURES = "failed_micrographs.star"
 
@@ -220,6 +220,7 @@ class _Polisher:
             micrographs = [replace(one, rows=one.rows[mine[one.rows]]) for one in micrographs]
         trainer = Trainer(self._estimator, settings, job.comm, self._run)
         sample, count = chosen_micrographs(micrographs, settings)
+        check_alike(self._particles, sample)
         low, middle, high = (self._maps.angstrom(k) for k in (trainer.align_to, trainer.judge_from, self._maps.k_out))
         self._say(f" + Frequencies for alignment: up to {low:.2f} A")
         self._say(f" + Frequencies for evaluation: {middle:.2f} to {high:.2f} A")
@@ -228,7 +229,7 @@ class _Polisher:
             self._warn(f"There are fewer particles than the {settings.min_particles} of --min_p.")
         self._work(sample, lambda one: trainer.add(self._particles, one))
         if self._job.comm.allreduce_sum(np.array([float(trainer.size)]))[0] == 0:
-            raise UserError(f"No movie could be read; the first reason: {next(iter(self._failures.values()), '')}")
+            raise UserError(f"No micrograph can be used. {next(iter(self._failures.values()), '')}".strip())
         best = trainer.train(self._say, job.check_abort)
         self._say(f"\ngood parameters: --s_vel {best[0]:g} --s_div {best[1]:g} --s_acc {best[2]:g}\n")
         if job.leads:
@@ -273,7 +274,7 @@ class _Polisher:
         for one, count in found:
             if count <= geometry.last:
                 failures[one.name] = f"Its movie has {count} frames and {geometry.last + 1} are needed."
-            elif not same_images(self._particles, one):
+            elif not same_images(self._particles, one.rows):
                 failures[one.name] = "Its particles differ in box or pixel size."
             elif self._in_group(one):
                 chosen.append(one)

@@ -42,36 +42,99 @@ def _main(argv: list[str], job: Job) -> None:
     volume, angpix = read_map(args.text("--i"))
     if len(set(volume.shape)) != 1:
         raise UserError(f"{args.text('--i')} is not a cube but {' x '.join(map(str, volume.shape[::-1]))}.")
+    if args.text("--mask"):
+        mask, _ = read_map(args.text("--mask"))
+        if mask.shape != volume.shape:
+            raise UserError(f"{args.text('--mask')} and the map differ in size.")
+        volume = volume * mask
     if args.number("--angpix") > 0:
         angpix = args.number("--angpix")
     if angpix <= 0:
         raise UserError(f"{args.text('--i')} does not tell its pixel size; give it with --angpix.")
     if not 1 <= args.number("--pad") <= 8:
         raise UserError("--pad must lie between 1 and 8.")
+    noise = _noise(args)
     current_size = -1
     if args.number("--maxres") > 0:
         current_size = 2 * ceil(len(volume) * angpix / args.number("--maxres"))
     reference = FourierReference.from_map(volume, current_size, args.number("--pad"))
-    if args.text("--ang") == "None":
-        _project_one(reference, angpix, args, job)
+    if args.integer("--nr_uniform") > 0:
+        _project_many(
+            reference,
+            angpix,
+            uniform_poses(args.integer("--nr_uniform"), reference.box, angpix, args),
+            noise,
+            args,
+            job,
+        )
+    elif args.text("--ang") == "None":
+        _project_one(reference, angpix, noise, args, job)
     else:
-        _project_many(reference, angpix, args, job)
+        _project_many(reference, angpix, star.read(args.text("--ang")), noise, args, job)
 
 
-def _project_one(reference: FourierReference, angpix: float, args: Arguments, job: Job) -> None:
+def _noise(args: Arguments) -> float:
+    """Standard deviation of the noise that is added, 0 for none."""
+    white = args.number("--white_noise")
+    if args.on("--add_noise") != (white > 0):
+        raise UserError("--add_noise and --white_noise go together: give both, the latter above 0.")
+    return white
+
+
+def uniform_poses(count: int, box: int, angpix: float, args: Arguments) -> StarFile:
+    """A table of random directions, evenly over the sphere, with random origins; another one each time."""
+    if args.on("--ctf") or args.on("--ctf2") or args.on("--subtract_exp"):
+        raise UserError("Random projections have neither CTF nor images: give a STAR file with --ang instead.")
+    random = np.random.default_rng()
+    rows = Table({"rlnAngleRot": random.uniform(0.0, 360.0, count)})
+    rows.set("rlnAngleTilt", np.rad2deg(np.arccos(random.uniform(-1.0, 1.0, count))))
+    rows.set("rlnAnglePsi", random.uniform(0.0, 360.0, count))
+    for axis in "XY":
+        rows.set(f"rlnOrigin{axis}Angst", random.normal(0.0, max(0.0, args.number("--sigma_offset")), count))
+    rows.set("rlnOpticsGroup", [1] * count)
+    optics = Table({"rlnOpticsGroup": [1], "rlnOpticsGroupName": ["optics1"], "rlnVoltage": [300.0]})
+    for label, value in (("rlnSphericalAberration", 2.7), ("rlnAmplitudeContrast", 0.1), ("rlnImagePixelSize", angpix),
+                         ("rlnImageSize", box), ("rlnImageDimensionality", 2)):  # fmt: skip
+        optics.set(label, [value])
+    return StarFile([("optics", optics), ("particles", rows)])
+
+
+def _project_one(reference: FourierReference, angpix: float, noise: float, args: Arguments, job: Job) -> None:
     if args.on("--ctf") or args.on("--ctf2"):
         raise UserError("--ctf needs the defocus of each projection: give a STAR file with --ang.")
     angles = np.array([[args.number(name)] for name in ("--rot", "--tilt", "--psi")])
     shifts = np.array([[args.number("--xoff")], [args.number("--yoff")]])
     name = args.text("--o") if args.text("--o").endswith((".mrc", ".mrcs")) else args.text("--o") + ".mrc"
-    write_map(name, project(reference, angles, shifts)[0], angpix, _dtype(args))
+    if args.on("--subtract_exp"):
+        raise UserError("--subtract_exp needs images to subtract from: give a STAR file with --ang.")
+    image = _noisy(project(reference, angles, shifts), noise, np.random.default_rng())[0]
+    write_map(name, image, angpix, _dtype(args))
     job.say(f" Done writing {name}")
 
 
-def _project_many(reference: FourierReference, angpix: float, args: Arguments, job: Job) -> None:
-    path, root = args.text("--ang"), args.text("--o")
-    poses = star.read(path)
-    table = _poses(poses, path)
+def _noisy(images: NDArray[np.float32], noise: float, random: np.random.Generator) -> NDArray[np.float32]:
+    """The images with white noise of a standard deviation."""
+    if noise <= 0:
+        return images
+    return images + np.float32(noise) * random.standard_normal(images.shape, dtype=np.float32)
+
+
+def _experimental(table: Table, args: Arguments) -> ParticleTable | None:
+    """The particles whose images the projections are subtracted from; their names are kept in the table."""
+    if not args.on("--subtract_exp"):
+        return None
+    if "rlnImageName" not in table:
+        raise UserError(f"{args.text('--ang')} has no column _rlnImageName with images to subtract from.")
+    table.set("rlnImageOriginalName", table.strings("rlnImageName"))
+    return ParticleTable(star.read(args.text("--ang")))
+
+
+def _project_many(
+    reference: FourierReference, angpix: float, poses: StarFile, noise: float, args: Arguments, job: Job
+) -> None:
+    root, random = args.text("--o"), np.random.default_rng()
+    table = _poses(poses, args.text("--ang"))
+    measured = _experimental(table, args)
     columns = [table.floats(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")]
     angles = np.stack(columns)
     shifts = np.zeros((2, len(table)))
@@ -87,7 +150,10 @@ def _project_many(reference: FourierReference, angpix: float, args: Arguments, j
             job.check_abort()
             rows = slice(start, min(start + _BATCH, len(table)))
             ctf = None if params is None else _ctf(params[rows], reference, angpix, args)
-            writer.append(project(reference, angles[:, rows], shifts[:, rows], ctf))
+            images = _noisy(project(reference, angles[:, rows], shifts[:, rows], ctf), noise, random)
+            if measured is not None:
+                images = measured.read_images(np.arange(rows.start, rows.stop)) - images
+            writer.append(images)
             bar.update(rows.stop)
     table.set("rlnImageName", [f"{n + 1:06d}@{root}.mrcs" for n in range(len(table))])
     star.write(f"{root}.star", poses)

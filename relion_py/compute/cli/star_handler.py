@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.cli.options.star_handler import FLAGS, OPERATIONS, REFUSED
+from relion_py.compute.cli.options.star_handler import FLAGS, OPERATIONS
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
@@ -23,6 +23,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.atomic import atomic_file
 from relion_py.compute.io.labels import type_of
 from relion_py.compute.io.mrc import Stack, open_stack
+from relion_py.compute.io.outputs import output_root
 from relion_py.compute.io.particles import ParticleTable, split_image_name
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.post import star_lists
@@ -43,9 +44,6 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_star_handler", "Changes lists in STAR files.")
-    for name, why in REFUSED.items():
-        if name in args.given:
-            raise UserError(f"{name} is not available in this release: {why}.")
     chosen = [name for name in OPERATIONS if name in args.given and args.text(name) != ""]
     if "--remove_duplicates" in chosen and args.number("--remove_duplicates") < 0:
         chosen.remove("--remove_duplicates")
@@ -227,7 +225,8 @@ def _remove_duplicates(args: Arguments, job: Job) -> None:
 # ------------------------------------------------------------------------------------------------ files
 
 
-def _combine(args: Arguments, job: Job) -> None:
+def _several(args: Arguments) -> list[str]:
+    """The files that the words of --i name, patterns among them."""
     paths: list[str] = []
     for word in args.text("--i").split():
         found = sorted(glob.glob(word)) if glob.has_magic(word) else [word] if os.path.exists(word) else []
@@ -236,6 +235,40 @@ def _combine(args: Arguments, job: Job) -> None:
         paths += found
     if not paths:
         raise UserError("There are no STAR files to combine; give their names between quotes with --i.")
+    return paths
+
+
+def _combine_picks(args: Arguments, job: Job) -> None:
+    """Coordinates of several picking jobs in one file a micrograph, `..._combined.star`, and the list of these."""
+    out = args.text("--o")
+    directory = os.path.dirname(out) + "/" if os.path.dirname(out) else ""
+    files: dict[str, list[str]] = {}
+    for path in _several(args):
+        listed = read_list(path, ignore_optics=True, table=args.text("--i_tablename") or "coordinate_files")
+        for label in ("rlnMicrographName", "rlnMicrographCoordinates"):
+            _column(listed.rows, label, "--combine_picks")
+        micrographs, sources = (listed.rows.strings(f"rlnMicrograph{what}") for what in ("Name", "Coordinates"))
+        for micrograph, coordinates in zip(micrographs, sources, strict=True):
+            files.setdefault(micrograph, []).append(coordinates)
+    job.say(" Combining coordinate files for all micrographs ... ")
+    written, total = [], 0
+    with job.progress(len(files)) as bar:
+        for done, (micrograph, sources) in enumerate(files.items(), 1):
+            job.check_abort()
+            tables = [read_list(source, ignore_optics=True).rows for source in sources]
+            picks = star_lists.join_picks([table for table in tables if len(table)] or tables[:1])
+            total += len(picks)
+            written.append(output_root(directory, micrograph) + "_combined.star")
+            os.makedirs(os.path.dirname(written[-1]) or ".", exist_ok=True)
+            star.write(written[-1], StarFile([("", picks)]))
+            bar.update(done)
+    table = Table({"rlnMicrographName": list(files), "rlnMicrographCoordinates": written})
+    star.write(out, StarFile([("coordinate_files", table)]))
+    job.say(f" Written: {out} with {total} picks of {len(files)} micrographs")
+
+
+def _combine(args: Arguments, job: Job) -> None:
+    paths = _several(args)
 
     def warn(sentence: str) -> None:
         print(f" + WARNING: {sentence}", file=sys.stderr)
@@ -389,6 +422,7 @@ _OPERATIONS: dict[str, Callable[[Arguments, Job], None]] = {
     "--select_by_str": _select_by_text,
     "--discard_on_stats": _discard,
     "--combine": _combine,
+    "--combine_picks": _combine_picks,
     "--split": _split,
     "--operate": _operate,
     "--center": _centre,

@@ -32,6 +32,11 @@ _LETTERS = ((PHASE,), (DEFOCUS,), (ASTIG1, ASTIG2), (CS,), (BFACTOR, SCALE))
 _MEANING = {"p": "per particle", "m": "per micrograph", "f": "fixed"}
 _NAMES = ("phase shift", "defocus", "astigmatism", "spherical aberration", "B-factor and scale")
 
+_UPPER5, _UPPER2 = np.triu_indices(BFACTOR), np.triu_indices(COUNT - BFACTOR)
+_ALL52 = tuple(index.ravel() for index in np.indices((BFACTOR, COUNT - BFACTOR)))
+"""Elements of the Hessian by phase and phase, CTF and CTF, phase and CTF."""
+
+_ROUNDING = 1e-6  # a gain of so much of the cost is none
 _PIECE = 1 << 22  # elements of the largest temporary array
 
 
@@ -129,9 +134,12 @@ class _Comparison:
         # a compact copy: what does not count is never looked at
         self.data = tuple(np.ascontiguousarray(a[:, counts]) for a in (views.power, views.agreement))
         gamma = np.stack([np.ones_like(u2), u2, x * x - y * y, 2.0 * x * y, u2 * u2])
-        change = -0.25 * u2, np.ones_like(u2)
-        self._by_phase = gamma
-        self._by_value = np.stack(change)
+        change = np.stack([-0.25 * u2, np.ones_like(u2)])
+        self._first = [np.ascontiguousarray(part.T, np.float32) for part in (gamma, change)]
+        self._pairs = [
+            np.ascontiguousarray((a[rows] * b[columns]).T, np.float32)
+            for a, b, (rows, columns) in ((gamma, gamma, _UPPER5), (gamma, change, _ALL52), (change, change, _UPPER2))
+        ]
 
     def costs(self, theta: Array) -> Array:
         """(n,) squared differences less constants."""
@@ -139,8 +147,11 @@ class _Comparison:
         kernels.costs(theta, *self.data, *self.pixels, out)
         return out
 
-    def normal_equations(self, theta: Array) -> tuple[Array, Array, Array]:
-        """Costs (n,), half their gradient (n, 7), half their Hessian (n, 7, 7) as of Gauss and Newton."""
+    def normal_equations(self, theta: Array, curved: bool = False) -> tuple[Array, Array, Array]:
+        """Costs (n,), half their gradient (n, 7), half their Hessian (n, 7, 7) as of Gauss and Newton.
+
+        curved: with the curvature of the CTF's sine, which makes steps near the minimum better.
+        """
         n, pixels = self.data[0].shape
         cost, gradient, hessian = np.empty(n), np.empty((n, COUNT)), np.empty((n, COUNT, COUNT))
         step = max(1, _PIECE // max(1, 5 * pixels))
@@ -149,15 +160,17 @@ class _Comparison:
             first = np.empty((part.stop - start, 2, pixels), np.float32)
             second = np.empty((part.stop - start, 3, pixels), np.float32)
             data = [a[part] for a in self.data]
-            kernels.slopes(theta[part], *data, self._root, *self.pixels[1:], cost[part], first, second)
-            gradient[part, :BFACTOR] = first[:, 0] @ self._by_phase.T
-            gradient[part, BFACTOR:] = first[:, 1] @ self._by_value.T
-            rows = (self._by_phase, self._by_phase), (self._by_phase, self._by_value), (self._by_value, self._by_value)
-            blocks = [second[:, i] @ (a[:, None] * b).reshape(-1, pixels).T for i, (a, b) in enumerate(rows)]
-            hessian[part, :BFACTOR, :BFACTOR] = blocks[0].reshape(-1, 5, 5)
-            hessian[part, :BFACTOR, BFACTOR:] = blocks[1].reshape(-1, 5, 2)
-            hessian[part, BFACTOR:, :BFACTOR] = blocks[1].reshape(-1, 5, 2).transpose(0, 2, 1)
-            hessian[part, BFACTOR:, BFACTOR:] = blocks[2].reshape(-1, 2, 2)
+            kernels.slopes(
+                theta[part], *data, self._root, *self.pixels[1:], np.float32(curved), cost[part], first, second
+            )
+            gradient[part, :BFACTOR] = first[:, 0] @ self._first[0]
+            gradient[part, BFACTOR:] = first[:, 1] @ self._first[1]
+            for kind, ((rows, columns), (right, down)) in enumerate(
+                ((_UPPER5, (0, 0)), (_ALL52, (0, BFACTOR)), (_UPPER2, (BFACTOR, BFACTOR)))
+            ):
+                values = second[:, kind] @ self._pairs[kind]
+                hessian[part, rows + right, columns + down] = values
+                hessian[part, columns + down, rows + right] = values
         # the CTF is proportional to its scale: d CTF / d scale = CTF / scale
         inverse = 1.0 / np.where(theta[:, SCALE] == 0, 1e-6, theta[:, SCALE])
         gradient[:, SCALE] *= inverse
@@ -190,41 +203,35 @@ def fit(
 
 def _minimise(groups: list[_Comparison], ends: NDArray, theta: Array, mode: FitMode, iterations: int) -> Array:
     damping = np.full(len(theta), 1e-3)
-    cost, gradient, hessian = _equations(groups, ends, theta)
+    curved = False
+    cost, gradient, hessian = _equations(groups, ends, theta, curved)
     for _ in range(iterations):
         step = _arrow_step(gradient, hessian, mode, damping)
         trial = theta + step
-        found = _equations(groups, ends, trial)
+        found = _equations(groups, ends, trial, curved)
         gain = cost.sum() - found[0].sum()
-        worse = found[0] > cost + 1e-9 * np.abs(cost)
+        worse = ~(found[0] <= cost + _ROUNDING * np.abs(cost))  # also where it is no number
         if (mode.shared and not gain >= 0) or (not mode.shared and worse.all()):
-            damping = np.minimum(damping * 10.0, 1e10)
-            if damping.min() > 1e8:
+            if np.abs(gain) <= 0.1 * _ROUNDING * np.abs(cost).sum() or damping.min() > 1e8:
                 break
+            damping = np.minimum(damping * 10.0, 1e10)
             continue
         if not mode.shared:  # particles do not depend on one another: each takes its step or not
-            kept = worse | ~np.isfinite(found[0])
-            trial[kept] = theta[kept]
-            found = tuple(
-                np.where(_spread(kept, new), old, new)
-                for old, new in zip((cost, gradient, hessian), found, strict=True)
-            )  # type: ignore[assignment]
+            trial[worse] = theta[worse]
+            for old, new in zip((cost, gradient, hessian), found, strict=True):
+                new[worse] = old[worse]
             gain = cost.sum() - found[0].sum()
         damping = np.clip(np.where(worse, damping * 10.0, damping * 0.2), 1e-9, 1e10)
         theta, (cost, gradient, hessian) = trial, found
-        settled = worse.sum() == 0 or damping[worse].min() > 1e4
-        if gain <= 1e-6 * np.abs(cost).sum() and settled:
+        curved = gain < 0.05 * np.abs(cost).sum()
+        if gain <= _ROUNDING * np.abs(cost).sum() and (damping[worse] > 100.0).all():
             break
     return theta
 
 
-def _spread(mask: NDArray[np.bool_], like: Array) -> NDArray[np.bool_]:
-    return mask.reshape(-1, *([1] * (like.ndim - 1)))
-
-
-def _equations(groups: list[_Comparison], ends: NDArray, theta: Array) -> tuple[Array, Array, Array]:
+def _equations(groups: list[_Comparison], ends: NDArray, theta: Array, curved: bool) -> tuple[Array, Array, Array]:
     parts = np.split(theta, ends)
-    found = [group.normal_equations(part) for group, part in zip(groups, parts, strict=True)]
+    found = [group.normal_equations(part, curved) for group, part in zip(groups, parts, strict=True)]
     return tuple(np.concatenate(values) for values in zip(*found, strict=True))  # type: ignore[return-value]
 
 
@@ -237,7 +244,7 @@ def _arrow_step(gradient: Array, hessian: Array, mode: FitMode, damping: Array) 
     step = np.zeros_like(gradient)
     tiny = 1e-30
     if own:
-        scale = 1.0 / np.sqrt(np.maximum(np.einsum("nii->ni", hessian)[:, own], tiny))
+        scale = 1.0 / np.sqrt(np.maximum(np.abs(np.einsum("nii->ni", hessian)[:, own]), tiny))
         matrix = hessian[:, own][:, :, own] * scale[:, :, None] * scale[:, None, :]
         matrix += damping[:, None, None] * np.eye(len(own))
         right = [gradient[:, own, None]]
@@ -247,8 +254,8 @@ def _arrow_step(gradient: Array, hessian: Array, mode: FitMode, damping: Array) 
         step[:, own] = -solved[:, :, 0]
     if shared:
         total = hessian[:, shared][:, :, shared].sum(axis=0)
-        norm = 1.0 / np.sqrt(np.maximum(np.diag(total), tiny))
-        lead = total + np.median(damping) * np.diag(np.diag(total))
+        norm = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(total)), tiny))
+        lead = total + np.median(damping) * np.diag(np.abs(np.diag(total)))
         force = gradient[:, shared].sum(axis=0)
         if own:
             lead = lead - np.einsum("nos,not->st", hessian[:, own][:, :, shared], solved[:, :, 1:])

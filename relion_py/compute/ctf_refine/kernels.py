@@ -56,18 +56,21 @@ def costs(theta, power, agreement, weight, u2, astig1, astig2, u4, offset, out):
 
 @numba.njit(**_OPTIONS)
 def slopes(  # type: ignore[no-untyped-def]
-    theta, power, agreement, root, u2, astig1, astig2, u4, offset, out, first_order, second_order
+    theta, power, agreement, root, u2, astig1, astig2, u4, offset, curved, out, first_order, second_order
 ):
     """Half the derivatives of :func:`costs`, pixel by pixel; arguments as there, but the roots of the weights.
 
     first_order (n, 2, P) float32: by the CTF's phase, and by the CTF times the CTF.
-    second_order (n, 3, P) float32: of Gauss and Newton, by phase and phase, phase and CTF, CTF and CTF.
+    second_order (n, 3, P) float32: of Gauss and Newton, by phase and phase, phase and CTF, CTF and CTF; with
+    ``curved`` 1 instead of 0, the first of them has the curvature of the sine too.
     """
     shifted = offset.shape[0] > 0
+    pixels = u2.shape[0]
+    # in two loops over short arrays: LLVM vectorises what stores little
+    value, slope = np.empty(pixels, np.float32), np.empty(pixels, np.float32)
     for n in range(theta.shape[0]):
         phase, defocus, first, second, cs, bfactor, scale = theta[n]
-        total = 0.0
-        for p in range(u2.shape[0]):
+        for p in range(pixels):
             gamma = phase + defocus * u2[p] + first * astig1[p] + second * astig2[p] + cs * u4[p]
             if shifted:
                 gamma += offset[p]
@@ -75,16 +78,36 @@ def slopes(  # type: ignore[no-untyped-def]
             amplitude = scale * root[p]
             if bfactor != 0.0:
                 amplitude *= math.exp(-0.25 * bfactor * u2[p])
-            value, slope = -sine * amplitude, -cosine * amplitude
-            wanted = agreement[n, p] * root[p]
-            total += value * (power[n, p] * value - 2.0 * wanted)
-            residual = power[n, p] * value - wanted
-            first_order[n, 0, p] = residual * slope
-            first_order[n, 1, p] = residual * value
-            second_order[n, 0, p] = power[n, p] * slope * slope
-            second_order[n, 1, p] = power[n, p] * slope * value
-            second_order[n, 2, p] = power[n, p] * value * value
+            value[p] = -sine * amplitude
+            slope[p] = -cosine * amplitude
+        total = 0.0
+        for p in range(pixels):
+            wanted, strength = agreement[n, p] * root[p], power[n, p]
+            total += value[p] * (strength * value[p] - 2.0 * wanted)
+            residual = np.float32(strength * value[p] - wanted)
+            first_order[n, 0, p] = residual * slope[p]
+            first_order[n, 1, p] = residual * value[p]
+        for p in range(pixels):
+            second_order[n, 0, p] = power[n, p] * slope[p] * slope[p] - curved * first_order[n, 1, p]
+            second_order[n, 1, p] = power[n, p] * slope[p] * value[p]
+            second_order[n, 2, p] = power[n, p] * value[p] * value[p]
         out[n] = total
+
+
+@numba.njit(inline="always", **_OPTIONS)
+def _derivatives(volume, part, i, j, k, fx, fy, fz):  # type: ignore[no-untyped-def]
+    """Along x, y, z, of the trilinear interpolation between eight voxels of the real (0) or imaginary part (1)."""
+    one = np.float32(1.0)
+    gx, gy, gz = one - fx, one - fy, one - fz
+    v000, v001 = volume[k, j, i, part], volume[k, j, i + 1, part]
+    v010, v011 = volume[k, j + 1, i, part], volume[k, j + 1, i + 1, part]
+    v100, v101 = volume[k + 1, j, i, part], volume[k + 1, j, i + 1, part]
+    v110, v111 = volume[k + 1, j + 1, i, part], volume[k + 1, j + 1, i + 1, part]
+    return (
+        ((v001 - v000) * gy + (v011 - v010) * fy) * gz + ((v101 - v100) * gy + (v111 - v110) * fy) * fz,
+        ((v010 - v000) * gx + (v011 - v001) * fx) * gz + ((v110 - v100) * gx + (v111 - v101) * fx) * fz,
+        ((v100 - v000) * gx + (v101 - v001) * fx) * gy + ((v110 - v010) * gx + (v111 - v011) * fx) * fy,
+    )
 
 
 @numba.njit(**_OPTIONS)
@@ -95,47 +118,45 @@ def magnification_sums(  # type: ignore[no-untyped-def]
 
     With g the derivative of CTF * prediction along x and y of the image's Fourier pixels and r what the image differs
     by: xx, xy, yy of sums of g g, and sums of g r (magnification_helper.cpp, updateScaleFreq).
-    volume complex64 (Z, Y, X), rotations, kx, ky, pad as of `kernels_numba.project`; limit: squared radius in padded
-    voxels beyond which nothing is looked at.  factor complex64 (P,) multiplies projections; ctf float32, predicted
-    (with that factor) and observed complex64 (n, P).  The derivative is that of trilinear interpolation
-    (projector.cpp, projectGradient).
+    volume float32 (Z, Y, X, 2): real and imaginary part; rotations, kx, ky, pad as of `kernels_numba.project`.
+    limit: squared radius in padded voxels beyond which nothing is looked at.  factor complex64 (P,) multiplies
+    projections; ctf float32, predicted (with that factor) and observed complex64 (n, P).  The derivative is that of
+    trilinear interpolation (projector.cpp, projectGradient).
     """
-    centre_z, centre_y = volume.shape[0] // 2, volume.shape[1] // 2
+    centre_z, centre_y = np.int32(volume.shape[0] // 2), np.int32(volume.shape[1] // 2)
+    one = np.float32(1.0)
     for n in range(rotations.shape[0]):
         a = rotations[n] * pad
         for p in range(kx.shape[0]):
-            x = a[0, 0] * kx[p] + a[1, 0] * ky[p]
-            y = a[0, 1] * kx[p] + a[1, 1] * ky[p]
-            z = a[0, 2] * kx[p] + a[1, 2] * ky[p]
+            u, v = np.float32(kx[p]), np.float32(ky[p])
+            x = a[0, 0] * u + a[1, 0] * v
+            y = a[0, 1] * u + a[1, 1] * v
+            z = a[0, 2] * u + a[1, 2] * v
             if x * x + y * y + z * z >= limit:
                 continue
-            side = np.float32(1.0) if x >= 0 else np.float32(-1.0)
+            side = one if x >= 0 else -one
             x, y, z = x * side, y * side, z * side
-            i, j, k = int(x), math.floor(y), math.floor(z)
-            fx, fy, fz = np.float32(x - i), np.float32(y - j), np.float32(z - k)
+            i, j, k = np.int32(x), np.int32(math.floor(y)), np.int32(math.floor(z))
+            fx, fy, fz = x - np.float32(i), y - np.float32(j), z - np.float32(k)
             j += centre_y
             k += centre_z
-            near0 = volume[k, j, i] * (1 - fy) + volume[k, j + 1, i] * fy
-            near1 = volume[k + 1, j, i] * (1 - fy) + volume[k + 1, j + 1, i] * fy
-            far0 = volume[k, j, i + 1] * (1 - fy) + volume[k, j + 1, i + 1] * fy
-            far1 = volume[k + 1, j, i + 1] * (1 - fy) + volume[k + 1, j + 1, i + 1] * fy
-            along_x = (far0 - near0) * (1 - fz) + (far1 - near1) * fz
-            along_z = (near1 - near0) * (1 - fx) + (far1 - far0) * fx
-            low = (volume[k, j + 1, i] - volume[k, j, i]) * (1 - fx) + (
-                volume[k, j + 1, i + 1] - volume[k, j, i + 1]
-            ) * fx
-            high = (volume[k + 1, j + 1, i] - volume[k + 1, j, i]) * (1 - fx) + (
-                volume[k + 1, j + 1, i + 1] - volume[k + 1, j, i + 1]
-            ) * fx
-            along_y = low * (1 - fz) + high * fz
-            if side < 0:  # F(-k) is conj F(k), so its derivative is minus the conjugate
-                along_x, along_y, along_z = -along_x.conjugate(), -along_y.conjugate(), -along_z.conjugate()
+            re = _derivatives(volume, 0, i, j, k, fx, fy, fz)
+            im = _derivatives(volume, 1, i, j, k, fx, fy, fz)
+            # F(-k) is conj F(k), so its derivative is minus the conjugate
+            first = complex(
+                (re[0] * a[0, 0] + re[1] * a[0, 1] + re[2] * a[0, 2]) * side,
+                im[0] * a[0, 0] + im[1] * a[0, 1] + im[2] * a[0, 2],
+            )
+            second = complex(
+                (re[0] * a[1, 0] + re[1] * a[1, 1] + re[2] * a[1, 2]) * side,
+                im[0] * a[1, 0] + im[1] * a[1, 1] + im[2] * a[1, 2],
+            )
             c = ctf[n, p]
-            gx = (along_x * a[0, 0] + along_y * a[0, 1] + along_z * a[0, 2]) * factor[p] * c
-            gy = (along_x * a[1, 0] + along_y * a[1, 1] + along_z * a[1, 2]) * factor[p] * c
+            first *= factor[p] * c
+            second *= factor[p] * c
             rest = observed[n, p] - c * predicted[n, p]
-            out[0, p] += gx.real * gx.real + gx.imag * gx.imag
-            out[1, p] += gx.real * gy.real + gx.imag * gy.imag
-            out[2, p] += gy.real * gy.real + gy.imag * gy.imag
-            out[3, p] += gx.real * rest.real + gx.imag * rest.imag
-            out[4, p] += gy.real * rest.real + gy.imag * rest.imag
+            out[0, p] += first.real * first.real + first.imag * first.imag
+            out[1, p] += first.real * second.real + first.imag * second.imag
+            out[2, p] += second.real * second.real + second.imag * second.imag
+            out[3, p] += first.real * rest.real + first.imag * rest.imag
+            out[4, p] += second.real * rest.real + second.imag * rest.imag

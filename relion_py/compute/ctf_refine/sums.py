@@ -126,10 +126,15 @@ def magnification_sums(views: Views, params: CtfParams, references: References) 
         here = views.half == number
         if here.any():
             kernels.magnification_sums(
-                reference.data, views.rotations[here], optics.kx, optics.ky, np.float32(reference.pad),
+                _parts(reference.data), views.rotations[here], optics.kx, optics.ky, np.float32(reference.pad),
                 np.float32(reference.r_max_padded) ** 2, factor, ctf[here], predicted[here], views.observed[here], out,
             )  # fmt: skip
     return dict(zip(("Axx", "Axy", "Ayy", "bx", "by"), out, strict=True))
+
+
+def _parts(volume: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Real and imaginary parts side by side, (Z, Y, X, 2), not copied."""
+    return volume.view(np.float32).reshape(*volume.shape, 2)
 
 
 MAKERS: dict[str, Callable[[Views, CtfParams, References], Sums]] = {

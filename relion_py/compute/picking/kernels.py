@@ -67,3 +67,23 @@ def choose_peaks(merit, order, radii):  # type: ignore[no-untyped-def]
                 if (y - row) ** 2 + (x - column) ** 2 < radius * radius:
                     merit[y, x] = 0.0
     return peaks[:found]
+
+
+@numba.njit(**_OPTIONS)
+def keep_apart(points, label, distance):  # type: ignore[no-untyped-def]
+    """Which of the points (N, 2), the best first, have no better one that is kept within less than `distance`.
+
+    Only points of the same label count; those of one label follow each other. Returns bool (N,).
+    """
+    count = len(points)
+    kept = np.ones(count, np.bool_)
+    for index in range(count):
+        if not kept[index]:
+            continue
+        for other in range(index + 1, count):
+            if label[other] != label[index]:
+                break
+            apart = (points[other, 0] - points[index, 0]) ** 2 + (points[other, 1] - points[index, 1]) ** 2
+            if apart < distance * distance - 1e-6:
+                kept[other] = False
+    return kept

@@ -13,6 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from relion_py.compute.picking.kernels import keep_apart
 from relion_py.compute.picking.micrograph import Geometry, Image
 
 
@@ -92,14 +93,7 @@ def prune_clusters(peaks: Peaks, radius: float, distance: float) -> Peaks:
     _, first = np.unique(label, return_index=True)
     rank = np.argsort(np.argsort(first))[label]  # clusters in the order of their first peaks
     order = np.lexsort((-peaks.merit, rank))
-    near = _neighbours(peaks, distance)
-    gone = np.zeros(len(peaks), bool)
-    kept = []
-    for index in order:
-        if not gone[index]:
-            kept.append(index)
-            gone[[other for other in near[index] if label[other] == label[index]]] = True
-    return peaks[np.array(kept)]
+    return peaks[order[keep_apart(peaks.points[order], label[order], distance)]]
 
 
 def remove_crowded(peaks: Peaks, distance: float) -> Peaks:
@@ -115,11 +109,3 @@ def _close_pairs(peaks: Peaks, radius: float) -> NDArray[np.int64]:
     pairs = cKDTree(peaks.points).query_pairs(radius, output_type="ndarray").astype(np.int64)
     apart = peaks.points[pairs[:, 0]] - peaks.points[pairs[:, 1]]
     return pairs[(apart**2).sum(1) < radius * radius - 1e-6]
-
-
-def _neighbours(peaks: Peaks, distance: float) -> list[list[int]]:
-    near: list[list[int]] = [[] for _ in range(len(peaks))]
-    for one, other in _close_pairs(peaks, distance).tolist():
-        near[one].append(other)
-        near[other].append(one)
-    return near

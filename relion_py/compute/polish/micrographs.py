@@ -143,8 +143,7 @@ def geometry_of(
     return Geometry(first - 1, last - 1, movie_pixel, coordinate_pixel, dose)
 
 
-def same_images(particles: ParticleTable, micrograph: Micrograph) -> bool:
-    """Whether all particles of a micrograph have the same box and pixel size."""
-    groups = np.unique(particles.group_index[micrograph.rows])
-    sizes = {(particles.optics_groups[g].box_size, round(particles.optics_groups[g].pixel_size, 6)) for g in groups}
-    return len(sizes) == 1
+def same_images(particles: ParticleTable, rows: NDArray[np.int64]) -> bool:
+    """Whether these particles have one box and one pixel size."""
+    groups = [particles.optics_groups[index] for index in np.unique(particles.group_index[rows])]
+    return len({(group.box_size, round(group.pixel_size, 6)) for group in groups}) == 1

@@ -43,7 +43,8 @@ def write_report(path: str, factors: FrameFactors, first_frame: int, micrographs
         pdf.savefig(figure)
         per_page = _COLUMNS * _ROWS
         for start in range(0, len(micrographs), per_page):
-            figure = Figure(figsize=_A4, layout="constrained")
+            figure = Figure(figsize=_A4)
+            figure.subplots_adjust(left=0.03, right=0.97, bottom=0.02, top=0.93, wspace=0.05, hspace=0.12)
             figure.suptitle(f"Tracks, drawn {TRACK_SCALE:g} times as long: black particles, red starts, blue mean")
             axes = figure.subplots(_ROWS, _COLUMNS).ravel()
             for axis in axes:

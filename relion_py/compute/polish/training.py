@@ -3,7 +3,7 @@
 Tracks are found from the low frequencies; the correlation of the high ones with the opposite half's predictions
 judges the parameters, which a downhill simplex improves. Source: Zivanov et al. (2019) IUCrJ 6:5; RELION 5,
 motion_param_estimator.cpp, two_hyperparameter_fit.cpp, three_hyperparameter_fit.cpp, alignment_set.h and
-nelder_mead.cpp. Unlike there, it runs on several ranks.
+nelder_mead.cpp. Unlike there, it runs on several ranks, and velocity and divergence stay positive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.polish.estimate import MotionEstimator, Prepared, Run, damage_weights, most_probable_tracks
 from relion_py.compute.polish.kernels import agreement_along
-from relion_py.compute.polish.micrographs import Micrograph
+from relion_py.compute.polish.micrographs import Micrograph, same_images
 from relion_py.compute.refine.data import c_library_rand
 
 _Real = NDArray[np.float64]
@@ -74,6 +74,15 @@ def chosen_micrographs(micrographs: Sequence[Micrograph], settings: TrainingSett
     return found, total
 
 
+def check_alike(particles: ParticleTable, micrographs: Sequence[Micrograph]) -> None:
+    """UserError unless all particles have one box and one pixel size, so that one set of parameters can serve."""
+    if not same_images(particles, np.concatenate([one.rows for one in micrographs])):
+        raise UserError(
+            "The optics groups differ in box or pixel size, so that one set of parameters cannot serve all of them; "
+            "train one with --par_group."
+        )
+
+
 class Trainer:
     """Holds this rank's share of the micrographs and judges parameters together with the other ranks."""
 
@@ -87,7 +96,7 @@ class Trainer:
         self._samples: list[_Sample] = []
         self._norms = np.zeros(2)
         self._pixels: tuple[NDArray[np.int32], NDArray[np.int32]] | None = None
-        self._box, self._pixel_size = 0, 0.0
+        self._box = 0
 
     @property
     def size(self) -> int:
@@ -95,16 +104,11 @@ class Trainer:
         return len(self._samples)
 
     def add(self, particles: ParticleTable, micrograph: Micrograph) -> None:
-        """Prepare one more micrograph. UserError, or MovieError, if it cannot be read."""
+        """Prepare one more micrograph, alike the others. UserError, or MovieError, if it cannot be read."""
         estimator, settings = self._estimator, self.settings
         prepared = estimator.prepare(particles, micrograph, (self.align_to - 1, self.align_to + 1))
         views = prepared.views
-        if self._box and (views.box, views.pixel_size) != (self._box, self._pixel_size):
-            raise UserError(
-                "The optics groups differ in box or pixel size, so that one set of parameters cannot serve all of "
-                "them; train one with --par_group."
-            )
-        self._box, self._pixel_size = views.box, views.pixel_size
+        self._box = views.box
         rows, columns, products = self._judgement(prepared)
         self._pixels = (columns, rows)
         reach = 2 * int(estimator.settings.cc_pad) * settings.reach
@@ -145,7 +149,8 @@ class Trainer:
 
         def cost(x: _Real) -> float:
             check_abort()
-            return -self.agreement(sigmas_of(x))
+            sigmas = sigmas_of(x)
+            return -self.agreement(sigmas) if min(sigmas[:2]) > 0 else np.inf
 
         def report(iteration: int, value: float, x: _Real) -> None:
             a, b, c = sigmas_of(x)

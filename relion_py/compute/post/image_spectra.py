@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.image.fourier import shell_grid
+from relion_py.compute.image.fourier import radius_grid, shell_grid
 
 Image = NDArray[np.float32]
 _BFACTOR_STEP = 10.0  # A^2
@@ -59,7 +59,7 @@ def best_fit(
     best = (np.inf, other.astype(np.float64), 1.0, 0.0)
     if bfactor_range > 0:
         _shells(image, "Optimising a B-factor")
-        radius = _radius(image)
+        radius = radius_grid(image.shape[-1], image.ndim)
         transform, size = fft.rfftn(other.astype(np.float64)), image.shape[-1]
         for bfactor in np.arange(-bfactor_range, bfactor_range + 1e-9, _BFACTOR_STEP):
             factor = np.where(radius <= size / 2, np.exp(-bfactor / 4.0 * (radius / (size * angpix)) ** 2), 0.0)
@@ -73,12 +73,6 @@ def best_fit(
         best = (0.0, a, float((weight * x * a).sum() / (weight * a**2).sum()), 0.0)
     _, changed, scale, bfactor = best
     return (scale * changed).astype(np.float32), scale, bfactor
-
-
-def _radius(image: Image) -> NDArray[np.float64]:
-    k = np.fft.fftfreq(image.shape[-1]) * image.shape[-1]
-    axes = [k] * (image.ndim - 1) + [np.arange(image.shape[-1] // 2 + 1)]
-    return np.sqrt(np.sum([a**2 for a in np.meshgrid(*axes, indexing="ij")], axis=0))
 
 
 def amplitudes(image: Image, squared: bool) -> NDArray[np.float64]:

@@ -279,6 +279,30 @@ def _stack(tables: Sequence[Table], names: Sequence[str], warn: Warn) -> Table:
     return joined
 
 
+_SAME_PICK = 0.1  # pixels
+
+
+def join_picks(tables: Sequence[Table]) -> Table:
+    """The picks of all tables, each once: of those within 0.1 pixels along both axes the first stays.
+
+    A column stays if all tables have it. RELION 5 compares x only, by mistake (star_handler.cpp, combine_picks).
+    """
+    labels = [label for label in tables[0].labels if all(label in table for table in tables)]
+    for label in ("rlnCoordinateX", "rlnCoordinateY"):
+        if label not in labels:
+            raise UserError(f"A coordinate file has no column _{label}.")
+    joined = Table(
+        {label: [text for table in tables for text in table.strings(label)] for label in labels},
+        comments=tables[0].comments,
+    )
+    points = np.stack([joined.floats("rlnCoordinateX"), joined.floats("rlnCoordinateY")], axis=1)
+    keep = np.ones(len(points), dtype=bool)
+    for first, second in sorted(KDTree(points).query_pairs(_SAME_PICK, p=np.inf)) if len(points) else ():
+        if keep[first]:
+            keep[second] = False
+    return joined.select(keep)
+
+
 def repeated(values: Sequence[str]) -> list[str]:
     """Texts that occur more than once, each as often as it is too many."""
     seen: set[str] = set()

@@ -206,26 +206,15 @@ def write_selection(
     rows = np.flatnonzero(np.isin(of_class, [f.k + 1 for f in features]))
     star.write(particles, _with_particles(found.particles, rows))
     model, which = found.model, [f.k for f in features]
-    star.write(
-        averages,
-        StarFile(
-            [
-                (
-                    "",
-                    Table(
-                        {
-                            "rlnReferenceImage": [model.reference_names[k] for k in which],
-                            "rlnPredictedClassScore": _texts(scores),
-                            "rlnClassDistribution": _texts(np.asarray(model.pdf_class)[which]),
-                            "rlnAccuracyRotations": _texts(np.asarray(model.accuracy_rot)[which]),
-                            "rlnAccuracyTranslationsAngst": _texts(np.asarray(model.accuracy_trans)[which]),
-                            "rlnEstimatedResolution": _texts([f.resolution for f in features]),
-                        }
-                    ),
-                )
-            ]
-        ),
-    )
+    columns = {
+        "rlnReferenceImage": [model.reference_names[k] for k in which],
+        "rlnPredictedClassScore": _texts(scores),
+        "rlnClassDistribution": _texts(np.asarray(model.pdf_class)[which]),
+        "rlnAccuracyRotations": _texts(np.asarray(model.accuracy_rot)[which]),
+        "rlnAccuracyTranslationsAngst": _texts(np.asarray(model.accuracy_trans)[which]),
+        "rlnEstimatedResolution": _texts([f.resolution for f in features]),
+    }
+    star.write(averages, StarFile([("", Table(columns))]))
     return len(rows), len(which)
 
 

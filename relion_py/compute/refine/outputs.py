@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -269,8 +270,25 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
         classes=first.nr_classes,
         psi_step=sampling.psi_step_ori if not sampling.is_3d else -1.0,
         limit_tilt=sampling.limit_tilt if sampling.is_3d else -91.0,
+        **_helix_of(first),
     )
     return Continuation(options, state, sampling, models, data)
+
+
+def _helix_of(model: ModelState) -> dict[str, Any]:
+    """What the model of a helix knows of the options that its run began with."""
+    if model.helix is None:
+        return {}
+    twists, rises = model.helix.twists, model.helix.rises
+    return {
+        "helical_units": model.helix.units,
+        "helical_twist_min": twists.low,
+        "helical_twist_max": twists.high,
+        "helical_twist_step": twists.step,
+        "helical_rise_min": rises.low,
+        "helical_rise_max": rises.high,
+        "helical_rise_step": rises.step,
+    }
 
 
 def apply_changes(old: Continuation, options: RefineOptions) -> None:

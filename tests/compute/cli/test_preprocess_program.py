@@ -187,6 +187,7 @@ def test_refined_particles_are_extracted_again_like_the_reference(
     assert run(f"{options} --pick_star Ours/extractpick.star", "Ours/") == 0
     assert_same("Ours/", "Theirs/", 1e-6)
     listed = star.read("Ours/extractpick.star")["coordinate_files"]
+    assert star.read("Ours/reextract.star") == star.read("Ours/extractpick.star"), "the job promises both"
     assert listed.strings("rlnMicrographName") == NAMES
     assert all(os.path.exists(path) for path in listed.strings("rlnMicrographCoordinates"))
 

@@ -3,6 +3,8 @@
 import contextlib
 import gzip
 import io
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import mrcfile
@@ -12,6 +14,7 @@ import pytest
 from relion_py.compute.cli.program import run
 from relion_py.compute.cli.project import _main
 from relion_py.compute.io import star
+from relion_py.compute.simulate import simulate_particles
 
 SHARED = Path(__file__).parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "numeric" / "project"
@@ -70,11 +73,65 @@ def test_one_projection_is_that_of_the_stack(tmp_path: Path) -> None:
     assert np.sqrt(((image - expected) ** 2).mean()) < 1e-3 * expected.std()
 
 
+@pytest.fixture
+def blobs(tmp_path: Path) -> Path:
+    """map.mrc and mask.mrc, and particles with poses and CTF, without noise: truth.star."""
+    simulate_particles(tmp_path, 30, 32, 4.0, "C1", 5, np.inf)
+    for name, source in (("map.mrc", "truth.mrc"), ("soft.mrc", "mask.mrc")):
+        (tmp_path / name).write_bytes((tmp_path / source).read_bytes())
+    return tmp_path
+
+
+def test_what_is_left_of_experimental_images(blobs: Path, debian_relion: Callable[[str], str]) -> None:
+    """As Debian's; and next to nothing, for the images are the map's projections."""
+    words = ["--i", "map.mrc", "--ang", "truth.star", "--ctf", "--subtract_exp", "--angpix", "4"]
+    code, err = project(blobs, *words, "--o", "ours")
+    assert code == 0, err
+    command = [debian_relion("relion_project"), *words, "--o", "theirs"]
+    subprocess.run(command, cwd=blobs, check=True, capture_output=True)
+    ours, theirs = read(blobs / "ours.mrcs"), read(blobs / "theirs.mrcs")
+    signal = read(blobs / "Particles" / "mic0001.mrcs").std()
+    assert np.sqrt(((ours - theirs) ** 2).mean()) < 3e-3 * signal
+    table = star.read(blobs / "ours.star")["particles"]
+    assert table.strings("rlnImageOriginalName")[0] == "000001@Particles/mic0001.mrcs"
+    assert table.strings("rlnImageName")[0] == "000001@ours.mrcs"
+    assert ours.std() < 0.15 * signal
+
+
+def test_mask_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str]) -> None:
+    words = ["--i", "map.mrc", "--mask", "soft.mrc", "--rot", "20", "--tilt", "40", "--angpix", "4"]
+    assert project(blobs, *words, "--o", "ours.mrc")[0] == 0
+    command = [debian_relion("relion_project"), *words, "--o", "theirs.mrc"]
+    subprocess.run(command, cwd=blobs, check=True, capture_output=True)
+    ours, theirs = read(blobs / "ours.mrc").squeeze(), read(blobs / "theirs.mrc").squeeze()
+    assert np.sqrt(((ours - theirs) ** 2).mean()) < 2e-3 * theirs.std()
+
+
+def test_random_projections_are_even_and_noise_is_as_strong_as_asked(blobs: Path) -> None:
+    words = ["--i", "map.mrc", "--nr_uniform", "400", "--sigma_offset", "6", "--add_noise", "--white_noise", "5"]
+    code, err = project(blobs, *words, "--o", "many")
+    assert code == 0, err
+    found = star.read(blobs / "many.star")
+    table = found["particles"]
+    cosines = np.cos(np.deg2rad(table.floats("rlnAngleTilt")))
+    assert abs(cosines.mean()) < 0.15 and 0.28 < cosines.var() < 0.39  # 0 and 1/3
+    assert 5.0 < table.floats("rlnOriginXAngst").std() < 7.0
+    assert found["optics"].ints("rlnImageSize").tolist() == [32]
+    assert project(blobs, "--i", "map.mrc", "--ang", "many.star", "--angpix", "4", "--o", "clean")[0] == 0
+    noise = read(blobs / "many.mrcs") - read(blobs / "clean.mrcs")
+    assert noise.std() == pytest.approx(5.0, rel=0.02)
+    neighbours = np.corrcoef(noise[:, :, 1:].ravel(), noise[:, :, :-1].ravel())[0, 1]
+    assert abs(neighbours) < 0.02
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--i", "map.mrc", "--white_noise", "2"], "no noise is added"),
+        (["--i", "map.mrc", "--white_noise", "2"], "go together"),
         (["--i", "map.mrc", "--ctf"], "--ctf needs the defocus"),
+        (["--i", "map.mrc", "--mask", "flat.mrc"], "differ in size"),
+        (["--i", "map.mrc", "--nr_uniform", "3", "--ctf"], "neither CTF nor images"),
+        (["--i", "map.mrc", "--subtract_exp"], "give a STAR file with --ang"),
         (["--i", "flat.mrc"], "is not a cube"),
         (["--i", "map.mrc", "--ang", "empty.star"], "has no table with"),
     ],

@@ -273,6 +273,43 @@ def test_histogram(lists: Path) -> None:
     assert (lists / "h.eps").read_bytes().startswith(b"%!PS")
 
 
+def test_picks_of_two_jobs_are_joined_micrograph_by_micrograph(tmp_path: Path) -> None:
+    """Each place once; micrographs of either list; a column that one job lacks is left out."""
+    jobs = {
+        "ManualPick/job003": {"a": ([10.0, 50.0], [10.0, 60.0]), "b": ([5.0], [5.0])},
+        "AutoPick/job004": {"a": ([50.05, 10.0, 80.0], [60.05, 90.0, 20.0]), "c": ([1.0, 1.0], [2.0, 2.0])},
+    }
+    for job, picks in jobs.items():
+        (tmp_path / job).mkdir(parents=True)
+        for name, (x, y) in picks.items():
+            table = Table({"rlnCoordinateX": x, "rlnCoordinateY": y})
+            if "Auto" in job:
+                table.set("rlnAutopickFigureOfMerit", [0.5] * len(x))
+            star.write(tmp_path / job / f"{name}.star", StarFile([("", table)]))
+        listed = Table({"rlnMicrographName": [f"MotionCorr/job002/Movies/{name}.mrc" for name in picks]})
+        listed.set("rlnMicrographCoordinates", [f"{job}/{name}.star" for name in picks])
+        star.write(tmp_path / job / "picks.star", StarFile([("coordinate_files", listed)]))
+    words = [
+        "--combine_picks",
+        "--i",
+        "ManualPick/job003/picks.star AutoPick/job*/picks.star",
+        "--o",
+        "Join/picks.star",
+    ]
+    code, out, err = program(tmp_path, *words)
+    assert code == 0, err
+    assert "with 6 picks of 3 micrographs" in out
+    joined = star.read(tmp_path / "Join/picks.star")["coordinate_files"]
+    assert joined.strings("rlnMicrographName") == [f"MotionCorr/job002/Movies/{name}.mrc" for name in "abc"]
+    files = joined.strings("rlnMicrographCoordinates")
+    assert files[0] == "Join/Movies/a_combined.star"
+    first, second, third = (star.read(tmp_path / path)[""] for path in files)
+    assert first.labels == ["rlnCoordinateX", "rlnCoordinateY"]
+    assert first.floats("rlnCoordinateX").tolist() == [10.0, 50.0, 10.0, 80.0]
+    assert second.floats("rlnCoordinateX").tolist() == [5.0]
+    assert third.labels[-1] == "rlnAutopickFigureOfMerit" and len(third) == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
@@ -281,7 +318,7 @@ def test_histogram(lists: Path) -> None:
         ("--i a.star --select rlnDefocusU --split", "cannot be done at once"),
         ("--i a.star --split", "--nr_split"),
         ("--i gone.star --split --nr_split 2", "no such file"),
-        ("--i a.star --combine_picks", "not available"),
+        ("--i a.star --combine_picks", "no block data_coordinate_files"),
         ("--combine --i gone.star", "no STAR files to combine"),
         ("--i a.star --operate rlnDefocusU --set_to much", "needs a number"),
         ("--select rlnDefocusU", "--i must be given"),

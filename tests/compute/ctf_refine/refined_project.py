@@ -40,6 +40,7 @@ def make_project(
     count: int = COUNT,
     box: int = BOX,
     diameter: float = 55.0,
+    groups: int = 1,
 ) -> Truth:
     """Write start.star, half1.mrc, half2.mrc, mask.mrc, postprocess.star and the stacks below ``root``.
 
@@ -47,7 +48,16 @@ def make_project(
     of the errors of each particle's defocus in A. The half maps are the truth with a little noise.
     """
     simulation = simulate_particles(
-        root, count, box, ANGPIX, snr=snr, seed=3, diameter=diameter, atoms=200, optics_values=optics or {}
+        root,
+        count,
+        box,
+        ANGPIX,
+        snr=snr,
+        seed=3,
+        diameter=diameter,
+        atoms=200,
+        optics_values=optics or {},
+        optics_groups=groups,
     )
     rng = np.random.default_rng(8)
     file = star.read(simulation.truth)

@@ -224,6 +224,8 @@ def test_ranks_give_the_same_files(truth: dict[str, np.ndarray]) -> None:
         (f"{REFS} --threshold inf", "--threshold must"),
         (f"{REFS} --gpu 0", "--gpu is not available"),
         (f"{REFS} --pad 0.5", "--pad must"),
+        (f"{REFS} --helix", "--helical_tube_outer_diameter must"),
+        (f"{REFS} --amyloid", "--amyloid needs --helix"),
         (f"{REFS} --read_fom_maps", "run once with --write_fom_maps"),
         ("--ref gauss", "--particle_diameter"),
         (f"{REFS} --i Raw/*.mrc --angpix 2 --ctf", "--ctf needs a STAR file"),

@@ -15,6 +15,7 @@ from relion_py.pipeline import Project, Status
 PROGRAM = Path(sys.executable).parent / "relion_motion_refine"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.skipif(not PROGRAM.is_file(), reason="relion_motion_refine is not installed beside Python")
 def test_train_and_polish_from_the_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

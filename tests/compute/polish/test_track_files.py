@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -86,6 +89,24 @@ def test_frames_are_corrected_mended_and_inverted(tmp_path):
     movie.size_x = 38
     with pytest.raises(MovieError, match="in motion correction it had"), FrameReader().open(movie):
         pass
+
+
+def test_frames_of_electron_events(tmp_path):
+    """Readouts are summed as in motion correction; values are counts, so that nothing is clipped."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "motion"))
+    from movie_files import eer_page, write_eer
+
+    pages = [eer_page([(n, 2, 0, 0), (5, n, 0, 0)], 16, 16, 7) for n in range(6)]
+    write_eer(tmp_path / "m.eer", pages, 16, 16)
+    movie = MovieMotion(str(tmp_path / "m.eer"), 16, 16, np.zeros((3, 2)), eer_grouping=2, eer_upsampling=1)
+    with FrameReader(hot=0.5).open(movie) as frames:
+        found = np.array([frames.read(n) for n in range(3)])
+    for frame, first in zip(found, (0, 2, 4), strict=True):
+        expected = np.zeros((16, 16))
+        for n in (first, first + 1):
+            expected[2, n] -= 1
+            expected[n, 5] -= 1
+        np.testing.assert_array_equal(frame, expected)
 
 
 def test_boxes_are_cut_where_extraction_cuts_them():

@@ -8,7 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
-from refine_runs import BOX, DIAMETER, PIXEL, Run, copy_of, needs_mpirun, refined, shell_correlation
+from installed_relion import old_relion
+from refine_runs import (
+    BOX,
+    DIAMETER,
+    PIXEL,
+    Run,
+    copy_of,
+    needs_mpirun,
+    refined,
+    shell_correlation,
+    usual_without,
+)
 
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.io import star
@@ -92,6 +103,21 @@ def test_poses_of_both_sizes_are_found(joint: Run, d2_project: Path) -> None:
     away = np.hypot(*(found.floats(c) - truth.floats(c)[at] for c in ("rlnOriginXAngst", "rlnOriginYAngst")))
     for group in (1, 2):
         assert np.median(away[groups == group]) < 0.5 * PIXEL
+
+
+def test_first_noise_of_both_sizes_is_that_of_release_3(joint: Run, two_sizes: Path) -> None:
+    """Which has a spectrum for each micrograph; here each has particles of one size."""
+    usual = usual_without(
+        "--auto_refine", "--split_random_halves", "--low_resol_join_halves", "--auto_local_healpix_order", "--pool",
+    )  # fmt: skip
+    out = old_relion(two_sizes, "old_noise", [*usual, "--iter", "1"], "run_it000_optimiser.star", 60)
+    theirs, ours = star.read(out / "run_it000_model.star"), star.read(joint.out / "run_it000_half1_model.star")
+    for group in (1, 2):
+        tables = theirs[f"model_group_{group}"], ours[f"model_optics_group_{group}"]
+        np.testing.assert_array_equal(tables[0].ints("rlnSpectralIndex"), tables[1].ints("rlnSpectralIndex"))
+        ratio = tables[1].floats("rlnSigma2Noise")[6:] / tables[0].floats("rlnSigma2Noise")[6:]
+        assert ratio.mean() == pytest.approx(1.0, abs=0.05)
+        assert np.abs(ratio - 1.0).max() < 0.2
 
 
 def slow_but(fast: tuple[str, ...], names: Iterable[str]) -> list[ParameterSet]:

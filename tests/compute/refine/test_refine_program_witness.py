@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import time
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
-from installed_relion import installed_relion
+from installed_relion import installed_relion, old_relion
 from refine_runs import Run, refine, shell_correlation, usual_without
 
 from relion_py.compute.io import star
-
-
-def old_relion(project: Path, name: str, words: list[str], last: str, seconds: float) -> Path:
-    """Runs the installed relion_refine until it has written a file; its output directory."""
-    program = installed_relion("relion_refine")
-    if program is None:
-        pytest.skip("no compiled relion_refine is installed")
-    out = project / name
-    out.mkdir()
-    with open(out / "log", "w") as log:
-        process = subprocess.Popen(
-            [program, *words, "--o", f"{name}/run"], cwd=project, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-    try:
-        end = time.monotonic() + seconds
-        while not (out / last).exists():
-            if time.monotonic() > end or process.poll() is not None:
-                pytest.fail((out / "log").read_text()[-2000:])
-            time.sleep(0.05)
-        time.sleep(0.2)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return out
-
 
 GLOBAL = usual_without(
     "--auto_refine", "--split_random_halves", "--low_resol_join_halves", "--auto_local_healpix_order", "--pool",

@@ -13,7 +13,7 @@ _ABSENT = "Options of the reference that this release refuses"
 
 REFUSED: dict[str, str] = {
     "--ios": "tomography is not part of it; give the half maps with --i",
-    "--auto_mask": "make a mask with relion_mask_create and give it with --mask",
+    "--auto_mask": "RELION has removed it, too; make a mask with relion_mask_create and give it with --mask",
     "--ampl_corr": "amplitude correlations are not computed",
 }
 """Flag -> why this release does not do it."""

@@ -5,28 +5,21 @@ from __future__ import annotations
 from relion_py.compute.cli.parser import Flag
 
 _ABSENT = "Options of the reference that this release refuses"
-_NOISE = "no noise is added"
-_EXPERIMENT = "projections are not combined with experimental images"
+_SIMULATE = "particles with a known truth are made by relion_py_simulate, or with --white_noise"
 
 REFUSED: dict[str, str] = {
-    "--mask": "masks for single projections are not made",
-    "--nr_uniform": "give the angles in a STAR file with --ang",
-    "--sigma_offset": "give the shifts in a STAR file with --ang",
     "--zoff": "only 2D projections are made",
-    "--add_noise": _NOISE,
-    "--white_noise": _NOISE,
-    "--model_noise": _NOISE,
-    "--subtract_exp": _EXPERIMENT,
-    "--ignore_particle_name": _EXPERIMENT,
+    "--model_noise": "only white noise is added: give --white_noise",
+    "--ignore_particle_name": "particles' names play no role in it",
     "--3d_rot": "only 2D projections are made",
-    "--simulate": _NOISE,
-    "--adjust_simulation_SNR": _NOISE,
-    "--ang_simulate": _NOISE,
+    "--simulate": _SIMULATE,
+    "--adjust_simulation_SNR": _SIMULATE,
+    "--ang_simulate": _SIMULATE,
     "--NN": "it interpolates linearly",
 }
 """Flag -> why this release does not do it."""
 
-_SWITCHES = {"--add_noise", "--subtract_exp", "--ignore_particle_name", "--3d_rot", "--simulate", "--NN"}
+_SWITCHES = {"--ignore_particle_name", "--3d_rot", "--simulate", "--NN"}
 
 FLAGS: tuple[Flag, ...] = (
     Flag("--i", "value", "", "map to project", required=True),
@@ -37,12 +30,23 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--ctf_phase_flip", "flag", "", "apply the absolute value of the CTF"),
     Flag("--ctf_intact_first_peak", "flag", "", "leave the CTF alone up to its first peak"),
     Flag("--angpix", "value", "-1", "pixel size (A); -1: that of the map"),
+    Flag("--mask", "value", "", "map that the map is multiplied with first"),
     Flag("--ang", "value", "None", "STAR file with a projection a row; without it, one projection is made"),
     Flag("--rot", "value", "0", "first Euler angle of the one projection (degrees)"),
     Flag("--tilt", "value", "0", "second Euler angle (degrees)"),
     Flag("--psi", "value", "0", "third Euler angle (degrees)"),
     Flag("--xoff", "value", "0", "its origin's offset along X (pixels)"),
     Flag("--yoff", "value", "0", "its origin's offset along Y (pixels)"),
+    Flag("--nr_uniform", "value", "-1", "or so many projections in random directions"),
+    Flag("--sigma_offset", "value", "0", "with random origins of this standard deviation along X and Y (A)"),
+    Flag("--add_noise", "flag", "", "add noise to the projections"),
+    Flag("--white_noise", "value", "0", "white noise of this standard deviation"),
+    Flag(
+        "--subtract_exp",
+        "flag",
+        "",
+        "subtract the projections from the images that --ang names, and write what is left",
+    ),
     Flag("--maxres", "value", "-1", "highest resolution (A); -1: Nyquist"),
     Flag("--pad", "value", "2", "oversampling of the transform"),
     *(Flag(n, "flag" if n in _SWITCHES else "value", "", why, _ABSENT) for n, why in REFUSED.items()),

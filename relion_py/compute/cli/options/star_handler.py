@@ -13,12 +13,6 @@ _OPERATE = "Operate"
 _CENTRE = "Centre"
 _COLUMN = "Columns"
 _DUPLICATES = "Duplicates"
-_ABSENT = "Options of the reference that this release refuses"
-
-REFUSED: dict[str, str] = {
-    "--combine_picks": "lists of coordinate files are not combined; combine the particles after extraction",
-}
-"""Flag -> why this release does not do it."""
 
 OPERATIONS = (
     "--compare",
@@ -26,6 +20,7 @@ OPERATIONS = (
     "--select_by_str",
     "--discard_on_stats",
     "--combine",
+    "--combine_picks",
     "--split",
     "--operate",
     "--center",
@@ -57,6 +52,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--discard_label", "value", "rlnImageName", "column with the images' names", _DISCARD),
     Flag("--discard_sigma", "value", "4.", "deviations from the mean that are odd", _DISCARD),
     Flag("--combine", "flag", "", "join files", _JOIN),
+    Flag("--combine_picks", "flag", "", "join lists of coordinate files, micrograph by micrograph", _JOIN),
     Flag("--check_duplicates", "value", "", "column in which values must differ, such as rlnImageName", _JOIN),
     Flag("--split", "flag", "", "split into several files", _SPLIT),
     Flag("--random_order", "flag", "", "in random order", _SPLIT),
@@ -91,5 +87,4 @@ FLAGS: tuple[Flag, ...] = (
         "pixel size of the micrographs they were extracted from (A)",
         _DUPLICATES,
     ),
-    *(Flag(name, "flag", "", why, _ABSENT) for name, why in REFUSED.items()),
 )
