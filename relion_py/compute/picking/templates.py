@@ -140,7 +140,9 @@ class Matcher:
         count = len(references.images)
         keep = count * len(self.angles) * self.pixels.kx.nbytes * 2 <= _KEPT_REFERENCES
         self._kept = [list(self._turned_reference(number)) for number in range(count)] if keep else None
-        self._unturned = [self._read_off(self._table(number), 0.0, self.band) for number in range(count)]
+        self._unturned = (
+            [self._read_off(self._table(number), 0.0, self.band) for number in range(count)] if keep else None
+        )
         self._waves = _waves(2 * radius + 1, geometry.size, 2 * references.radius + 1)
 
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
@@ -156,7 +158,8 @@ class Matcher:
 
     def unturned_reference(self, number: int) -> Transform:
         """The transform of a reference at the pixels of `band`."""
-        return self._unturned[number]
+        kept = self._unturned
+        return self._read_off(self._table(number), 0.0, self.band) if kept is None else kept[number]
 
     def circle_of(self, transform: Transform) -> NDArray[np.float64]:
         """Pixels within the circle of an image with a transform (P,) at the pixels of `band`."""
