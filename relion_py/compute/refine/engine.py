@@ -291,13 +291,12 @@ class Engine:
         tables = SamplingTables.of(grid, self.sampling, options.oversampling)
         sums, weighted = self._empty_sums(model, sizes.current, model.nr_directions)
         every = [weighted, *(weighted.like() for _ in backend.members[1:])]
-        steps = [
+        steps = []
+        for each, mine in zip(backend.members, every, strict=True):
+            each.use()
             # several devices work at a time: the clock follows the first
-            self._expectation_step(
-                each, model, references, tables, grid, members, mine, self.clock if each is backend else None
-            )
-            for each, mine in zip(backend.members, every, strict=True)
-        ]
+            clock = self.clock if each is backend else None
+            steps.append(self._expectation_step(each, model, references, tables, grid, members, mine, clock))
         found: list[tuple[NDArray, Assignments]] = []
         batches, lock = self._batches(steps, sizes, members), threading.Lock()
         if self.devices:
@@ -327,7 +326,8 @@ class Engine:
                 raise
 
         backend.side_by_side(go_through, steps)
-        for step in steps:
+        for step in reversed(steps):  # the first, whose device stays in use, is the last
+            step.backend.use()
             step.finish()
         for other in every[1:]:
             weighted.unpack(weighted.pack() + other.pack())

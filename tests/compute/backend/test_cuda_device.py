@@ -74,6 +74,12 @@ def _cupy(count: int = 2, free: int = 8 << 30, capability: str = "70") -> Simple
         def use(self) -> None:
             pass
 
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
     def raw_module(code: str) -> SimpleNamespace:
         modules.append(code)
         return SimpleNamespace(get_function=lambda name: name)
@@ -207,8 +213,13 @@ def test_a_classification_on_two_devices_is_that_of_the_cpu(
         return [Share(device, 1 << 30) for device in devices]
 
     monkeypatch.setattr(cuda_device, "open_devices", pretend)
-    threads = set()
-    monkeypatch.setattr(EmulatedDevice, "use", lambda self: threads.add((devices.index(self), threading.get_ident())))
+    threads, use = set(), EmulatedDevice.use
+
+    def noted(self: EmulatedDevice) -> None:
+        threads.add((devices.index(self), threading.get_ident()))
+        use(self)
+
+    monkeypatch.setattr(EmulatedDevice, "use", noted)
     # batches of eight, so that there is work for both
     monkeypatch.setattr("relion_py.compute.backend.cuda.MOST_WORK", 1)
     capsys.readouterr()
