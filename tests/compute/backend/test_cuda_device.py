@@ -228,6 +228,21 @@ def test_a_classification_on_two_devices_is_that_of_the_cpu(
     assert {number for number, _ in threads} == {0, 1} and len(threads) > 2
     assert all("sum_and_insert" in device.launches for device in devices)
     assert "Rank 0 computes on GPU emulation" in capsys.readouterr().out
+    _assert_same_results(found, wanted)
+
+
+@pytest.mark.gpu
+def test_a_classification_on_a_real_device_is_that_of_the_cpu(
+    project: Path, device: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(device, EmulatedDevice):
+        pytest.skip("this is for a real device")
+    wanted = _run(project, "cpu_too", monkeypatch)
+    _assert_same_results(_run(project, "real", monkeypatch, "--gpu", "0"), wanted)
+
+
+def _assert_same_results(found: Path, wanted: Path) -> None:
+    """Poses and maps of the last iteration."""
     ours, theirs = (star.read(d / "run_it002_data.star")["particles"] for d in (found, wanted))
     for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnClassNumber"):
         np.testing.assert_allclose(ours.floats(label), theirs.floats(label), atol=1e-4)
