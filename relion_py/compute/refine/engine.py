@@ -297,35 +297,10 @@ class Engine:
             # several devices work at a time: the clock follows the first
             clock = self.clock if each is backend else None
             steps.append(self._expectation_step(each, model, references, tables, grid, members, mine, clock))
-        found: list[tuple[NDArray, Assignments]] = []
-        batches, lock = self._batches(steps, sizes, members), threading.Lock()
-        if self.devices:
-            batches = source.ahead(batches)
-
-        def go_through(step: Expectation) -> None:
-            try:
-                while True:
-                    with lock:
-                        piece = next(batches, None)
-                    if piece is None:
-                        return
-                    self.job.check_abort()
-                    step.clock.lap("reading")
-                    new = self._run_batch(step, model, piece, only_class)
-                    with lock:
-                        found.append((piece.index, new))
-                        advance(len(piece.index))
-            except BaseException as error:
-                with lock:
-                    batches.close()
-                if step.backend.out_of_memory(error):
-                    raise UserError(
-                        "The memory of the GPU is too small for one particle at this image size: use --pad 1, fewer "
-                        "classes, fewer ranks on this GPU or one with more memory, or leave --gpu out."
-                    ) from None
-                raise
-
-        backend.side_by_side(go_through, steps)
+        batches = self._batches(steps, sizes, members)
+        found = self._work_off(
+            batches, steps, lambda step, batch: self._run_batch(step, model, batch, only_class), advance
+        )
         for step in reversed(steps):  # the first, whose device stays in use, is the last
             step.backend.use()
             step.finish()
@@ -337,16 +312,62 @@ class Engine:
         weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
         return sums, weighted
 
+    def _work_off(
+        self,
+        batches: Generator[Batch, None, None],
+        steps: list[Expectation],
+        run: Callable[[Expectation, Batch], Assignments],
+        advance: Callable[[int], None],
+    ) -> list[tuple[NDArray[np.int64], Assignments]]:
+        """What run(step, batch) finds for each batch; every step, each with a device of its own, takes the next one."""
+        found: list[tuple[NDArray[np.int64], Assignments]] = []
+        lock = threading.Lock()
+        if self.devices:
+            batches = source.ahead(batches)
+
+        def go_through(step: Expectation) -> None:
+            try:
+                while True:
+                    with lock:
+                        batch = next(batches, None)
+                    if batch is None:
+                        return
+                    self.job.check_abort()
+                    step.clock.lap("reading")
+                    new = run(step, batch)
+                    with lock:
+                        found.append((batch.index, new))
+                        advance(len(batch.index))
+            except BaseException as error:
+                with lock:
+                    batches.close()
+                if step.backend.out_of_memory(error):
+                    raise UserError(
+                        "The memory of the GPU is too small for one particle at this image size: use --pad 1, fewer "
+                        "classes, fewer ranks on this GPU or one with more memory, or leave --gpu out."
+                    ) from None
+                raise
+
+        steps[0].backend.side_by_side(go_through, steps)
+        return found
+
     def _batches(
         self, steps: list[Expectation], sizes: convergence.ImageSizes, members: NDArray[np.int64]
     ) -> Generator[Batch, None, None]:
         """This rank's share of `members`, as they are read."""
-        options = self.options
         coarse, fine = DiscPixels.of_size(sizes.coarse), DiscPixels.of_size(sizes.current)
-        size = max(min(s.batch_size(coarse.size, fine.size) for s in steps), options.pool * options.threads)
+        # all ranks must go on in the same batches, see source.batches; their devices may have different memories
+        size = min(self.job.comm.allgather(min(s.batch_size(coarse.size, fine.size) for s in steps)))
+        size = max(size, self.options.pool * self.options.threads)
+        return self._read(members, size, coarse, fine)
+
+    def _read(
+        self, members: NDArray[np.int64], size: int, coarse: DiscPixels, fine: DiscPixels
+    ) -> Generator[Batch, None, None]:
+        """Batches of at most `size` particles."""
         for part in self._alike(members):
             distortion = self.aberrations[self.particles.optics_group[part[0]]].distortion
-            for index, images in source.batches(self.particles, part, size, options, self.job.comm):
+            for index, images in source.batches(self.particles, part, size, self.options, self.job.comm):
                 yield Batch(index, images, coarse, fine, distortion)
 
     def _run_batch(
