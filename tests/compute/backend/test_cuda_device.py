@@ -231,6 +231,31 @@ def test_a_classification_on_two_devices_is_that_of_the_cpu(
     _assert_same_results(found, wanted)
 
 
+def test_kept_poses_with_aberrations_and_noise_around_the_particles(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine adds to images and CTFs, and a device whose number is not 0."""
+    monkeypatch.chdir(project)
+    table = star.read("truth.star")
+    for label, value in (
+        ("rlnOddZernike", "[0.1,0.2,-0.3,0.2,0.1,0.4]"),
+        ("rlnEvenZernike", "[0.1,0.02,-0.03,0.2,0.1,0.04,0.1,0.2,0.1]"),
+        ("rlnMagMat00", "1.01"), ("rlnMagMat01", "0.01"), ("rlnMagMat10", "0.0"), ("rlnMagMat11", "0.99"),
+    ):  # fmt: skip
+        table["optics"].set(label, [value])
+    star.write(project / "aberrated.star", table)
+    words = [word for word in USUAL if word not in ("--zero_mask", "--firstiter_cc")]
+    words[words.index("particles.star")] = "aberrated.star"
+    words += ["--skip_align", "--iter", "1"]
+    results = []
+    for name, devices in (("kept_cpu", []), ("kept_gpu", [Share(EmulatedDevice(), 1 << 30)])):
+        monkeypatch.setattr(cuda_device, "open_devices", lambda *_, devices=devices: devices)
+        (project / name).mkdir()
+        assert refine.main([*words, "--o", f"{name}/run", *(["--gpu", "3"] if devices else [])]) == 0
+        results.append(np.array(mrcfile.read(project / name / "run_it001_class001.mrc")))
+    np.testing.assert_allclose(results[1], results[0], atol=1e-4 * np.abs(results[0]).max())
+
+
 @pytest.mark.gpu
 def test_a_classification_on_a_real_device_is_that_of_the_cpu(
     project: Path, device: object, monkeypatch: pytest.MonkeyPatch
