@@ -61,8 +61,8 @@ def load_cupy() -> Any:
     except ImportError as error:
         raise UserError(
             "--gpu needs CuPy, which cannot be imported here "
-            f"({error}): install it with pip install 'relion-py[cuda12]' for a driver of CUDA 12, or "
-            "'relion-py[cuda13]' for one of CUDA 13 (nvidia-smi tells which), or leave --gpu out."
+            f"({error}): install it with pip install 'cupy-cuda12x[ctk]' for a driver of CUDA 12, or "
+            "pip install 'cupy-cuda13x[ctk]' for one of CUDA 13 (nvidia-smi tells which), or leave --gpu out."
         ) from None
     try:
         count = cupy.cuda.runtime.getDeviceCount()

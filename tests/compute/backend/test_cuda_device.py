@@ -137,7 +137,7 @@ def test_a_device_that_will_not_do_is_told(cupy: SimpleNamespace, words: str) ->
 
 def test_without_cupy_or_a_driver_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(UserError, match=r"^--gpu needs CuPy, .*pip install 'relion-py\[cuda12\]' .*\.$"):
+    with pytest.raises(UserError, match=r"^--gpu needs CuPy, .*pip install 'cupy-cuda12x\[ctk\]' .*\.$"):
         open_devices("", 0, SerialComm())
     cupy = _cupy()
 
