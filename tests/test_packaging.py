@@ -142,7 +142,12 @@ def imported_libraries() -> set[str]:
 
 def test_every_imported_library_is_required():
     """Each library that the code imports is named in pyproject.toml, as a requirement or in an extra."""
-    distributions = {"PySide6": "pyside6-essentials", "skimage": "scikit-image", "OpenGL": "pyopengl"}
+    distributions = {
+        "PySide6": "pyside6-essentials",
+        "skimage": "scikit-image",
+        "OpenGL": "pyopengl",
+        "cupy": "cupy-cuda12x",
+    }
     required = list(PROJECT["dependencies"])
     for extra in PROJECT["optional-dependencies"].values():
         required += extra

@@ -62,6 +62,9 @@ class CpuBackend:
         self._stack.close()
         self._pool = None
 
+    def use(self) -> None:
+        """Makes this thread work with the backend's device; there is only one here."""
+
     def side_by_side(self, function: Callable[[Any], None], steps: Sequence[Any]) -> None:
         """function(step) for each, at the same time where each has a device of its own."""
         for step in steps:

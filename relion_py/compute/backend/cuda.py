@@ -106,8 +106,12 @@ class CudaBackend:
         self._last_groups: tuple[Any, Any] = (None, None)
 
     def __enter__(self) -> CudaBackend:
-        self.device.use()
+        self.use()
         return self
+
+    def use(self) -> None:
+        """New arrays of this thread lie on this device from now on, and its kernels run there."""
+        self.device.use()
 
     def side_by_side(self, function: Callable[[Any], None], steps: Sequence[Any]) -> None:
         """function(step) for each, the devices of several at the same time; the first error is raised when all ended.
@@ -116,7 +120,7 @@ class CudaBackend:
         """
 
         def run(step: Any) -> None:
-            step.backend.device.use()
+            step.backend.use()
             function(step)
 
         if len(steps) == 1:
@@ -131,7 +135,7 @@ class CudaBackend:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for each in reversed(self.members):
-            each.device.use()
+            each.use()
             each._constants.clear()
             each._last_groups = (None, None)
             each.device.release()

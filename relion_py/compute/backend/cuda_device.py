@@ -61,8 +61,8 @@ def load_cupy() -> Any:
     except ImportError as error:
         raise UserError(
             "--gpu needs CuPy, which cannot be imported here "
-            f"({error}): install it with pip install 'relion-py[cuda12]' for a driver of CUDA 12, or "
-            "'relion-py[cuda13]' for one of CUDA 13 (nvidia-smi tells which), or leave --gpu out."
+            f"({error}): install it with pip install 'cupy-cuda12x[ctk]' for a driver of CUDA 12, or "
+            "pip install 'cupy-cuda13x[ctk]' for one of CUDA 13 (nvidia-smi tells which), or leave --gpu out."
         ) from None
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -146,18 +146,22 @@ class CupyDevice:
 
     def to_host(self, array: Any) -> NDArray:
         """A copy as NumPy's array."""
-        return np.asarray(self.cupy.asnumpy(array))
+        with self._device:
+            return np.asarray(self.cupy.asnumpy(array))
 
     def free_bytes(self) -> int:
         """Memory that this process could still take: what is free, and what it keeps for later use."""
-        free, _ = self.cupy.cuda.runtime.memGetInfo()
-        return int(free) + int(self._pool.free_bytes())
+        with self._device:
+            free, _ = self.cupy.cuda.runtime.memGetInfo()
+            return int(free) + int(self._pool.free_bytes())
 
     def used_bytes(self) -> int:
         """Memory in use by this process."""
-        return int(self._pool.used_bytes())
+        with self._device:
+            return int(self._pool.used_bytes())
 
     def release(self) -> None:
         """Give back memory that is kept for later use, cuFFT's plans included."""
-        self.cupy.fft.config.get_plan_cache().clear()
-        self._pool.free_all_blocks()
+        with self._device:
+            self.cupy.fft.config.get_plan_cache().clear()
+            self._pool.free_all_blocks()

@@ -324,15 +324,37 @@ class Engine:
         tables = SamplingTables.of(grid, self.sampling, options.oversampling)
         sums, weighted = self._empty_sums(model, sizes.current, model.nr_directions)
         every = [weighted, *(weighted.like() for _ in backend.members[1:])]
-        steps = [
+        steps = []
+        for each, mine in zip(backend.members, every, strict=True):
+            each.use()
             # several devices work at a time: the clock follows the first
-            self._expectation_step(
-                each, model, references, tables, grid, members, mine, self.clock if each is backend else None
-            )
-            for each, mine in zip(backend.members, every, strict=True)
-        ]
-        found: list[tuple[NDArray, Assignments]] = []
-        batches, lock = self._batches(steps, sizes, members), threading.Lock()
+            clock = self.clock if each is backend else None
+            steps.append(self._expectation_step(each, model, references, tables, grid, members, mine, clock))
+        batches = self._batches(steps, sizes, members)
+        found = self._work_off(
+            batches, steps, lambda step, batch: self._run_batch(step, model, batch, only_class), advance
+        )
+        for step in reversed(steps):  # the first, whose device stays in use, is the last
+            step.backend.use()
+            step.finish()
+        for other in every[1:]:
+            weighted.unpack(weighted.pack() + other.pack())
+            weighted.failed += other.failed
+        self._gather(found)
+        weighted.unpack(comm.allreduce_sum(weighted.pack()))
+        weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
+        return sums, weighted
+
+    def _work_off(
+        self,
+        batches: Generator[Batch, None, None],
+        steps: list[Expectation],
+        run: Callable[[Expectation, Batch], Assignments],
+        advance: Callable[[int], None],
+    ) -> list[tuple[NDArray[np.int64], Assignments]]:
+        """What run(step, batch) finds for each batch; every step, each with a device of its own, takes the next one."""
+        found: list[tuple[NDArray[np.int64], Assignments]] = []
+        lock = threading.Lock()
         if self.devices:
             batches = source.ahead(batches)
 
@@ -340,15 +362,15 @@ class Engine:
             try:
                 while True:
                     with lock:
-                        piece = next(batches, None)
-                    if piece is None:
+                        batch = next(batches, None)
+                    if batch is None:
                         return
                     self.job.check_abort()
                     step.clock.lap("reading")
-                    new = self._run_batch(step, model, piece, only_class)
+                    new = run(step, batch)
                     with lock:
-                        found.append((piece.index, new))
-                        advance(len(piece.index))
+                        found.append((batch.index, new))
+                        advance(len(batch.index))
             except BaseException as error:
                 with lock:
                     batches.close()
@@ -359,29 +381,35 @@ class Engine:
                     ) from None
                 raise
 
-        backend.side_by_side(go_through, steps)
-        for step in steps:
-            step.finish()
-        for other in every[1:]:
-            weighted.unpack(weighted.pack() + other.pack())
-            weighted.failed += other.failed
-        self._gather(found)
-        weighted.unpack(comm.allreduce_sum(weighted.pack()))
-        weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
-        return sums, weighted
+        steps[0].backend.side_by_side(go_through, steps)
+        return found
 
     def _batches(
         self, steps: list[Expectation], sizes: convergence.ImageSizes, members: NDArray[np.int64]
     ) -> Generator[Batch, None, None]:
         """This rank's share of `members`, as they are read."""
-        options = self.options
-        for part in self._alike(members):
+        parts = self._alike(members)
+        looks, least = [], []
+        for part in parts:
             group = self.particles.optics_group[part[0]]
-            geometry, distortion = self.geometries[group], self.aberrations[group].distortion
+            geometry = self.geometries[group]
             coarse = DiscPixels.of_images(geometry.coarse_size(sizes.coarse), geometry)
             fine = DiscPixels.of_images(geometry.current_size(sizes.current), geometry)
-            size = max(min(s.batch_size(coarse.size, fine.size) for s in steps), options.pool * options.threads)
-            for index, images in source.batches(self.particles, part, size, options, self.job.comm):
+            looks.append((coarse, fine, geometry, self.aberrations[group].distortion))
+            least.append(min(step.batch_size(coarse.size, fine.size) for step in steps))
+        # all ranks must go on in the same batches, see source.batches; their devices may have different memories
+        least = np.min(self.job.comm.allgather(least), axis=0).tolist()
+        smallest = self.options.pool * self.options.threads
+        return self._read(
+            [(part, max(size, smallest), *look) for part, size, look in zip(parts, least, looks, strict=True)]
+        )
+
+    def _read(
+        self, parts: Sequence[tuple[NDArray[np.int64], int, DiscPixels, DiscPixels, ImageGeometry, NDArray]]
+    ) -> Generator[Batch, None, None]:
+        """Batches of parts: particles, how many at most, and how all of them are compared."""
+        for part, size, coarse, fine, geometry, distortion in parts:
+            for index, images in source.batches(self.particles, part, size, self.options, self.job.comm):
                 yield Batch(index, images, coarse, fine, geometry, distortion)
 
     def _run_batch(

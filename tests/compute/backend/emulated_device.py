@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from strict_arrays import Array, xp
+from strict_arrays import CURRENT, Array, xp
 
 from relion_py.compute.backend import kernel_sources
 
@@ -46,7 +46,8 @@ class EmulatedDevice:
         self.released = 0
 
     def use(self) -> None:
-        """Nothing to do."""
+        """Arrays of this thread lie here."""
+        CURRENT.device = self
 
     def launch(self, kernel, grid, arguments):
         """Runs it here and now."""
@@ -55,6 +56,7 @@ class EmulatedDevice:
             raise MemoryError(kernel)
         assert grid[0] < 2**31 and max(grid[1:]) < 2**16, "more blocks than a device takes"
         values = kernel_sources.arguments(kernel, arguments)
+        assert all(value.device is self for value in values if isinstance(value, Array)), "an array of another device"
         places = []
         for value in values:
             if isinstance(value, Array):
@@ -67,6 +69,7 @@ class EmulatedDevice:
 
     def to_host(self, array):
         """A copy."""
+        assert array.device is self
         return array.inside.copy()
 
     def free_bytes(self):

@@ -7,14 +7,24 @@ only those functions, with only those arguments, that CuPy has.
 from __future__ import annotations
 
 import operator
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 
+CURRENT = threading.local()
+"""CURRENT.device: what the thread's new arrays lie on."""
+
+
+def current():
+    """The device of this thread; without a choice it is not one of those that a test made."""
+    return getattr(CURRENT, "device", None)
+
 
 def _inner(value):
-    """What a NumPy function is given for an argument; NumPy's arrays are refused."""
+    """What a NumPy function is given for an argument; NumPy's arrays and those of other devices are refused."""
     if isinstance(value, Array):
+        assert value.device is current(), "an array of another device"
         return value.inside
     if isinstance(value, tuple):
         return tuple(_inner(v) for v in value)
@@ -30,7 +40,7 @@ class Array:
     __array_priority__ = 1000
 
     def __init__(self, inside):
-        self.inside = np.asarray(inside)
+        self.inside, self.device = np.asarray(inside), current()
 
     def __array__(self, *_, **__):
         raise TypeError("Implicit conversion to a NumPy array is not allowed")

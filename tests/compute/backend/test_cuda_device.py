@@ -74,6 +74,12 @@ def _cupy(count: int = 2, free: int = 8 << 30, capability: str = "70") -> Simple
         def use(self) -> None:
             pass
 
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
     def raw_module(code: str) -> SimpleNamespace:
         modules.append(code)
         return SimpleNamespace(get_function=lambda name: name)
@@ -131,7 +137,7 @@ def test_a_device_that_will_not_do_is_told(cupy: SimpleNamespace, words: str) ->
 
 def test_without_cupy_or_a_driver_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(UserError, match=r"^--gpu needs CuPy, .*pip install 'relion-py\[cuda12\]' .*\.$"):
+    with pytest.raises(UserError, match=r"^--gpu needs CuPy, .*pip install 'cupy-cuda12x\[ctk\]' .*\.$"):
         open_devices("", 0, SerialComm())
     cupy = _cupy()
 
@@ -207,8 +213,13 @@ def test_a_classification_on_two_devices_is_that_of_the_cpu(
         return [Share(device, 1 << 30) for device in devices]
 
     monkeypatch.setattr(cuda_device, "open_devices", pretend)
-    threads = set()
-    monkeypatch.setattr(EmulatedDevice, "use", lambda self: threads.add((devices.index(self), threading.get_ident())))
+    threads, use = set(), EmulatedDevice.use
+
+    def noted(self: EmulatedDevice) -> None:
+        threads.add((devices.index(self), threading.get_ident()))
+        use(self)
+
+    monkeypatch.setattr(EmulatedDevice, "use", noted)
     # batches of eight, so that there is work for both
     monkeypatch.setattr("relion_py.compute.backend.cuda.MOST_WORK", 1)
     capsys.readouterr()
@@ -217,6 +228,46 @@ def test_a_classification_on_two_devices_is_that_of_the_cpu(
     assert {number for number, _ in threads} == {0, 1} and len(threads) > 2
     assert all("sum_and_insert" in device.launches for device in devices)
     assert "Rank 0 computes on GPU emulation" in capsys.readouterr().out
+    _assert_same_results(found, wanted)
+
+
+def test_kept_poses_with_aberrations_and_noise_around_the_particles(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the engine adds to images and CTFs, and a device whose number is not 0."""
+    monkeypatch.chdir(project)
+    table = star.read("truth.star")
+    for label, value in (
+        ("rlnOddZernike", "[0.1,0.2,-0.3,0.2,0.1,0.4]"),
+        ("rlnEvenZernike", "[0.1,0.02,-0.03,0.2,0.1,0.04,0.1,0.2,0.1]"),
+        ("rlnMagMat00", "1.01"), ("rlnMagMat01", "0.01"), ("rlnMagMat10", "0.0"), ("rlnMagMat11", "0.99"),
+    ):  # fmt: skip
+        table["optics"].set(label, [value])
+    star.write(project / "aberrated.star", table)
+    words = [word for word in USUAL if word not in ("--zero_mask", "--firstiter_cc")]
+    words[words.index("particles.star")] = "aberrated.star"
+    words += ["--skip_align", "--iter", "1"]
+    results = []
+    for name, devices in (("kept_cpu", []), ("kept_gpu", [Share(EmulatedDevice(), 1 << 30)])):
+        monkeypatch.setattr(cuda_device, "open_devices", lambda *_, devices=devices: devices)
+        (project / name).mkdir()
+        assert refine.main([*words, "--o", f"{name}/run", *(["--gpu", "3"] if devices else [])]) == 0
+        results.append(np.array(mrcfile.read(project / name / "run_it001_class001.mrc")))
+    np.testing.assert_allclose(results[1], results[0], atol=1e-4 * np.abs(results[0]).max())
+
+
+@pytest.mark.gpu
+def test_a_classification_on_a_real_device_is_that_of_the_cpu(
+    project: Path, device: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(device, EmulatedDevice):
+        pytest.skip("this is for a real device")
+    wanted = _run(project, "cpu_too", monkeypatch)
+    _assert_same_results(_run(project, "real", monkeypatch, "--gpu", "0"), wanted)
+
+
+def _assert_same_results(found: Path, wanted: Path) -> None:
+    """Poses and maps of the last iteration."""
     ours, theirs = (star.read(d / "run_it002_data.star")["particles"] for d in (found, wanted))
     for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnClassNumber"):
         np.testing.assert_allclose(ours.floats(label), theirs.floats(label), atol=1e-4)
