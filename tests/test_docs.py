@@ -46,8 +46,8 @@ def test_every_program_is_in_the_readme():
     named = {row[0].strip("`") for row in table(README, "program")}
     assert named == {name for name in PROJECT["scripts"] if not name.endswith("_mpi")}
     parallel = {name.removesuffix("_mpi") for name in PROJECT["scripts"] if name.endswith("_mpi")}
-    sentence = next(line for line in README.splitlines() if "exist as `..._mpi` too" in line)
-    assert set(re.findall(r"`(relion_\w+)`", sentence)) == parallel
+    paragraph = next(text for text in README.split("\n\n") if "exist as `..._mpi` too" in text)
+    assert set(re.findall(r"`(relion_\w+)`", paragraph)) == parallel
 
 
 def test_the_readme_says_which_jobs_run_with_this_package_alone():

@@ -27,7 +27,6 @@ from relion_py.compute.ctf_refine.micrographs import (
     split_by_micrograph,
 )
 from relion_py.compute.ctf_refine.particles import Optics, check_columns
-from relion_py.compute.ctf_refine.reference import References, locate_references, read_references
 from relion_py.compute.ctf_refine.report import write_report
 from relion_py.compute.ctf_refine.results import (
     GroupFits,
@@ -43,6 +42,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.outputs import write_failures
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import ParticleTable, read_particles
+from relion_py.compute.refine.half_maps import References, locate_references, read_references
 
 RESULT, FAILURES, REPORT = "particles_ctf_refine.star", "failed_micrographs.star", "logfile.pdf"
 

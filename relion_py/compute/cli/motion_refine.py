@@ -29,7 +29,6 @@ from relion_py.compute.motion.model import read_motion
 from relion_py.compute.polish.bfactors import FrameFactors, fit_frame_factors, read_bfactors, write_bfactors
 from relion_py.compute.polish.estimate import MotionEstimator, MotionSettings
 from relion_py.compute.polish.frames import FrameReader
-from relion_py.compute.polish.half_maps import HalfMaps, read_half_maps
 from relion_py.compute.polish.micrographs import (
     Geometry,
     Micrograph,
@@ -39,6 +38,7 @@ from relion_py.compute.polish.micrographs import (
     same_images,
     with_movies,
 )
+from relion_py.compute.polish.predictions import HalfMaps, read_half_maps
 from relion_py.compute.polish.recombine import Recombiner, Shiny, joined, shiny_size
 from relion_py.compute.polish.report import MicrographTracks, write_report
 from relion_py.compute.polish.tracks import Correlations, read_tracks, write_tracks

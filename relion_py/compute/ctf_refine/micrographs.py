@@ -17,7 +17,6 @@ from relion_py.compute.ctf_refine import defocus, sums
 from relion_py.compute.ctf_refine.bfactor import BfactorSettings, fit_bfactors
 from relion_py.compute.ctf_refine.defocus import ASTIG1, BFACTOR, CS, DEFOCUS, PHASE, FitMode
 from relion_py.compute.ctf_refine.particles import Optics, Views, read_views
-from relion_py.compute.ctf_refine.reference import References
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.io import star
@@ -25,6 +24,7 @@ from relion_py.compute.io.outputs import output_root
 from relion_py.compute.io.particle_ctf import CTF_COLUMNS
 from relion_py.compute.io.particles import ParticleTable, split_image_name
 from relion_py.compute.io.star import StarFile
+from relion_py.compute.refine.half_maps import References
 
 _FITTED = {
     DEFOCUS: ("defocus_u", "defocus_v", "defocus_angle"),

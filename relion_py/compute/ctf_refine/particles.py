@@ -16,7 +16,6 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from relion_py.compute.ctf_refine.reference import References
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.aberrations import Aberrations
@@ -24,6 +23,7 @@ from relion_py.compute.image.ctf import CtfParams, ctf_image, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, frequencies, phase_shift, resize_map
 from relion_py.compute.io.particles import OpticsGroup, ParticleTable
 from relion_py.compute.post.sharpening import read_mtf
+from relion_py.compute.refine.half_maps import References
 
 _NEEDED = ("rlnMicrographName", "rlnDefocusU", "rlnRandomSubset", "rlnOriginXAngst", "rlnOriginYAngst")
 _ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")

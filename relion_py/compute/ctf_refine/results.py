@@ -15,7 +15,6 @@ from relion_py.compute.ctf_refine import phases, sums
 from relion_py.compute.ctf_refine.magnification import adapt_astigmatism, anisotropy, fit_magnification
 from relion_py.compute.ctf_refine.micrographs import Micrograph, Work, read_ctfs
 from relion_py.compute.ctf_refine.particles import Optics
-from relion_py.compute.ctf_refine.reference import References
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.aberrations import MAGNIFICATION
 from relion_py.compute.image.ctf import CtfParams
@@ -23,6 +22,7 @@ from relion_py.compute.io.mrc import write_map
 from relion_py.compute.io.particle_ctf import CTF_COLUMNS
 from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.io.star import StarFile, format_float
+from relion_py.compute.refine.half_maps import References
 
 Say = Callable[[str], None]
 

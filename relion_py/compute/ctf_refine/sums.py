@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from relion_py.compute.ctf_refine import kernels
 from relion_py.compute.ctf_refine.particles import Optics, Views
-from relion_py.compute.ctf_refine.reference import References
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.io.mrc import MrcError, read_image, write_map
+from relion_py.compute.refine.half_maps import References
 
 Array = NDArray[np.float64]
 Sums = Mapping[str, Array]

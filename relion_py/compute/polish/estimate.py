@@ -22,9 +22,9 @@ from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.motion.model import MovieMotion, read_motion
 from relion_py.compute.polish.frames import FrameReader, centres, cut_transforms, movie_box
 from relion_py.compute.polish.gp_motion import MotionFit, MotionPrior, deformation_basis
-from relion_py.compute.polish.half_maps import HalfMaps, Views
 from relion_py.compute.polish.kernels import correlate_along, shell_power
 from relion_py.compute.polish.micrographs import Geometry, Micrograph
+from relion_py.compute.polish.predictions import HalfMaps, Views
 from relion_py.compute.polish.tracks import Correlations, tracks_of_movie
 
 _Real = NDArray[np.float64]

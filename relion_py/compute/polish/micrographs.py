@@ -18,7 +18,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.outputs import output_root
 from relion_py.compute.io.particles import ParticleTable, split_image_name
 from relion_py.compute.motion.model import MovieMotion, read_motion
-from relion_py.compute.polish.half_maps import NEEDED
+from relion_py.compute.polish.predictions import NEEDED
 
 Say = Callable[[str], None]
 

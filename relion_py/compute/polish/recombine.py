@@ -22,9 +22,9 @@ from relion_py.compute.motion.model import read_motion
 from relion_py.compute.picking.extract_coordinates import recentre
 from relion_py.compute.polish.estimate import Run
 from relion_py.compute.polish.frames import FrameReader, centres, cut_transforms, movie_box, round_half_away
-from relion_py.compute.polish.half_maps import HalfMaps
 from relion_py.compute.polish.kernels import add_moved_back
 from relion_py.compute.polish.micrographs import Geometry, Micrograph
+from relion_py.compute.polish.predictions import HalfMaps
 from relion_py.compute.polish.tracks import read_tracks
 
 _CHUNK = 16  # particles that a thread works on

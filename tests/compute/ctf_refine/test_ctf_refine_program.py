@@ -17,11 +17,11 @@ from relion_py.compute.cli import ctf_refine
 from relion_py.compute.cli.options.ctf_refine import FLAGS, REFUSED
 from relion_py.compute.cli.program import Job
 from relion_py.compute.ctf_refine.particles import Optics, read_views
-from relion_py.compute.ctf_refine.reference import ReferenceFiles, read_references
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import mrc, star
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import ParticleTable
+from relion_py.compute.refine.half_maps import ReferenceFiles, read_references
 
 MPIRUN = Path(sys.executable).parent / "mpirun"
 PROGRAM = Path(sys.executable).parent / "relion_ctf_refine_mpi"

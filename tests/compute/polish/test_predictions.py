@@ -12,7 +12,7 @@ from relion_py.compute.image.fourier import radius_grid, real_image
 from relion_py.compute.io import mrc, star
 from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.io.star import StarFile, Table
-from relion_py.compute.polish.half_maps import HalfMaps, read_half_maps
+from relion_py.compute.polish.predictions import HalfMaps, read_half_maps
 from relion_py.compute.simulate_model import build_model, model_map, project
 
 BOX, PIXEL, N = 48, 2.0, 6
@@ -123,7 +123,7 @@ def test_the_last_shell_is_where_the_fsc_falls_below_its_threshold(maps):
 
 def test_what_is_missing_is_told(tmp_path):
     star.write(tmp_path / "post.star", StarFile([("fsc", Table({"rlnSpectralIndex": [0, 1]}))]))
-    with pytest.raises(UserError, match="does not name half maps"):
+    with pytest.raises(UserError, match="does not name the half maps"):
         read_half_maps(str(tmp_path / "post.star"))
     for half in (1, 2):
         mrc.write_map(tmp_path / f"h{half}.mrc", np.zeros((8, 8, 8)), PIXEL)

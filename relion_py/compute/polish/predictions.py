@@ -1,8 +1,8 @@
-"""The two half maps of a refinement as references: what particles should look like, and how far that is known.
+"""What particles should look like, as the half maps of a refinement foretell it, and how far that is known.
 
-Source: RELION 5, src/jaz/single_particle/reference_map.cpp (load, predict) and obs_model.cpp
-(predictObservation). Unlike there, the CTF is applied once even where the refined particles had been multiplied
-with it, because the movies have not.
+Source: RELION 5, src/jaz/single_particle/reference_map.cpp (predict) and obs_model.cpp (predictObservation).
+Unlike there, the CTF is applied once even where the refined particles had been multiplied with it, because the movies
+have not.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.aberrations import Aberrations
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.ctf import ctf_values
 from relion_py.compute.image.fourier import frequencies, phase_shift
-from relion_py.compute.io import star
-from relion_py.compute.io.mrc import read_map
+from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.post.sharpening import read_mtf
+from relion_py.compute.refine.half_maps import locate_references, read_references
 from relion_py.compute.refine.projector import FourierReference
-
-FSC_THRESHOLD = 0.143
-_TRUE_FSC = "rlnFourierShellCorrelationCorrected"
 
 NEEDED = (
     "rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnOriginXAngst", "rlnOriginYAngst", "rlnAngleRot",
@@ -63,43 +60,10 @@ def read_half_maps(
     fsc: that STAR file, for the FSC too. pixel_size: A; -1: as the header of the first half says. UserError for
     what is missing or does not fit together.
     """
-    file = star.read(fsc)
-    if not (half1 and half2):
-        general = file.get("general")
-        labels = ("rlnUnfilteredMapHalf1", "rlnUnfilteredMapHalf2", "rlnMaskName")
-        if general is None or not all(label in general for label in labels):
-            raise UserError(
-                f"{fsc} does not name half maps and mask; give the postprocess.star of a run with a mask, or --m1, "
-                "--m2 and --mask."
-            )
-        half1, half2, mask = (general.value(label) for label in labels)
-    first, header = read_map(half1)
-    second, _ = read_map(half2)
-    if first.ndim != 3 or len(set(first.shape)) != 1:
-        raise UserError(f"{half1} is no cube.")
-    if second.shape != first.shape:
-        raise UserError(f"{half1} and {half2} differ in size.")
-    if mask:
-        weights, _ = read_map(mask)
-        if weights.shape != first.shape:
-            raise UserError(f"The mask {mask} differs in size from the half maps.")
-        first, second = first * weights, second * weights
-    pixel_size = header if pixel_size <= 0 else pixel_size
-    if pixel_size <= 0:
-        raise UserError(f"The header of {half1} does not tell the pixel size; give it with --angpix_ref.")
-    pair = (FourierReference.from_map(first, -1, padding), FourierReference.from_map(second, -1, padding))
-    return HalfMaps(pair, pixel_size, _last_shell(fsc, file, len(first)))
-
-
-def _last_shell(path: str, file: star.StarFile, box: int) -> int:
-    """The first shell, of those after 0, at which the maps no longer agree (RefinementHelper::drawFSC)."""
-    if "fsc" not in file or _TRUE_FSC not in file["fsc"]:
-        raise UserError(
-            f"{path} has no corrected FSC (_{_TRUE_FSC} in data_fsc); give the postprocess.star of a run with a mask."
-        )
-    curve = file["fsc"].floats(_TRUE_FSC)
-    below = np.flatnonzero(~(curve[1:] >= FSC_THRESHOLD)) + 1
-    return min(int(below[0]) if len(below) else len(curve), box // 2 + 1)
+    files = locate_references(fsc, half1, half2, mask, pixel_size, padding)
+    found = read_references(files, lambda text: None, whole=True)
+    unsure = np.flatnonzero(found.fsc[1:] == 0.0) + 1
+    return HalfMaps(found.halves, found.angpix, int(unsure[0]) if len(unsure) else len(found.fsc))
 
 
 class Views:
@@ -116,17 +80,7 @@ class Views:
         self._rotations = scale * euler_to_matrix(*angles)
         # an image's origin is its pixel (0, 0) here, so the particle at the centre has moved by half a box
         self._x, self._y = (self.box / 2 - particles.floats(f"rlnOrigin{axis}Angst") / self.pixel_size for axis in "XY")
-        self._ctf = CtfParams(
-            particles.floats("rlnDefocusU"),
-            particles.floats("rlnDefocusV"),
-            particles.floats("rlnDefocusAngle", 0.0),
-            voltage=particles.per_particle("voltage"),
-            cs=particles.per_particle("cs"),
-            q0=particles.per_particle("q0"),
-            phase_shift=particles.floats("rlnPhaseShift", 0.0),
-            bfactor=particles.floats("rlnCtfBfactor", 0.0),
-            scale=particles.floats("rlnCtfScalefactor", 1.0),
-        )
+        self._ctf = ctf_params(particles)
         ky, kx = np.meshgrid(frequencies(self.box), np.arange(self.box // 2 + 1, dtype=np.int32), indexing="ij")
         self._kx, self._ky = np.ascontiguousarray(kx.ravel()), np.ascontiguousarray(ky.ravel())
         self._aberrations: dict[int, Aberrations] = {}

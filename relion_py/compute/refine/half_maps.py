@@ -81,8 +81,10 @@ def locate_references(post: str, half1: str, half2: str, mask: str, angpix: floa
     return ReferenceFiles(names[0], names[1], names[2], post, angpix, padding)
 
 
-def read_references(files: ReferenceFiles, say: Callable[[str], None], workers: int = 1) -> References:
-    """Mask both half maps and transform them, up to the last shell that counts.
+def read_references(
+    files: ReferenceFiles, say: Callable[[str], None], workers: int = 1, whole: bool = False
+) -> References:
+    """Mask both half maps and transform them, up to the last shell that counts, or to the last one of all.
 
     UserError for maps that are not cubes of one size, and an FSC that does not belong to them.
     """
@@ -104,9 +106,9 @@ def read_references(files: ReferenceFiles, say: Callable[[str], None], workers: 
         first, second = first * mask, second * mask
     box = len(first)
     fsc = _read_fsc(files.fsc, box)
-    reach = min(box // 2, int(np.flatnonzero(fsc)[-1]) + _MARGIN)
+    size = -1 if whole else 2 * min(box // 2, int(np.flatnonzero(fsc)[-1]) + _MARGIN)
     say(" + Transforming references ...")
-    halves = tuple(FourierReference.from_map(v, 2 * reach, files.padding, workers=workers) for v in (first, second))
+    halves = tuple(FourierReference.from_map(v, size, files.padding, workers=workers) for v in (first, second))
     return References((halves[0], halves[1]), fsc, box, angpix)
 
 
