@@ -14,10 +14,10 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NoReturn
 
 from relion_py.compute.cli.autopick_methods import FAILURES, ctf_flag, make_method, method_name, train_topaz, unused
+from relion_py.compute.cli.many import go_through
 from relion_py.compute.cli.options.autopick import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -107,25 +107,8 @@ class _Picker:
 
     def pick(self, todo: Sequence[Numbered]) -> dict[str, str]:
         """Work through the list with --j threads; micrograph -> sentence for those that failed."""
-        failures: dict[str, str] = {}
-        bar = self._job.progress(len(todo)) if self._talks else None
-        with ThreadPoolExecutor(self._threads) as pool:
-            try:
-                waiting: dict[Future[int], Micrograph] = {
-                    pool.submit(self._pick_one, number, micrograph): micrograph for number, micrograph in todo
-                }
-                while waiting:
-                    self._job.check_abort()
-                    done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        _note(future, waiting.pop(future), failures)
-                    if bar is not None:
-                        bar.update(len(todo) - len(waiting))
-            except BaseException:
-                self._stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return failures
+        items = [(micrograph.name, (number, micrograph)) for number, micrograph in todo]
+        return go_through(self._job, items, self._pick_one, self._threads, shown=self._talks, stop=self._stop)
 
     def finish(self, micrographs: Sequence[Micrograph], failures: dict[str, str]) -> None:
         """Join the results of all ranks, and of earlier runs."""
@@ -157,16 +140,6 @@ class _Picker:
 
     def _pick_one(self, number: int, micrograph: Micrograph) -> int:
         return do_autopick(micrograph, self._root(micrograph), self._method, number)
-
-
-def _note(future: Future[int], micrograph: Micrograph, failures: dict[str, str]) -> None:
-    """Take the outcome of one micrograph: a file that cannot be used is no reason to end the others."""
-    try:
-        future.result()
-    except (UserError, OSError, MemoryError) as error:
-        sentence = str(error) or type(error).__name__
-        failures[micrograph.name] = sentence
-        print(f"WARNING: {micrograph.name} is skipped: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

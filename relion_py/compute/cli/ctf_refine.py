@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NoReturn
 
+from relion_py.compute.cli.many import go_through
 from relion_py.compute.cli.options.ctf_refine import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -36,7 +36,7 @@ from relion_py.compute.ctf_refine.results import (
     finished_particles,
     gather_ctfs,
 )
-from relion_py.compute.errors import Aborted, UserError
+from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.io import star
 from relion_py.compute.io.outputs import write_failures
@@ -199,24 +199,8 @@ class _Refiner:
         references: References,
     ) -> dict[str, str]:
         """Work through the list with --j threads; micrograph -> sentence for those that failed."""
-        failures: dict[str, str] = {}
-        bar = self._job.progress(len(todo)) if self._talks else None
-        with ThreadPoolExecutor(self._args.integer("--j")) as pool:
-            try:
-                waiting: dict[Future[None], Micrograph] = {
-                    pool.submit(process, one, table, params, optics, references, self._work): one for one in todo
-                }
-                while waiting:
-                    self._job.check_abort()
-                    done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        _note(future, waiting.pop(future), failures)
-                    if bar is not None:
-                        bar.update(len(todo) - len(waiting))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return failures
+        items = [(one.name, (one, table, params, optics, references, self._work)) for one in todo]
+        return go_through(self._job, items, process, self._args.integer("--j"), shown=self._talks)
 
     def _finish(
         self,
@@ -247,18 +231,6 @@ class _Refiner:
                 f"see {self._directory}{FAILURES}"
             )
         self._say(f" + Done! Written out : {self._directory}{RESULT}")
-
-
-def _note(future: Future[None], micrograph: Micrograph, failures: dict[str, str]) -> None:
-    """Take the outcome of one micrograph: a file that cannot be used is no reason to end the others."""
-    try:
-        future.result()
-    except Aborted:
-        raise
-    except (UserError, OSError, MemoryError) as error:
-        sentence = str(error) or type(error).__name__
-        failures[micrograph.name] = sentence
-        print(f"WARNING: {micrograph.name} is skipped: {sentence}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import NoReturn
 
+from relion_py.compute.cli.many import go_through
 from relion_py.compute.cli.options.ctffind import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -29,7 +29,7 @@ from relion_py.compute.ctf.listing import (
 )
 from relion_py.compute.ctf.report import write_report
 from relion_py.compute.ctf.run import Settings, do_ctf
-from relion_py.compute.errors import Aborted, UserError
+from relion_py.compute.errors import UserError
 
 RESULT, FAILURES, REPORT = "micrographs_ctf.star", "failed_micrographs.star", "logfile.pdf"
 _ASTIGMATISM = {"fast": 2000.0, "exhaustive": 5000.0}
@@ -124,37 +124,9 @@ def _estimate_all(
     todo: Sequence[Entry], directory: str, settings: Settings, args: Arguments, job: Job
 ) -> dict[str, str]:
     """Work through the list with --j threads; micrograph -> sentence for those that failed."""
-    failures: dict[str, str] = {}
     stop = threading.Event()
-    with ThreadPoolExecutor(args.integer("--j")) as pool, job.progress(len(todo)) as bar:
-        try:
-            waiting: dict[Future[None], Entry] = {
-                pool.submit(do_ctf, entry, output_root(directory, entry.source), settings, stop): entry
-                for entry in todo
-            }
-            while waiting:
-                job.check_abort()
-                done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    _note(future, waiting.pop(future), failures)
-                bar.update(len(todo) - len(waiting))
-        except BaseException:
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return failures
-
-
-def _note(future: Future[None], entry: Entry, failures: dict[str, str]) -> None:
-    """Take the outcome of one micrograph: a file that cannot be used is no reason to end the others."""
-    try:
-        future.result()
-    except Aborted:
-        raise
-    except (UserError, OSError, MemoryError) as error:
-        sentence = str(error) or type(error).__name__
-        failures[entry.micrograph] = sentence
-        print(f"WARNING: {entry.micrograph} is skipped: {sentence}", file=sys.stderr)
+    items = [(entry.micrograph, (entry, output_root(directory, entry.source), settings, stop)) for entry in todo]
+    return go_through(job, items, do_ctf, args.integer("--j"), stop=stop)
 
 
 def _finish(
