@@ -26,6 +26,7 @@ from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.simulate import simulate_particles
 
 
+@pytest.mark.req("A3")
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
@@ -135,6 +136,7 @@ def test_a_device_that_will_not_do_is_told(cupy: SimpleNamespace, words: str) ->
         open_devices("0", 0, _Ranks((0,)), cupy)
 
 
+@pytest.mark.req("A3")
 def test_without_cupy_or_a_driver_a_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(UserError, match=r"^--gpu needs CuPy, .*pip install 'cupy-cuda12x\[ctk\]' .*\.$"):

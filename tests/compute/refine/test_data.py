@@ -11,8 +11,11 @@ import pytest
 from small_project import BOX, PIXEL, N, images, make_project, write_mrc
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.io import star
+from relion_py.compute.io import mrc, star
+from relion_py.compute.parallel import SerialComm
+from relion_py.compute.refine import source
 from relion_py.compute.refine.data import ParticleSet, c_library_rand
+from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.scratch import Scratch
 
 
@@ -113,6 +116,17 @@ def truth(particles: ParticleSet, indices: list[int]) -> np.ndarray:
         number, path = particles.image_name(index).split("@")
         found.append(images(int(path[-6]))[int(number) - 1])
     return np.stack(found)
+
+
+@pytest.mark.req("I2")
+def test_a_stack_is_opened_once_for_each_pool(particles: ParticleSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    real = mrc.open_stack
+    monkeypatch.setattr(mrc, "open_stack", lambda path: opened.append(path) or real(path))
+    pools = list(source.batches(particles, np.arange(N), 10, RefineOptions(pool=10), SerialComm()))
+    assert [len(index) for index, _ in pools] == [10, 10, N - 20]
+    stacks = [{particles.image_name(i).split("@")[1] for i in index} for index, _ in pools]
+    assert sorted(str(Path(path)) for path in opened) == sorted(path for pool in stacks for path in pool)
 
 
 def test_images_are_the_same_from_stacks_memory_and_scratch(project: Path, particles: ParticleSet) -> None:

@@ -51,6 +51,8 @@ WAYS = {
 
 
 @pytest.mark.req("A2")
+@pytest.mark.req("I1")
+@pytest.mark.req("I5")
 @pytest.mark.parametrize(
     "way",
     [
