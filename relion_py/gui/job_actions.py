@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -391,17 +392,17 @@ class JobActions(QObject):
         options = dialogs.ScheduleOptions()
 
         def take(names: list[str]) -> None:
-            self._change(
-                lambda project: project.run_scheduled(
-                    names,
-                    schedule=options.name.text().strip() or "schedule1",
-                    repeat=options.repeat.value(),
-                    wait_minutes=options.wait_between.value(),
-                    wait_before_minutes=options.wait_before.value(),
-                    seconds_after=options.wait_after.value(),
-                ),
-                f"{dialogs.plural(len(names), 'scheduled job')} started.",
+            # read here and now: the dialog is gone by the time that the project's thread gets to it
+            run = partial(
+                Project.run_scheduled,
+                names=names,
+                schedule=options.name.text().strip() or "schedule1",
+                repeat=options.repeat.value(),
+                wait_minutes=options.wait_between.value(),
+                wait_before_minutes=options.wait_before.value(),
+                seconds_after=options.wait_after.value(),
             )
+            self._change(run, f"{dialogs.plural(len(names), 'scheduled job')} started.")
 
         self.schedule_dialog = dialogs.ChooseDialog(
             "Run scheduled jobs",

@@ -15,6 +15,8 @@ class Flow(QSplitter):
     """
 
     NARROWEST = 280
+    COMFORTABLE = 420
+    """Pixels that a part is given at least beside others: what it can bear may be too little to read a plot."""
 
     def __init__(self, *parts: QWidget, sizes: tuple[int, ...] = ()) -> None:
         super().__init__(Qt.Orientation.Horizontal)
@@ -32,7 +34,7 @@ class Flow(QSplitter):
             part = self.widget(index)
             if part is not None:
                 least = part.minimumSizeHint().expandedTo(part.minimumSize())
-                widths.append(least.width())
+                widths.append(max(least.width(), self.COMFORTABLE))
                 heights.append(least.height())
         return widths, heights
 
