@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,14 @@ def write_script(path: Path, text: str) -> Path:
 def external(project: Project, script: str = "./good.py", **values: str) -> dict[str, str]:
     """Values of an External job that runs a script of the project on mics.star."""
     return {**project.spec("relion.external").defaults(), "fn_exe": script, "in_mic": "mics.star", **values}
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.02)
 
 
 @pytest.fixture

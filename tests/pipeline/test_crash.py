@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from pathlib import Path
 
@@ -12,7 +10,8 @@ import pytest
 
 from relion_py.pipeline import Project, Status
 
-from .conftest import external
+from . import processes
+from .conftest import external, until
 
 WRITERS = 3
 
@@ -20,10 +19,10 @@ WRITERS = 3
 def work(root: Path, journal: Path, seed: int) -> None:
     """Make, finish, name, delete and bring back jobs for ever; the journal says what is done, or about to."""
     choose = random.Random(seed)
-    project = Project.open(root)
-    values = external(project)
     mine: list[str] = []
     with open(journal, "a", buffering=1) as say:
+        project = Project.open(root)
+        values = external(project)
         while True:
             name = project.schedule("relion.external", values)
             project.mark(name, Status.SUCCEEDED)
@@ -47,17 +46,6 @@ def work(root: Path, journal: Path, seed: int) -> None:
                 project.refresh()
 
 
-def start_writer(root: Path, journal: Path, seed: int) -> int:
-    """A writer in a process of its own; returns its id."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work(root, journal, seed)
-        finally:
-            os._exit(1)
-    return pid
-
-
 def what_must_be(journals: list[Path]) -> tuple[set[str], set[str]]:
     """Jobs that must be there, and jobs that were on their way to or from the trash when the axe fell."""
     last: dict[str, str] = {}
@@ -76,15 +64,16 @@ def kill_and_check(root: Path, rounds: int, seed: int) -> int:
     journals: list[Path] = []
     for turn in range(rounds):
         started = []
-        for writer in range(WRITERS):
-            journal = root.parent / f"journal_{turn}_{writer}"
+        for number in range(WRITERS):
+            journal = root.parent / f"journal_{turn}_{number}"
             journals.append(journal)
-            started.append(start_writer(root, journal, choose.randrange(10**9)))
-        for pid in started:
+            started.append(processes.start(work, root, journal, choose.randrange(10**9)))
+        until(lambda begun=journals[-WRITERS:]: all(journal.exists() for journal in begun))
+        for writer in started:
             time.sleep(choose.uniform(0.0, 0.08))
-            os.kill(pid, signal.SIGKILL)
-        for pid in started:
-            os.waitpid(pid, 0)
+            writer.kill()
+        for writer in started:
+            writer.join()
         project = Project.open(root)
         there, moving = what_must_be(journals)
         missing = there - set(project.graph.processes)

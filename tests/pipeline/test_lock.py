@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from relion_py.pipeline import LockedProject, Project, Status, lock
 from relion_py.pipeline.lock import LOCK_DIRECTORY, Owner, ProjectLock, this_process
 
+from . import processes
 from .conftest import external
 
 pytestmark = pytest.mark.timeout(60)
@@ -92,30 +92,29 @@ def test_a_living_owner_and_relion_are_waited_for(tmp_path: Path, monkeypatch: p
         pass
 
 
-def count_up(root: Path, times: int) -> None:
+def no_flock(*_: object) -> None:
+    """flock of a file system that has none."""
+    raise OSError(95, "Operation not supported")
+
+
+def count_up(root: Path, times: int, flock: bool) -> None:
     """Add one to the number in a file, under the lock, the slow and careless way."""
-    for _ in range(times):
-        with ProjectLock(root):
-            value = int((root / "number").read_text())
-            time.sleep(0.0005)
-            (root / "number").write_text(str(value + 1))
+    with pytest.MonkeyPatch.context() as patch:
+        if not flock:
+            patch.setattr(lock.fcntl, "flock", no_flock)
+        for _ in range(times):
+            with ProjectLock(root):
+                value = int((root / "number").read_text())
+                time.sleep(0.0005)
+                (root / "number").write_text(str(value + 1))
 
 
 @pytest.mark.parametrize("flock", [True, False])
-def test_many_processes_and_threads_take_turns(tmp_path: Path, flock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_processes_and_threads_take_turns(tmp_path: Path, flock: bool) -> None:
     """Also where the file system has no flock, and the directory does all the work."""
-    if not flock:
-
-        def no_flock(*_: object) -> None:
-            raise OSError(95, "Operation not supported")
-
-        monkeypatch.setattr(lock.fcntl, "flock", no_flock)
     (tmp_path / "number").write_text("0")
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=count_up, args=(tmp_path, 25)) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    thread = threading.Thread(target=count_up, args=(tmp_path, 25))
+    workers = [processes.start(count_up, tmp_path, 25, flock) for _ in range(4)]
+    thread = threading.Thread(target=count_up, args=(tmp_path, 25, flock))
     thread.start()
     thread.join()
     for worker in workers:
@@ -132,10 +131,7 @@ def schedule_many(root: Path, times: int) -> None:
 
 @pytest.mark.req("G5")
 def test_no_window_loses_another_ones_jobs(project: Project) -> None:
-    context = multiprocessing.get_context("fork")
-    windows = [context.Process(target=schedule_many, args=(project.root, 15)) for _ in range(4)]
-    for window in windows:
-        window.start()
+    windows = [processes.start(schedule_many, project.root, 15) for _ in range(4)]
     for window in windows:
         window.join()
     assert project.refresh()

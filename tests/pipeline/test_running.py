@@ -6,29 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from relion_py.jobs.environment import program_path
-from relion_py.pipeline import PipelineError, Project, Status, control
+from relion_py.pipeline import PipelineError, Project, Status, control, runner
 
-from .conftest import GOOD_SCRIPT, external, write_script
+from . import processes
+from .conftest import GOOD_SCRIPT, external, until, write_script
 
 PYTHON = f"#!{sys.executable}\nimport sys, os, time, signal\nout = sys.argv[sys.argv.index('--o') + 1]\n"
 
 pytestmark = pytest.mark.timeout(60)
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.02)
 
 
 def err(project: Project, job: str) -> str:
@@ -185,13 +176,8 @@ def test_killed_processes_are_noticed(run_external, project: Project) -> None:  
     assert "ended without a word" in err(project, job)
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_window_killed_while_it_starts_a_job(project: Project, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed just before the supervisor begins, the job has failed; just after, it runs to its end."""
-    if moment == "before":
-        monkeypatch.setattr("relion_py.pipeline.status.STARTING_GRACE", 3.0)
-    from relion_py.pipeline import runner
-
+def start_a_job_and_die(root: Path, moment: str) -> None:
+    """A window that is killed just before, or just after, the supervisor of its job begins."""
     real_start = runner.start
 
     def start(*arguments: object) -> None:
@@ -199,14 +185,19 @@ def test_a_window_killed_while_it_starts_a_job(project: Project, moment: str, mo
             real_start(*arguments)  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGKILL)
 
-    pid = os.fork()
-    if pid == 0:
-        runner.start = start  # type: ignore[assignment]
-        try:
-            Project.open(project.root).run("relion.external", external(project))
-        finally:
-            os._exit(1)
-    os.waitpid(pid, 0)
+    runner.start = start  # type: ignore[assignment]
+    project = Project.open(root)
+    project.run("relion.external", external(project))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_window_killed_while_it_starts_a_job(project: Project, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed just before the supervisor begins, the job has failed; just after, it runs to its end."""
+    if moment == "before":
+        monkeypatch.setattr("relion_py.pipeline.status.STARTING_GRACE", 3.0)
+    window = processes.start(start_a_job_and_die, project.root, moment)
+    window.join()
+    assert window.exitcode == -signal.SIGKILL
     project.refresh()
     assert project.wait("External/job001/", 30) == (Status.FAILED if moment == "before" else Status.SUCCEEDED)
     assert ("was never started" in err(project, "External/job001/")) == (moment == "before")

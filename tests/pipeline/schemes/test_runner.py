@@ -28,15 +28,8 @@ from relion_py.pipeline.schemes import (
 from relion_py.pipeline.schemes.operators import make
 from relion_py.pipeline.schemes.runner import send_mail
 
+from ..conftest import until
 from .conftest import runner_for, runs, script_job
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 @pytest.fixture
