@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
 from typing import Any
@@ -28,8 +29,22 @@ from relion_py.compute.refine.images import DiscPixels, transform_images
 MIB = 1 << 20
 SUM_ROUNDS = 8
 """Rounds in which a batch is summed; between them a request to stop is seen."""
+DENSE_ROWS, DENSE_COLUMNS = 256, 1024
+"""Orientations and shifted images in one matrix product; its result stays in the processor's cache."""
 GRIDS_MIB = 4096
 """Cap of the threads' accumulators together."""
+
+
+@dataclass(frozen=True)
+class AtShifts:
+    """Images (N, 2P) and the shifts that they are looked at, row r at phases[phase_of_row[r]] (U, 2P); float32.
+
+    The last axis holds real parts, then imaginary ones.
+    """
+
+    images: NDArray[np.float32]
+    phases: NDArray[np.float32]
+    phase_of_row: NDArray[np.int64]
 
 
 class CpuBackend:
@@ -49,6 +64,7 @@ class CpuBackend:
         self.members: list[Any] = [self]
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
+        self._scores = np.empty(0, np.float32)
 
     def __enter__(self) -> CpuBackend:
         self._stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
@@ -61,6 +77,7 @@ class CpuBackend:
     ) -> None:
         self._stack.close()
         self._pool = None
+        self._scores = np.empty(0, np.float32)
 
     def use(self) -> None:
         """Makes this thread work with the backend's device; there is only one here."""
@@ -128,6 +145,12 @@ class CpuBackend:
     def release(self) -> None:
         """Gives back memory that is kept for later use; there is none."""
 
+    def _reused(self, size: int) -> NDArray[np.float32]:
+        """Work space (size,) for scores, always the same: fresh memory costs as much as filling it."""
+        if size > len(self._scores):
+            self._scores = np.empty(size, np.float32)
+        return self._scores[:size]
+
     # ---- images ----
 
     def transform_images(
@@ -150,8 +173,8 @@ class CpuBackend:
     def shift_rows(
         self, images: NDArray, rows: NDArray, x: NDArray, y: NDArray, kx: NDArray, ky: NDArray, box: int
     ) -> NDArray[np.float32]:
-        """images[rows] (N, P) complex64 moved by x, y (R,) pixels -> (R, P, 2), see `estep_numba.shift_rows`."""
-        out = np.empty((len(rows), len(kx), 2), np.float32)
+        """images[rows] (N, P) complex64 moved by x, y (R,) pixels -> (R, 2, P), see `estep_numba.shift_rows`."""
+        out = np.empty((len(rows), 2, len(kx)), np.float32)
         source = np.ascontiguousarray(images).view(np.float32).reshape(*images.shape, 2)
 
         def work(a: int, b: int) -> None:
@@ -159,6 +182,22 @@ class CpuBackend:
 
         self.map(work, self.ranges(len(rows)))
         return out
+
+    def at_shifts(
+        self, images: NDArray, rows: NDArray, x: NDArray, y: NDArray, which: NDArray, kx: NDArray, ky: NDArray, box: int
+    ) -> AtShifts:
+        """images[rows] (N, P) moved by shift `which` (R,) of x, y (U,) pixels, which ascends within an image.
+
+        Here the images and the phases of the shifts, which the kernels multiply when they need them.
+        """
+        phases = self.shift_rows(np.ones((1, len(kx)), np.complex64), np.zeros(len(x), np.int32), x, y, kx, ky, box)
+        split = np.empty((len(images), 2 * len(kx)), np.float32)
+        kernels.split(images, split)
+        return AtShifts(split, phases.reshape(len(x), -1), np.ascontiguousarray(which, np.int64))
+
+    def bytes_at_shifts(self, pixels: int, shared: bool) -> int:
+        """Memory that :meth:`at_shifts` takes for each row; shared: the shifts are the same for all images."""
+        return 0 if shared else 8 * pixels
 
     def dense_scores(
         self,
@@ -173,27 +212,47 @@ class CpuBackend:
 
         rotations_of(first, last): Euler matrices (last - first, 3, 3) of orientations within a class;
         orientation_prior (K * per_class,) log; table: every particle at every shift.
-        row_best (K * per_class, N): the largest score over the shifts.
+        row_best (K * per_class, N): the largest score over the shifts. The next scores overwrite these.
         """
         classes, n = len(slices.volumes), len(table.ctf2)
-        t = table.prior.shape[1] // n
-        flat = table.rows.reshape(n * t, -1)
+        t, directions, pixels = table.prior.shape[1] // n, slices.directions, slices.pixels
+        angles, blocks = per_class // directions, classes * directions
+        # a projection at an angle 180 degrees further on is the conjugate: two angles from one product
+        opposite = kernels.opposite_angles(slices.psi_table)
+        half = angles // 2 if opposite else angles
+        real, imaginary = table.rows[:, 0].T, table.rows[:, 1].T
         shift_prior = table.prior.reshape(classes, n, t)
-        out = np.empty((classes * per_class, n, t), np.float32)
-        row_best = np.empty((classes * per_class, n), np.float32)
+        prior = orientation_prior.reshape(blocks, angles)
+        out = self._reused(blocks * angles * n * t).reshape(blocks, angles, n, t)
+        row_best = np.empty((blocks, angles, n), np.float32)
 
-        def score(k: int, first: int, last: int) -> None:
-            rows = np.empty((last - first, slices.pixels), np.complex64)
-            project(slices.volumes[k], rotations_of(first, last), slices.kx, slices.ky, slices.pad, slices.r_max, rows)
-            target = out[k * per_class + first : k * per_class + last]
-            np.matmul(rows.view(np.float32), flat.T, out=target.reshape(last - first, n * t))
+        def project_blocks(first: int, last: int) -> NDArray[np.complex64]:
+            rows = np.empty((last - first, half, pixels), np.complex64)
+            for k in range(first // directions, (last - 1) // directions + 1):
+                a, b = max(first, k * directions), min(last, (k + 1) * directions)
+                at = (a - k * directions) * angles, (b - k * directions) * angles
+                rotations = np.ascontiguousarray(rotations_of(*at).reshape(b - a, angles, 3, 3)[:, :half])
+                own = rows[a - first : b - first].reshape(-1, pixels)
+                kx, ky, pad, r_max = slices.kx, slices.ky, slices.pad, slices.r_max
+                project(slices.volumes[k], rotations.reshape(-1, 3, 3), kx, ky, pad, r_max, own)
+            return rows.reshape(-1, pixels)
+
+        def score(first: int, last: int) -> None:
+            rows = project_blocks(first, last)
             norms = (rows.real**2 + rows.imag**2) @ table.ctf2.T
-            prior = orientation_prior[k * per_class + first : k * per_class + last]
-            best = row_best[k * per_class + first : k * per_class + last]
-            kernels.add_dense_terms(target, norms, prior, shift_prior[k], correlate, best)
+            split = np.empty((len(rows), 2 * pixels), np.float32)
+            kernels.split(rows, split)
+            step = max(1, DENSE_COLUMNS // t)
+            for a in range(0, n, step):
+                b = min(a + step, n)
+                kernels.join_dense_scores(
+                    split[:, :pixels] @ real[:, a * t : b * t], split[:, pixels:] @ imaginary[:, a * t : b * t],
+                    np.ascontiguousarray(norms[:, a:b]), prior, shift_prior, directions, correlate, opposite, first, a,
+                    out, row_best,
+                )  # fmt: skip
 
-        step = max(64, min(1024, -(-per_class // self.threads)))
-        self.map(score, [(k, a, min(a + step, per_class)) for k in range(classes) for a in range(0, per_class, step)])
+        step = int(np.clip(-(-blocks // self.threads), 1, max(1, DENSE_ROWS // half)))
+        self.map(score, [(a, min(a + step, blocks)) for a in range(0, blocks, step)])
         return out, row_best
 
     def plan(self, slices: Slices, groups: Groups) -> Any:
@@ -203,16 +262,19 @@ class CpuBackend:
     def score_groups(
         self, slices: Slices, plan: Any, table: Shifted, size: int, correlate: bool
     ) -> NDArray[np.float32]:
-        """Log-weights (size,) of all samples of the groups of a plan, see `estep_numba.score_groups`."""
-        g = plan
-        out = np.empty(size, np.float32)
+        """Log-weights (size,) of all samples of the groups of a plan, see `estep_numba.score_groups`.
+
+        The next scores overwrite these.
+        """
+        g, at = plan, table.rows
+        out = self._reused(size)
 
         def work(a: int, b: int) -> None:
             kernels.score_groups(
                 slices.volumes, slices.pad, slices.r_max, slices.kx, slices.ky, slices.distortion, slices.dir_mats,
                 slices.psi_table, g.block, g.particle, g.prior, g.psi_start, g.psi_count, g.psi_idx, g.psi_prior,
-                g.slot_first, g.slot_count, g.out_start, table.prior, table.start, table.rows, table.children,
-                table.ctf2, correlate, out, a, b,
+                g.slot_first, g.slot_count, g.out_start, table.prior, table.start, at.images, at.phases,
+                at.phase_of_row, table.children, table.ctf2, correlate, out, a, b,
             )  # fmt: skip
 
         self.map(work, self.block_ranges(g.block, g.work(), 4 * self.threads))
@@ -329,11 +391,14 @@ class CpuBackend:
         accumulators.clear()
 
     def sum_groups(
-        self, slices: Slices, plan: Any, weights: NDArray, table: Shifted, recon_row: NDArray, recon: NDArray,
+        self, slices: Slices, plan: Any, weights: NDArray, table: Shifted, recon_row: NDArray, recon: AtShifts,
         residual: bool, accumulators: list[NDArray[np.float32]], shells: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
-        """Back-projections, and signal and reference power (N, shells), see `estep_numba.sum_groups`."""
-        g = plan
+        """Back-projections, and signal and reference power (N, shells), see `estep_numba.sum_groups`.
+
+        recon: the unmasked images at the shifts with weight, the rows recon_row >= 0 of the table's.
+        """
+        g, at = plan, table.rows
         threads = len(accumulators)
         signal = np.zeros((threads, len(table.ctf2), shells))
         power = np.zeros_like(signal)
@@ -343,8 +408,8 @@ class CpuBackend:
                 slices.volumes, slices.pad, slices.r_max, slices.kx, slices.ky, slices.shell, slices.distortion,
                 slices.dir_mats, slices.psi_table,
                 g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
-                table.start, table.rows, table.children, recon_row, recon, table.ctf2, weights, residual,
-                accumulators[thread], signal[thread], power[thread], a, b,
+                table.start, at.images, recon.images, at.phases, at.phase_of_row, table.children, table.ctf2, weights,
+                residual, accumulators[thread], signal[thread], power[thread], a, b,
             )  # fmt: skip
 
         # in rounds, each thread keeping its accumulator, so that a request to stop is seen between them

@@ -302,6 +302,16 @@ class CudaBackend:
         )  # fmt: skip
         return out
 
+    def at_shifts(
+        self, images: Array, rows: NDArray, x: NDArray, y: NDArray, which: NDArray, kx: Array, ky: Array, box: int
+    ) -> Array:
+        """images[rows] (N, P) moved by shift `which` (R,) of x, y (U,) pixels -> (R, P) complex64."""
+        return self.shift_rows(images, rows, x[which], y[which], kx, ky, box)
+
+    def bytes_at_shifts(self, pixels: int, shared: bool) -> int:
+        """Memory that :meth:`at_shifts` takes for each row."""
+        return 8 * pixels
+
     # ---- scores ----
 
     def _project(self, slices: Slices, axes: Array, volume_of: Array, children: int) -> Array:

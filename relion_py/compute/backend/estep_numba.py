@@ -2,13 +2,17 @@
 
 Work is arranged by *groups*. A group is one particle together with one reference direction ("block": class and
 direction), a list of in-plane angles and a span of translations. Groups are sorted by block, so that each
-projection is made once per block and serves every particle that needs it; the scores of a group are one matrix
-product. With Y = CTF X / sigma2 (shifted) and P a projection, the exponent of the Gaussian likelihood is
+projection is made once per block and serves every particle that needs it. With Y = CTF X / sigma2 and P a
+projection, the exponent of the Gaussian likelihood is
 
-    log p = const + Re <Y, P> - 1/2 <CTF^2 / sigma2, |P|^2>        (Scheres 2012, JMB 415:406, eq. 5)
+    log p = const + Re <Y e, P> - 1/2 <CTF^2 / sigma2, |P|^2>        (Scheres 2012, JMB 415:406, eq. 5)
+
+where e, the phases of a shift, is the same for all particles: the scores of a group are one matrix product of
+P conj(Y), a row for each rotation, and the phases, which stay in the processor's cache.
 
 All kernels release the GIL and take a range of groups, so that several threads can work side by side on disjoint
-ranges. Arrays are C-contiguous; complex numbers travel as pairs of float32 in the last axis.
+ranges. Arrays are C-contiguous. Complex pixels are split: (..., 2P) float32 holds P real parts, then P imaginary
+ones, which vector instructions like better than pairs.
 
 Shapes used below: D directions, Q in-plane angles, C child directions, S child in-plane angles, T coarse
 translations, V child translations (C = S = V = 1 without oversampling), P pixels of the Fourier disc.
@@ -31,7 +35,7 @@ def shift_rows(images, image_of_row, shift_x, shift_y, kx, ky, box, out):
     """Fourier transforms of shifted images: out[r] = images[i] exp(-2 pi i (kx tx + ky ty) / box).
 
     images (N, P, 2) float32; image_of_row (R,) int; shift_x, shift_y (R,) pixels; kx, ky (P,) int;
-    out (R, P, 2). A positive shift moves the image to larger x, y (fftw.cpp, shiftImageInFourierTransform).
+    out (R, 2, P). A positive shift moves the image to larger x, y (fftw.cpp, shiftImageInFourierTransform).
     """
     k_max = 0
     for p in range(kx.shape[0]):
@@ -56,8 +60,18 @@ def shift_rows(images, image_of_row, shift_x, shift_y, kx, ky, box, out):
             c = cos_x[i] * cos_y[j] - sin_x[i] * sin_y[j]
             s = cos_x[i] * sin_y[j] + sin_x[i] * cos_y[j]
             re, im = source[p, 0], source[p, 1]
-            target[p, 0] = re * c - im * s
-            target[p, 1] = re * s + im * c
+            target[0, p] = re * c - im * s
+            target[1, p] = re * s + im * c
+
+
+@njit(**KERNEL_OPTIONS)
+def split(rows, out):
+    """Complex rows (R, P) -> out (R, 2P): their real parts, then their imaginary parts."""
+    n_pix = rows.shape[1]
+    for r in range(rows.shape[0]):
+        for p in range(n_pix):
+            out[r, p] = rows[r, p].real
+            out[r, n_pix + p] = rows[r, p].imag
 
 
 @njit(**KERNEL_OPTIONS)
@@ -91,15 +105,6 @@ def block_rotations(dir_mats, psi_table, psis, n_psi, distortion, out):
 
 
 @njit(**KERNEL_OPTIONS)
-def powers_of(rows, n_rows, out):
-    """|P|^2 of the first n_rows projections: rows (R, P) complex64 -> out (R, P) float32."""
-    for r in range(n_rows):
-        row, power = rows[r], out[r]
-        for p in range(row.shape[0]):
-            power[p] = row[p].real * row[p].real + row[p].imag * row[p].imag
-
-
-@njit(**KERNEL_OPTIONS)
 def _slots_of_block(first, last, psi_start, psi_count, psi_idx, slot_of_psi, psis):
     """Sorted union of the in-plane angles of the groups of one block; slot_of_psi must be -1 and is filled."""
     for g in range(first, last):
@@ -123,10 +128,42 @@ def _end_of_block(group_block, g, last):
 
 
 @njit(**KERNEL_OPTIONS)
+def _phases_of(phases, phase_of_row, start, columns, gathered):
+    """Rows phase_of_row[start : + columns] (ascending) of phases (U, 2P), copied only where they are no neighbours."""
+    first = phase_of_row[start]
+    if phase_of_row[start + columns - 1] - first == columns - 1:
+        return phases[first : first + columns]
+    for c in range(columns):
+        gathered[c] = phases[phase_of_row[start + c]]
+    return gathered[:columns]
+
+
+@njit(**KERNEL_OPTIONS)
+def _nearly_all(columns, n_phases):
+    """Whether a product with all phases costs less than one with a copy of those of some columns."""
+    return 4 * columns >= 3 * n_phases
+
+
+@njit(**KERNEL_OPTIONS)
+def _match(row, image, ctf2, out):
+    """out = row conj(image), all split (2P,); returns <ctf2, |row|^2>."""
+    n_pix = ctf2.shape[0]
+    norm = np.float32(0.0)
+    for p in range(n_pix):
+        re, im = row[p], row[n_pix + p]
+        x, y = image[p], image[n_pix + p]
+        out[p] = re * x + im * y
+        out[n_pix + p] = im * x - re * y
+        norm += ctf2[p] * (re * re + im * im)
+    return norm
+
+
+@njit(**KERNEL_OPTIONS)
 def score_groups(
     volumes, pad, r_max, kx, ky, distortion, dir_mats, psi_table,
     block, particle, prior, psi_start, psi_count, psi_idx, psi_prior,
-    slot_first, slot_count, out_start, slot_prior, table_start, shifted, n_shifts, ctf2, correlate, out, first, last,
+    slot_first, slot_count, out_start, slot_prior, table_start, images, phases, phase_of_row, n_shifts, ctf2,
+    correlate, out, first, last,
 ):  # fmt: skip
     """Log-weights (up to a constant per particle) of the groups first ... last-1, into out.
 
@@ -135,8 +172,9 @@ def score_groups(
     A group g: block[g] = class * D + direction (groups are sorted by it), particle[g], prior[g] (log), in-plane
     angles psi_idx[psi_start[g] : + psi_count[g]] ascending with psi_prior (log), translation slots
     slot_first[g] : + slot_count[g], and its (angles * C * S, slots * V) scores row-major from out[out_start[g]].
-    Row table_start[n] + slot * V + child of shifted (rows, P, 2) holds CTF X / sigma2 of particle n, shifted;
-    slot_prior[class, row // V] (log) goes with it; V = n_shifts. ctf2 (N, P) = CTF^2 / sigma2.
+    images (N, 2P): CTF X / sigma2. Row table_start[n] + slot * V + child of particle n's shifts has the phases
+    phases[phase_of_row[row]] (U, 2P), see shift_rows; phase_of_row ascends within a particle; slot_prior[class,
+    row // V] (log) goes with it; V = n_shifts. ctf2 (N, P) = CTF^2 / sigma2.
     correlate: score <Y, P> / sqrt(<ctf2, |P|^2>) without priors, Y and ctf2 given without 1/sigma2, as in a first
     iteration by cross-correlation (ml_optimiser.cpp, getAllSquaredDifferences, do_firstiter_cc).
     """
@@ -147,9 +185,15 @@ def score_groups(
     capacity = 0
     rotations = np.empty((0, 3, 3), np.float32)
     rows = np.empty((0, n_pix), np.complex64)
-    powers = np.empty((0, n_pix), np.float32)
+    split_rows = np.empty((0, 2 * n_pix), np.float32)
+    matched = np.empty((0, 2 * n_pix), np.float32)
     norms = np.empty(0, np.float32)
     products = np.empty(4096, np.float32)
+    n_phases, largest = phases.shape[0], _most_columns(slot_count, n_shifts, first, last)
+    column, column_prior = np.empty(largest, np.int64), np.empty(largest, np.float32)
+    gathered = np.empty((largest, 2 * n_pix), np.float32)
+    # a product with rows in the order of this one is the faster one
+    phases_across = np.ascontiguousarray(phases.T) if _nearly_all(largest, n_phases) else np.empty((0, 0), np.float32)
     g = first
     while g < last:
         h = _end_of_block(block, g, last)
@@ -159,127 +203,171 @@ def score_groups(
             capacity = n_psi * n_children
             rotations = np.empty((capacity, 3, 3), np.float32)
             rows = np.empty((capacity, n_pix), np.complex64)
-            powers = np.empty((capacity, n_pix), np.float32)
+            split_rows = np.empty((capacity, 2 * n_pix), np.float32)
+            matched = np.empty((capacity, 2 * n_pix), np.float32)
             norms = np.empty(capacity, np.float32)
         block_rotations(dir_mats[d], psi_table, psis, n_psi, distortion, rotations)
         n_block = n_psi * n_children
         project(volumes[k], rotations[:n_block], kx, ky, pad, r_max, rows[:n_block])
-        powers_of(rows, n_block, powers)
-        flat_rows = rows.view(np.float32)
+        split(rows[:n_block], split_rows)
         for gg in range(g, h):
             n = particle[gg]
-            columns = slot_count[gg] * n_shifts
+            n_rows, columns = psi_count[gg] * n_children, slot_count[gg] * n_shifts
             start = table_start[n] + slot_first[gg] * n_shifts
-            y = shifted[start : start + columns].reshape(columns, 2 * n_pix)
-            i, end = psi_start[gg], psi_start[gg] + psi_count[gg]
-            target = out_start[gg]
-            while i < end:
-                # a run of neighbouring angles is one matrix product
-                slot = slot_of_psi[psi_idx[i]]
-                run = 1
-                while i + run < end and slot_of_psi[psi_idx[i + run]] == slot + run:
-                    run += 1
-                r0, n_rows = slot * n_children, run * n_children
-                if n_rows * columns > products.shape[0]:
-                    products = np.empty(n_rows * columns, np.float32)
-                product = products[: n_rows * columns].reshape(n_rows, columns)
-                np.dot(flat_rows[r0 : r0 + n_rows], y.T, product)
-                np.dot(powers[r0 : r0 + n_rows], ctf2[n], norms[:n_rows])
-                for r in range(n_rows):
-                    if correlate:
-                        scale = np.float32(1.0) / np.sqrt(max(norms[r], np.float32(1e-30)))
-                        for c in range(columns):
-                            out[target] = product[r, c] * scale
-                            target += 1
-                    else:
-                        base = prior[gg] + psi_prior[i + r // n_children] - np.float32(0.5) * norms[r]
-                        for c in range(columns):
-                            out[target] = product[r, c] + base + slot_prior[k, (start + c) // n_shifts]
-                            target += 1
-                i += run
+            for r in range(n_rows):
+                slot = slot_of_psi[psi_idx[psi_start[gg] + r // n_children]]
+                norms[r] = _match(split_rows[slot * n_children + r % n_children], images[n], ctf2[n], matched[r])
+            every = _nearly_all(columns, n_phases)
+            width = n_phases if every else columns
+            if n_rows * width > products.shape[0]:
+                products = np.empty(n_rows * width, np.float32)
+            product = products[: n_rows * width].reshape(n_rows, width)
+            if every:
+                np.dot(matched[:n_rows], phases_across, product)
+            else:
+                np.dot(matched[:n_rows], _phases_of(phases, phase_of_row, start, columns, gathered).T, product)
+            for c in range(columns):
+                column[c] = phase_of_row[start + c] if every else c
+                column_prior[c] = slot_prior[k, (start + c) // n_shifts]
+            for r in range(n_rows):
+                target = out[out_start[gg] + r * columns : out_start[gg] + (r + 1) * columns]
+                if correlate:
+                    scale = np.float32(1.0) / np.sqrt(max(norms[r], np.float32(1e-30)))
+                    for c in range(columns):
+                        target[c] = product[r, column[c]] * scale
+                else:
+                    base = prior[gg] + psi_prior[psi_start[gg] + r // n_children] - np.float32(0.5) * norms[r]
+                    for c in range(columns):
+                        target[c] = product[r, column[c]] + (base + column_prior[c])
         for i in range(n_psi):
             slot_of_psi[psis[i]] = -1
         g = h
 
 
 @njit(**KERNEL_OPTIONS)
-def add_dense_terms(products, norms, orientation_prior, shift_prior, correlate, row_best):
-    """Scores of a block of orientations for all particles, in place of the products (R, N, T).
+def _most_columns(slot_count, n_shifts, first, last):
+    """The largest number of shifts of groups first ... last-1, at least 1."""
+    most = 1
+    for g in range(first, last):
+        most = max(most, slot_count[g] * n_shifts)
+    return most
 
-    norms (R, N) = <ctf2, |P|^2>; orientation_prior (R,), shift_prior (N, T): log. Same formula as score_groups.
-    row_best (R, N): the largest score over the shifts, so that later passes need not look at hopeless rows again.
+
+def opposite_angles(psi_table):
+    """Whether the in-plane angles (Q, S, 2) of the second half are those of the first, turned by 180 degrees."""
+    half, odd = divmod(len(psi_table), 2)
+    return not odd and np.allclose(psi_table[:half], -psi_table[half:], atol=1e-5)
+
+
+@njit(**KERNEL_OPTIONS)
+def join_dense_scores(
+    real, imaginary, norms, prior, shift_prior, directions, correlate, opposite, first_block, first_particle, scores,
+    row_best,
+):  # fmt: skip
+    """Scores of some blocks (class and direction), at H in-plane angles and all shifts, of some particles.
+
+    real, imaginary (B * H, n * T): the two parts of Re <Y, P>, whose difference is the product with the conjugate of
+    P: the projection at the angle that is turned by 180 degrees. norms (B * H, n) = <ctf2, |P|^2>. prior (K * D, Q)
+    and shift_prior (K, N, T): log. Into scores (K * D, Q, N, T), and the largest over the shifts into row_best
+    (K * D, Q, N), so that later passes need not look at hopeless rows again; Q = 2 H if `opposite`, else H.
+    Same formula as score_groups.
     """
-    for r in range(products.shape[0]):
-        for n in range(products.shape[1]):
-            if correlate:
-                scale = np.float32(1.0) / np.sqrt(max(norms[r, n], np.float32(1e-30)))
-                for t in range(products.shape[2]):
-                    products[r, n, t] *= scale
-            else:
-                base = orientation_prior[r] - np.float32(0.5) * norms[r, n]
-                for t in range(products.shape[2]):
-                    products[r, n, t] += base + shift_prior[n, t]
-            best = MINUS_INFINITY
-            for t in range(products.shape[2]):
-                if products[r, n, t] > best:
-                    best = products[r, n, t]
-            row_best[r, n] = best
+    n_shifts, n_half = scores.shape[3], scores.shape[1] // 2 if opposite else scores.shape[1]
+    for r in range(real.shape[0]):
+        block, angle = first_block + r // n_half, r % n_half
+        for n in range(norms.shape[1]):
+            particle = first_particle + n
+            log_prior = shift_prior[block // directions, particle]
+            re, im = real[r, n * n_shifts : (n + 1) * n_shifts], imaginary[r, n * n_shifts : (n + 1) * n_shifts]
+            for other in range(2 if opposite else 1):
+                q = angle + other * n_half
+                target = scores[block, q, particle]
+                sign = np.float32(1 - 2 * other)
+                if correlate:
+                    scale = np.float32(1.0) / np.sqrt(max(norms[r, n], np.float32(1e-30)))
+                    for t in range(n_shifts):
+                        target[t] = (re[t] + sign * im[t]) * scale
+                else:
+                    base = prior[block, q] - np.float32(0.5) * norms[r, n]
+                    for t in range(n_shifts):
+                        target[t] = re[t] + sign * im[t] + (base + log_prior[t])
+                best = MINUS_INFINITY
+                for t in range(n_shifts):
+                    if target[t] > best:
+                        best = target[t]
+                row_best[block, q, particle] = best
 
 
 @njit(**KERNEL_OPTIONS)
-def _gather_weights(weights, start, n_rows, columns, row_used, column_used, row_list, column_list, out):
-    """The rows and columns of a group's weights that are not all zero: their lists, and the dense block in `out`."""
-    row_used[:n_rows] = False
-    column_used[:columns] = False
+def _used_weights(weights, start, n_rows, columns, row_list, row_weight, column_sum):
+    """The rows of a group's weights that are not all zero: their number, list and sums; and the columns' sums."""
+    column_sum[:columns] = 0.0
+    n_used = 0
     for r in range(n_rows):
+        line = weights[start + r * columns : start + (r + 1) * columns]
+        total = np.float32(0.0)
         for c in range(columns):
-            if weights[start + r * columns + c] > 0.0:
-                row_used[r] = True
-                column_used[c] = True
-    n_used_rows, n_used_columns = 0, 0
-    for r in range(n_rows):
-        if row_used[r]:
-            row_list[n_used_rows] = r
-            n_used_rows += 1
-    for c in range(columns):
-        if column_used[c]:
-            column_list[n_used_columns] = c
-            n_used_columns += 1
-    block = out[: n_used_rows * n_used_columns].reshape(n_used_rows, n_used_columns)
-    for i in range(n_used_rows):
-        for j in range(n_used_columns):
-            block[i, j] = weights[start + row_list[i] * columns + column_list[j]]
-    return n_used_rows, n_used_columns
+            total += line[c]
+        if total > 0.0:
+            row_list[n_used] = r
+            row_weight[n_used] = total
+            n_used += 1
+            for c in range(columns):
+                column_sum[c] += line[c]
+    return n_used
 
 
 @njit(**KERNEL_OPTIONS)
-def _weighted_sums(block, table, rows, gathered, out):
-    """out (R, 2P) = block (R, C) times table[rows[:C]] (each 2P): as a matrix product unless that is too small."""
-    n_rows, n_columns = block.shape
-    if n_rows * n_columns < _SMALL_PRODUCT:
+def _sum_phases(weights, start, columns, row_list, column_sum, phase_of_row, phases, dense, column, gathered, out):
+    """The sums of phases (U, 2P) over a group's shifts, each with its weight, for the rows of row_list; into out.
+
+    weights[start:] (rows, columns) are the group's; column_sum says which columns are in use, phase_of_row (columns,)
+    what their phases are. A matrix product with all phases, if most are used; sums one by one, if few are; else a
+    product with a copy of those in use. dense, column, gathered: work space.
+    """
+    n_rows, n_phases = row_list.shape[0], phases.shape[0]
+    n_used = 0
+    for c in range(columns):
+        if column_sum[c] > 0.0:
+            column[n_used] = c
+            n_used += 1
+    every = _nearly_all(n_used, n_phases)
+    width = n_phases if every else n_used
+    block = dense[: n_rows * width].reshape(n_rows, width)
+    if every:
+        block[:] = 0.0
+    for i in range(n_rows):
+        line = weights[start + row_list[i] * columns : start + (row_list[i] + 1) * columns]
+        for j in range(n_used):
+            c = column[j]
+            block[i, phase_of_row[c] if every else j] = line[c]
+    if every:
+        np.dot(block, phases, out[:n_rows])
+        return
+    for j in range(n_used):
+        column[j] = phase_of_row[column[j]]
+    if n_rows * n_used < _SMALL_PRODUCT:
         for i in range(n_rows):
             target = out[i]
             target[:] = 0.0
-            for j in range(n_columns):
-                w, source = block[i, j], table[rows[j]]
+            for j in range(n_used):
+                w, source = block[i, j], phases[column[j]]
                 for p in range(target.shape[0]):
                     target[p] += w * source[p]
     else:
-        for j in range(n_columns):
-            gathered[j] = table[rows[j]]
-        np.dot(block, gathered[:n_columns], out[:n_rows])
+        np.dot(block, _phases_of(phases, column, 0, n_used, gathered), out[:n_rows])
 
 
 @njit(**KERNEL_OPTIONS)
 def sum_groups(
     volumes, pad, r_max, kx, ky, shell, distortion, dir_mats, psi_table, block, particle, psi_start, psi_count, psi_idx,
-    slot_first, slot_count, out_start, table_start, shifted, n_shifts, recon_row, recon, ctf2, weights, residual,
-    grids, signal, power, first, last,
+    slot_first, slot_count, out_start, table_start, images, plain_images, phases, phase_of_row, n_shifts, ctf2, weights,
+    residual, grids, signal, power, first, last,
 ):  # fmt: skip
     """Weighted sums of the groups first ... last-1: back-projections, and signal and reference power per shell.
 
-    shifted as in score_groups (masked images); recon (rows, P, 2) holds the unmasked CTF X / sigma2, shifted, of the
-    rows with weight: recon_row[row of shifted] is its index, or -1. shell (P,) the Fourier shell of each pixel.
+    images (masked ones) and phases as in score_groups; plain_images (N, 2P): the unmasked CTF X / sigma2. A sum of
+    shifted images is the image times the sum of the phases. shell (P,) the Fourier shell of each pixel.
     grids (K, Z, Y, X, 3): accumulators of numerator (re, im) and weight, this thread's own. With `residual` the
     images are back-projected less their projections: CTF (X - CTF P) / sigma2.
     Adds to signal[n, s] = sum w Re <CTF X / sigma2, P> and power[n, s] = sum w <CTF^2 / sigma2, |P|^2> of shell s
@@ -290,26 +378,22 @@ def sum_groups(
     slot_of_psi = np.full(psi_table.shape[0], -1, np.int32)
     psis = np.empty(psi_table.shape[0], np.int32)
     all_rows = psi_table.shape[0] * n_children
-    largest = 1
-    for g in range(first, last):
-        largest = max(largest, slot_count[g] * n_shifts)
+    largest = _most_columns(slot_count, n_shifts, first, last)
     rotations = np.empty((all_rows, 3, 3), np.float32)
     row_place = np.full(all_rows, -1, np.int32)  # where a row of the block lies among those in use
-    row_used, row_list = np.empty(all_rows, np.bool_), np.empty(all_rows, np.int32)
-    column_used, column_list = np.empty(largest, np.bool_), np.empty(largest, np.int32)
-    table_rows = np.empty(largest, np.int64)
+    row_list, row_weight = np.empty(all_rows, np.int32), np.empty(all_rows, np.float32)
+    column, column_sum = np.empty(largest, np.int64), np.empty(largest, np.float32)
+    widest = max(largest, phases.shape[0]) if _nearly_all(largest, phases.shape[0]) else largest
+    dense = np.empty(widest, np.float32)
     gathered = np.empty((largest, 2 * n_pix), np.float32)
-    dense = np.empty(64, np.float32)
-    masked_sums = np.empty((1, 2 * n_pix), np.float32)
-    plain_sums = np.empty((1, 2 * n_pix), np.float32)
+    summed = np.empty((1, 2 * n_pix), np.float32)
     capacity = 0
     used_rotations = np.empty((0, 3, 3), np.float32)
     rows = np.empty((0, n_pix), np.complex64)
-    numerators = np.empty((0, n_pix), np.complex64)
+    split_rows = np.empty((0, 2 * n_pix), np.float32)
+    numerators = np.empty((0, 2 * n_pix), np.float32)
     denominators = np.empty((0, n_pix), np.float32)
     signal_sum, power_sum = np.empty(n_pix, np.float32), np.empty(n_pix, np.float32)
-    shifted_rows = shifted.reshape(shifted.shape[0], 2 * n_pix)
-    recon_rows = recon.reshape(recon.shape[0], 2 * n_pix)
     g = first
     while g < last:
         h = _end_of_block(block, g, last)
@@ -323,7 +407,8 @@ def sum_groups(
             capacity = n_used
             used_rotations = np.empty((capacity, 3, 3), np.float32)
             rows = np.empty((capacity, n_pix), np.complex64)
-            numerators = np.empty((capacity, n_pix), np.complex64)
+            split_rows = np.empty((capacity, 2 * n_pix), np.float32)
+            numerators = np.empty((capacity, 2 * n_pix), np.float32)
             denominators = np.empty((capacity, n_pix), np.float32)
         if n_used > 0:
             block_rotations(dir_mats[d], psi_table, psis, n_psi, distortion, rotations)
@@ -333,66 +418,40 @@ def sum_groups(
             project(volumes[k], used_rotations[:n_used], kx, ky, pad, r_max, rows[:n_used])
             numerators[:n_used] = 0.0
             denominators[:n_used] = 0.0
-            flat_rows, flat_numerators = rows.view(np.float32), numerators.view(np.float32)
+            split(rows[:n_used], split_rows)
             for gg in range(g, h):
                 n = particle[gg]
                 columns = slot_count[gg] * n_shifts
                 n_rows = psi_count[gg] * n_children
-                if n_rows * columns > dense.shape[0]:
-                    dense = np.empty(n_rows * columns, np.float32)
-                r_used, c_used = _gather_weights(
-                    weights,
-                    out_start[gg],
-                    n_rows,
-                    columns,
-                    row_used,
-                    column_used,
-                    row_list,
-                    column_list,
-                    dense,
-                )
-                if r_used == 0:
+                n_list = _used_weights(weights, out_start[gg], n_rows, columns, row_list, row_weight, column_sum)
+                if n_list == 0:
                     continue
-                if r_used > masked_sums.shape[0]:
-                    masked_sums = np.empty((r_used, 2 * n_pix), np.float32)
-                    plain_sums = np.empty((r_used, 2 * n_pix), np.float32)
-                weight_block = dense[: r_used * c_used].reshape(r_used, c_used)
+                if n_list > summed.shape[0]:
+                    summed = np.empty((n_list, 2 * n_pix), np.float32)
+                    dense = np.empty(n_list * widest, np.float32)
                 start = table_start[n] + slot_first[gg] * n_shifts
-                for j in range(c_used):
-                    table_rows[j] = start + column_list[j]
-                _weighted_sums(weight_block, shifted_rows, table_rows, gathered, masked_sums)
-                for j in range(c_used):
-                    table_rows[j] = recon_row[start + column_list[j]]
-                _weighted_sums(weight_block, recon_rows, table_rows, gathered, plain_sums)
+                _sum_phases(
+                    weights, out_start[gg], columns, row_list[:n_list], column_sum, phase_of_row[start:], phases,
+                    dense, column, gathered, summed,
+                )  # fmt: skip
                 signal_sum[:] = 0.0
                 power_sum[:] = 0.0
-                for i in range(r_used):
+                for i in range(n_list):
                     angle = psi_idx[psi_start[gg] + row_list[i] // n_children]
                     place = row_place[slot_of_psi[angle] * n_children + row_list[i] % n_children]
-                    weight = np.float32(0.0)
-                    for j in range(c_used):
-                        weight += weight_block[i, j]
                     _add_row(
-                        weight, flat_rows[place], masked_sums[i], plain_sums[i], ctf2[n], flat_numerators[place],
-                        denominators[place], signal_sum, power_sum,
+                        row_weight[i], summed[i], split_rows[place], images[n], plain_images[n], ctf2[n],
+                        numerators[place], denominators[place], signal_sum, power_sum,
                     )  # fmt: skip
                 for p in range(n_pix):
                     signal[n, shell[p]] += signal_sum[p]
                     power[n, shell[p]] += power_sum[p] * ctf2[n, p]
-            if residual:
-                for r in range(n_used):
-                    for p in range(n_pix):
-                        numerators[r, p] -= denominators[r, p] * rows[r, p]
-            insert(
-                grids[k],
-                numerators[:n_used],
-                denominators[:n_used],
-                used_rotations[:n_used],
-                kx,
-                ky,
-                pad,
-                r_max,
-            )
+            for r in range(n_used):
+                for p in range(n_pix):
+                    numerator = complex(numerators[r, p], numerators[r, n_pix + p])
+                    # the projections are not needed any more: their place takes what is inserted
+                    rows[r, p] = numerator - denominators[r, p] * rows[r, p] if residual else numerator
+            insert(grids[k], rows[:n_used], denominators[:n_used], used_rotations[:n_used], kx, ky, pad, r_max)
         for i in range(n_psi):
             slot_of_psi[psis[i]] = -1
         g = h
@@ -424,12 +483,19 @@ def _rows_in_use(
 
 
 @njit(**KERNEL_OPTIONS)
-def _add_row(weight, row, masked_sum, plain_sum, ctf2, numerator, denominator, signal_sum, power_sum):
-    """Adds one particle's share of one orientation: all arguments but `weight` are over pixels (or re, im pairs)."""
-    for p in range(numerator.shape[0]):
-        numerator[p] += plain_sum[p]
-    for p in range(denominator.shape[0]):
+def _add_row(weight, phases, row, image, plain_image, ctf2, numerator, denominator, signal_sum, power_sum):
+    """Adds one particle's share of one orientation; split (2P,) or, weight and power, (P,).
+
+    phases: the sum over shifts that the images are multiplied by.
+    """
+    n_pix = ctf2.shape[0]
+    for p in range(n_pix):
+        c, s = phases[p], phases[n_pix + p]
+        x, y = plain_image[p], plain_image[n_pix + p]
+        numerator[p] += x * c - y * s
+        numerator[n_pix + p] += x * s + y * c
         denominator[p] += weight * ctf2[p]
-        re, im = row[2 * p], row[2 * p + 1]
-        signal_sum[p] += re * masked_sum[2 * p] + im * masked_sum[2 * p + 1]
+        x, y = image[p], image[n_pix + p]
+        re, im = row[p], row[n_pix + p]
+        signal_sum[p] += re * (x * c - y * s) + im * (x * s + y * c)
         power_sum[p] += weight * (re * re + im * im)

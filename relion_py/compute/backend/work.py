@@ -83,8 +83,9 @@ class Slices:
 
 @dataclass(frozen=True)
 class Shifted:
-    """Images of a batch at their shifts: row start[n] + slot * children + child of rows (b) (R, P, 2) is CTF X / sigma2
-    of particle n. start (N+1,); prior (K, R / children) log, of each slot; ctf2 (b) (N, P) = CTF^2 / sigma2.
+    """Images of a batch at their shifts: row start[n] + slot * children + child of rows (b) is CTF X / sigma2 of
+    particle n. rows: what the backend's `shift_rows` makes, for dense scores, or its `at_shifts`, for groups.
+    start (N+1,); prior (K, R / children) log, of each slot; ctf2 (b) (N, P) = CTF^2 / sigma2.
     """
 
     rows: Array

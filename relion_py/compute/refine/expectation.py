@@ -327,11 +327,19 @@ class Expectation:
         """The components (..., 2 or 1) of offsets that the prior is about."""
         return offset[..., 1:] if self.settings.free_along else offset
 
-    def _shift_table(self, weighted: Array, rows: NDArray, shift_a: NDArray, slices: Slices) -> Array:
-        """weighted[rows] shifted by shift_a (R, 2) A -> (R, P, 2) float32."""
+    def _in_pixels(self, shift_a: NDArray) -> tuple[NDArray, NDArray]:
+        """x and y (R,) pixels of shifts (R, 2) A."""
         shift = shift_a / self.settings.pixel_size
-        x, y = np.ascontiguousarray(shift[:, 0]), np.ascontiguousarray(shift[:, 1])
-        return self.backend.shift_rows(weighted, rows, x, y, slices.kx, slices.ky, self.settings.box)
+        return np.ascontiguousarray(shift[:, 0]), np.ascontiguousarray(shift[:, 1])
+
+    def _at_shifts(
+        self, weighted: Array, images: PreparedImages, rows: NDArray, shifts: NDArray, which: NDArray, slices: Slices
+    ) -> Array:
+        """weighted[rows] moved by shifts[which] of shifts (U, 2) A in the particles' frames, for groups."""
+        if images.turn is not None:  # each has its own
+            shifts, which = images.in_image(shifts[which], rows), np.arange(len(rows))
+        x, y = self._in_pixels(shifts)
+        return self.backend.at_shifts(weighted, rows, x, y, which, slices.kx, slices.ky, self.settings.box)
 
     def _score_coarse(self, images: PreparedImages) -> Coarse:
         n, tables = len(images), self.sampling
@@ -339,12 +347,15 @@ class Expectation:
         slices = self._slices(images.coarse, coarse=True)
         weighted, ctf2 = self._weighted(images, coarse=True)
         rows = np.repeat(np.arange(n, dtype=np.int32), t)
-        shifts = images.in_image(np.tile(tables.shifts, (n, 1)), rows)
-        shifted = self._shift_table(weighted, rows, shifts, slices)
         prior = self._shift_prior(images).reshape(self.classes, n * t)
-        table = Shifted(shifted, np.arange(n + 1, dtype=np.int64) * t, 1, prior, ctf2)
+        start = np.arange(n + 1, dtype=np.int64) * t
         if self.local is not None:
-            return self._score_coarse_local(images, slices, table)
+            which = np.tile(np.arange(t), n)
+            shifted = self._at_shifts(weighted, images, rows, tables.shifts, which, slices)
+            return self._score_coarse_local(images, slices, Shifted(shifted, start, 1, prior, ctf2))
+        x, y = self._in_pixels(images.in_image(np.tile(tables.shifts, (n, 1)), rows))
+        shifted = self.backend.shift_rows(weighted, rows, x, y, slices.kx, slices.ky, self.settings.box)
+        table = Shifted(shifted, start, 1, prior, ctf2)
         d, q = tables.directions, tables.angles
         log_pdf = np.repeat(self.log_pdf.reshape(-1), q)
         scores, row_best = self.backend.dense_scores(
@@ -386,7 +397,8 @@ class Expectation:
         """Runs of particles whose fine scores and shifted images fit into the work space: first, last + 1."""
         tables = self.sampling
         samples = np.diff(found.mask_at) * tables.rot_children * tables.shift_children
-        cost = 4 * samples + found.used.sum(axis=1) * (tables.shift_children * 16 * images.fine.size)
+        per_row = 2 * self.backend.bytes_at_shifts(images.fine.size, images.turn is None)  # masked and unmasked
+        cost = 4 * samples + found.used.sum(axis=1) * (tables.shift_children * per_row)
         limit = self.backend.work_bytes()
         n, first = len(images), 0
         while first < n:
@@ -411,10 +423,11 @@ class Expectation:
         start = np.concatenate([[0], np.cumsum(used.sum(axis=1) * v)])
         who, shift_index = np.nonzero(used)
         rows = np.repeat(who, v).astype(np.int32)
-        shift = self.sampling.child_shifts[shift_index].reshape(-1, 2)
-        in_image = batch.in_image(shift, rows)
+        which = (shift_index[:, None] * v + np.arange(v)).reshape(-1)
+        shifts = self.sampling.child_shifts.reshape(-1, 2)
         slot_prior = np.ascontiguousarray(self._shift_prior(batch)[:, who, shift_index])
-        table = Shifted(self._shift_table(weighted, rows, in_image, slices), start, v, slot_prior, ctf2)
+        shifted = self._at_shifts(weighted, batch, rows, shifts, which, slices)
+        table = Shifted(shifted, start, v, slot_prior, ctf2)
         groups.out_start = mask_start * (slices.children * v)
         plan = backend.plan(slices, groups)
         weights = backend.score_groups(slices, plan, table, len(mask) * slices.children * v, s.correlate)
@@ -427,12 +440,12 @@ class Expectation:
         self.clock.lap("weights")
         if s.correlate:  # the noise-weighted images after all, for the back-projection
             weighted, ctf2 = self._ctf_terms(batch, batch.masked, batch.ctf, batch.fine, noise=True)
-            table = Shifted(self._shift_table(weighted, rows, in_image, slices), start, v, slot_prior, ctf2)
+            table = replace(table, rows=self._at_shifts(weighted, batch, rows, shifts, which, slices), ctf2=ctf2)
         in_use = np.nonzero(row_weight.sum(axis=0) > 0)[0]
         recon_row = np.full(len(rows), -1, np.int64)
         recon_row[in_use] = np.arange(len(in_use))
         unmasked, _ = self._ctf_terms(batch, batch.unmasked, batch.ctf, batch.fine, noise=True)
-        recon = self._shift_table(unmasked, rows[in_use], in_image[in_use], slices)
+        recon = self._at_shifts(unmasked, batch, rows[in_use], shifts, which[in_use], slices)
         signal, power = backend.sum_groups(
             slices, plan, weights, table, recon_row, recon, s.residual, self._accumulators, self.inv_sigma2.shape[1]
         )
@@ -441,7 +454,7 @@ class Expectation:
             by_direction = by_direction.sum(axis=1, keepdims=True)
         self.sums.pdf_direction += by_direction
         members = np.arange(first, last)
-        self._keep(batch, members, groups, chosen, weights, start, rows, shift, row_weight, signal, power, best)
+        self._keep(batch, members, groups, chosen, weights, start, rows, shifts[which], row_weight, signal, power, best)
         self.clock.lap("sums")
 
     def _keep(

@@ -1,17 +1,23 @@
-"""The CPU backend shares out work: nothing twice, nothing left out, and it can be stopped in the middle."""
+"""The CPU backend shares out work, can be stopped in the middle, and its kernels are what their formulas say."""
 
 from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
+import estep_problem
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from relion_py.compute.backend import estep_numba as kernels
+from relion_py.compute.backend import selection_numba as selection
 from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.backend.kernels_numba import project
+from relion_py.compute.backend.selection_numba import BINS_PER_LOG, LOG_RANGE
+from relion_py.compute.backend.work import Shifted, Slices
 from relion_py.compute.errors import Aborted
 
 
@@ -69,8 +75,63 @@ def test_rows_are_shifted_by_their_phases() -> None:
     images = (rng.normal(size=(3, 9)) + 1j * rng.normal(size=(3, 9))).astype(np.complex64)
     rows = np.array([2, 0, 0, 1], np.int32)
     shift = rng.uniform(-6, 6, (4, 2))
-    out = np.empty((4, 9, 2), np.float32)
+    out = np.empty((4, 2, 9), np.float32)
     source = images.view(np.float32).reshape(3, 9, 2)
     kernels.shift_rows(source, rows, shift[:, 0].copy(), shift[:, 1].copy(), kx, ky, box, out)
     phase = np.exp(-2j * np.pi * (shift[:, :1] * kx + shift[:, 1:] * ky) / box)
-    np.testing.assert_allclose(out[..., 0] + 1j * out[..., 1], images[rows] * phase, atol=2e-5)
+    np.testing.assert_allclose(out[:, 0] + 1j * out[:, 1], images[rows] * phase, atol=2e-5)
+
+
+@pytest.mark.parametrize("correlate", [False, True])
+@pytest.mark.parametrize("angles", [6, 5])
+def test_dense_scores_are_those_of_the_definition(
+    angles: int, correlate: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an even number of angles half are scored with the projections of the others; of an odd one, none."""
+    monkeypatch.setattr("relion_py.compute.backend.cpu.DENSE_COLUMNS", 9)
+    problem = estep_problem.make()
+    tables, images, pixels = problem.tables, problem.images, problem.images.coarse
+    k, d, n, t = len(problem.volumes), tables.directions, len(images), len(tables.shifts)
+    rng = np.random.default_rng(5)
+    psi = np.deg2rad(7 + np.arange(angles) * 360.0 / angles)
+    psi_table = np.stack([np.cos(psi), np.sin(psi)], axis=-1)[:, None].astype(np.float32)
+    slices = Slices(
+        problem.volumes, np.float32(estep_problem.PAD), np.float32(estep_problem.PAD * pixels.r_max), pixels.kx,
+        pixels.ky, pixels.shell, tables.coarse_mats, psi_table, np.eye(2, dtype=np.float32),
+    )  # fmt: skip
+    turned = replace(tables, coarse_psi=psi_table)
+    image = np.ascontiguousarray(images.masked[:, images.coarse_in_fine])
+    ctf2 = rng.uniform(0.1, 1.0, image.shape).astype(np.float32)
+    shift = rng.uniform(-3, 3, (t, 2))
+    phases = np.exp(-2j * np.pi * (shift[:, :1] * pixels.kx + shift[:, 1:] * pixels.ky) / estep_problem.BOX)
+    prior, shift_prior = rng.normal(size=k * d * angles).astype(np.float32), rng.normal(size=(k, n * t))
+    with CpuBackend(2) as backend:
+        rows, place = np.repeat(np.arange(n, dtype=np.int32), t), np.tile(shift, (n, 1))
+        x, y = np.ascontiguousarray(place[:, 0]), np.ascontiguousarray(place[:, 1])
+        moved = backend.shift_rows(image, rows, x, y, pixels.kx, pixels.ky, estep_problem.BOX)
+        table = Shifted(moved, np.arange(n + 1) * t, 1, shift_prior.astype(np.float32), ctf2)
+        found, best = backend.dense_scores(slices, turned.coarse_rotations, d * angles, prior, table, correlate)
+    projections = np.empty((k, d * angles, pixels.size), np.complex64)
+    for volume, out in zip(problem.volumes, projections, strict=True):
+        project(volume, turned.coarse_rotations(0, d * angles), pixels.kx, pixels.ky, slices.pad, slices.r_max, out)
+    wanted = np.einsum("krp,np,tp->krnt", projections.conj(), image.astype(complex), phases, optimize=True).real
+    norm = np.einsum("krp,np->krn", np.abs(projections.astype(complex)) ** 2, ctf2)[..., None]
+    if correlate:
+        wanted = wanted / np.sqrt(norm)
+    else:
+        wanted = wanted - 0.5 * norm + prior.reshape(k, -1, 1, 1) + shift_prior.reshape(k, 1, n, t)
+    wanted = wanted.reshape(k * d, angles, n, t)
+    np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())
+    np.testing.assert_array_equal(best, found.max(axis=-1))
+
+
+def test_exponentials_are_right_down_to_the_smallest_that_count() -> None:
+    below = np.append(np.linspace(0, 31, 20001), [np.nan, np.inf])
+    line = (100 - below).astype(np.float32)
+    exact = np.exp(line.astype(float) - 100)
+    counts = np.float32(100) - line < LOG_RANGE
+    bins, powers = np.empty((2, len(line)), np.int32)
+    selection._exponentials(line, np.float32(100), bins, powers)
+    np.testing.assert_allclose(line[counts], exact[counts], rtol=3e-6)
+    assert line[0] == 1 and not line[~counts].any() and counts[:-2].sum() == 19355
+    assert np.all(np.diff(bins[counts]) >= 0) and bins[counts].max() == LOG_RANGE * BINS_PER_LOG - 1
