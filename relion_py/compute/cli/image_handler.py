@@ -61,11 +61,8 @@ class Input:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_image_handler", "Simple operations on images and maps.")
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
-    if args.integer("--j") < 1:
-        raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
+    args.refuse(REFUSED)
+    args.need_positive_integers("--j")
     reports = [name for name in _REPORTS if name in args.given]
     if not args.text("--o") and not reports:
         raise UserError("Tell the name of the output with --o.")

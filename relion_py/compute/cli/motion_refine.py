@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from relion_py.compute.cli.many import one_by_one
 from relion_py.compute.cli.options.motion_refine import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -69,11 +70,8 @@ def _main(argv: list[str], job: Job) -> None:
 
 def check_options(args: Arguments) -> None:
     """UserError for options that are refused, or contradict each other."""
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
-    if args.integer("--j") < 1:
-        raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
+    args.refuse(REFUSED)
+    args.need_positive_integers("--j")
     if bool(args.text("--m1")) != bool(args.text("--m2")):
         raise UserError("Give both half maps, --m1 and --m2, or neither.")
     if args.text("--mask") and not args.text("--m1"):
@@ -333,20 +331,7 @@ class _Polisher:
 
     def _work(self, todo: Sequence[Micrograph], one: Callable[[Micrograph], None]) -> None:
         """Do this rank's share; failures of all ranks are gathered on the first."""
-        mine = todo[self._job.comm.rank :: self._job.comm.size]
-        failures: dict[str, str] = {}
-        bar = self._job.progress(len(mine)) if self._talks else None
-        for done, micrograph in enumerate(mine, 1):
-            self._job.check_abort()
-            try:
-                one(micrograph)
-            except UserError as error:
-                failures[micrograph.name] = str(error)
-                print(f"WARNING: {micrograph.name} is left out: {error}", file=sys.stderr, flush=True)
-            if bar is not None:
-                bar.update(done)
-        for more in self._job.comm.gather(failures) or []:
-            self._failures.update(more)
+        self._failures.update(one_by_one(self._job, todo, lambda found: found.name, one, shown=self._talks))
         self._job.comm.barrier()
 
     def _estimate(self, micrograph: Micrograph, with_correlations: bool) -> None:

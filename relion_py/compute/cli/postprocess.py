@@ -53,9 +53,7 @@ class Inputs:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_postprocess", "Resolution and sharpening.", quiet=not job.leads)
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     loud = args.integer("--verb") > 0
 
     def say(text: str) -> None:

@@ -36,9 +36,7 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_project", "Projects a map.")
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     volume, angpix = read_map(args.text("--i"))
     if len(set(volume.shape)) != 1:
         raise UserError(f"{args.text('--i')} is not a cube but {' x '.join(map(str, volume.shape[::-1]))}.")
