@@ -29,15 +29,8 @@ from relion_py.compute.refine.model import (
     OptimiserState,
     SamplingState,
 )
-from relion_py.compute.refine.model_star import (
-    OptimiserFiles,
-    model_from_star,
-    model_to_star,
-    optimiser_from_star,
-    optimiser_to_star,
-    sampling_from_star,
-    sampling_to_star,
-)
+from relion_py.compute.refine.model_star import model_from_star, model_to_star, sampling_from_star, sampling_to_star
+from relion_py.compute.refine.optimiser_star import OptimiserFiles, optimiser_from_star, optimiser_to_star
 from relion_py.compute.refine.options import RefineOptions
 
 FINAL = -1
