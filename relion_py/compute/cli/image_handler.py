@@ -313,16 +313,18 @@ def _report(given: Input, reports: list[str], angpix: float, args: Arguments, jo
 
 
 def _square(image: Image, name: str) -> Image:
-    if len(set(image.shape)) != 1 or image.shape[0] % 2:
-        raise UserError(f"{name} is not a square image or cubic map with an even box, as this report needs.")
+    if len(set(image.shape)) != 1:
+        raise UserError(f"{name} is not a square image or cubic map, as this report needs.")
     return image
 
 
 def _statistics(name: str, image: Image, angpix: float) -> str:
     values = image.astype(np.float64)
     nz, ny, nx = (1,) * (3 - image.ndim) + image.shape
+    with np.errstate(invalid="ignore"):  # values that are not finite are told as they are
+        average, spread = values.mean(), values.std()
     return (
-        f"{name} : (x,y,z,n)= {nx} x {ny} x {nz} x 1 ; avg= {values.mean():g} stddev= {values.std():g} "
+        f"{name} : (x,y,z,n)= {nx} x {ny} x {nz} x 1 ; avg= {average:g} stddev= {spread:g} "
         f"minval= {values.min():g} maxval= {values.max():g}; angpix = {angpix:g}"
     )
 
