@@ -235,7 +235,7 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
     that is missing or damaged, or what the run did that this release cannot continue.
     """
     if not path.endswith("_optimiser.star"):
-        raise UserError(f"--continue takes an _optimiser.star file, not {path}.")
+        raise UserError(f"{path} was given where the program takes an _optimiser.star file.")
     state, options, files = optimiser_from_star(star.read(path))
     data = find_beside(files.data, path)
     groups = number_of_optics_groups(data)
