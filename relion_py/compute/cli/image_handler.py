@@ -85,8 +85,10 @@ def _input(path: str) -> Input:
     if path.endswith(".star"):
         listed = read_list(path)
         label = "rlnImageName" if "rlnImageName" in listed.rows else "rlnMicrographName"
-        if label not in listed.rows or not len(listed.rows):
+        if label not in listed.rows:
             raise UserError(f"{path} has no column _rlnImageName with images.")
+        if not len(listed.rows):
+            raise UserError(f"{path} lists no images.")
         return Input(listed.rows.strings(label), listed)
     if path.endswith(".mrcs") and "@" not in path:
         count = read_header(path).nz
