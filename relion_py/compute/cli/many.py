@@ -13,6 +13,17 @@ from relion_py.compute.cli.program import Job
 from relion_py.compute.errors import UserError
 
 Item = TypeVar("Item")
+Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+
+def in_threads(pool: ThreadPoolExecutor, check_abort: Callable[[], None]) -> Mapper:
+    """The pool's `map`, before which a request to stop counts: one large movie may take minutes."""
+
+    def run(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+        check_abort()
+        return pool.map(function, items)
+
+    return run
 
 
 def go_through(

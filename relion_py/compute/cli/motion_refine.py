@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
-from relion_py.compute.cli.many import one_by_one
+from relion_py.compute.cli.many import in_threads, one_by_one
 from relion_py.compute.cli.options.motion_refine import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -155,7 +155,8 @@ class _Polisher:
     """One run of the program, on one rank."""
 
     def __init__(self, args: Arguments, settings: MotionSettings, job: Job, pool: ThreadPoolExecutor) -> None:
-        self._args, self._job, self._pool = args, job, pool
+        self._args, self._job = args, job
+        self._run = in_threads(pool, job.check_abort)
         self._talks = args.integer("--verb") > 0
         self.directory = args.text("--o").rstrip("/") + "/"
         self._say(f" + Reading {args.text('--i')} ...")
@@ -323,11 +324,6 @@ class _Polisher:
         )
 
     # ---- stages ---------------------------------------------------------------------------------------------
-
-    def _run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
-        """Work in threads; a large movie takes minutes, so that a request to stop counts here too."""
-        self._job.check_abort()
-        return self._pool.map(function, items)
 
     def _work(self, todo: Sequence[Micrograph], one: Callable[[Micrograph], None]) -> None:
         """Do this rank's share; failures of all ranks are gathered on the first."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.cli.many import one_by_one
+from relion_py.compute.cli.many import Mapper, in_threads, one_by_one
 from relion_py.compute.cli.options.motioncorr import FLAGS, ONLY_MOTIONCOR2, ONLY_OWN
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -225,10 +225,10 @@ class Own:
     check_abort: Callable[[], None]
     _gain: tuple[Any, NDArray[np.float32] | None] = (None, None)
     _defects: tuple[Any, NDArray[np.bool_] | None] = (None, None)
-    _pool: ThreadPoolExecutor = field(init=False)
+    _run: Mapper = field(init=False)
 
     def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(self.settings.threads)
+        self._run = in_threads(ThreadPoolExecutor(self.settings.threads), self.check_abort)
 
     def __call__(self, entry: Entry) -> None:
         root = output_root(self.directory, entry.movie)
@@ -239,11 +239,6 @@ class Own:
                 self._gain_for(movie), self._defects_for(movie), self._run,
             )  # fmt: skip
         self._write(root, corrected, entry)
-
-    def _run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
-        """Work in threads; a large movie takes minutes, so that a request to stop counts here too."""
-        self.check_abort()
-        return self._pool.map(function, items)
 
     def _gain_for(self, movie: Movie) -> NDArray[np.float32] | None:
         key = (type(movie), movie.shape)
