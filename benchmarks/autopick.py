@@ -19,13 +19,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+import measure
 import numpy as np
 from scipy import ndimage, spatial
 
@@ -150,22 +148,14 @@ def multiplied(where: Path, truth: Truth, tiles: int, copies: int) -> Truth:
 
 def step(words: str, where: Path) -> None:
     """One program of this package, in a directory."""
-    done = subprocess.run([sys.executable, "-m", *words.split()], cwd=where, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
+    measure.run([sys.executable, "-m", *words.split()], where)
 
 
 def run(program: list[str], flags: list[str], output: Path, where: Path | None = None) -> tuple[float, float]:
     """Seconds on the clock and of the processor of one run."""
     output.mkdir()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    done = subprocess.run([*program, "--odir", f"{output}/", *flags], capture_output=True, text=True, cwd=where)
-    wall = time.perf_counter() - start
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    used = measure.run([*program, "--odir", f"{output}/", *flags], where)
+    return used.wall, used.cpu
 
 
 def main() -> None:

@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 
+import measure
 from chain import DataSet, protein_volume, run_chain
 from truth import defocus_errors, score_picks
 
@@ -52,31 +50,22 @@ class Bench:
         built = spec.build({**spec.defaults(), **changes}, name, False, None, DiskFiles(self.project.root))
         (self.project.root / name).mkdir(parents=True)
         ours = [self._run(command, name) for command in built.local_commands]
-        wall, cpu = (sum(times) for times in zip(*ours, strict=True))
+        wall, cpu = sum(used.wall for used in ours), sum(used.cpu for used in ours)
         self.total = [self.total[0] + wall, self.total[1] + cpu]
         print(f"{spec.browser_label:<22} {wall:8.1f} {cpu:8.1f}", end="", flush=True)
         theirs = name.rstrip("/") + "_other/"
         if command := self._of_the_other(built.commands, name, theirs):
             (self.project.root / theirs).mkdir()
             try:
-                wall, cpu = self._run(command, theirs)
-                print(f" {wall:10.1f} {cpu:8.1f}", end="")
-            except RuntimeError:
+                used = self._run(command, theirs)
+                print(f" {used.wall:10.1f} {used.cpu:8.1f}", end="")
+            except measure.Failed:
                 print("     failed", end="")
         print()
         return name
 
-    def _run(self, command: Sequence[str], name: str) -> tuple[float, float]:
-        """Seconds on the clock and of the processors of one command."""
-        before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        with open(self.project.root / name / "run.out", "a") as log:
-            done = subprocess.run(list(command), cwd=self.project.root, stdout=log, stderr=log)
-        wall = time.perf_counter() - begin
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode:
-            log_text = (self.project.root / name / "run.out").read_text(errors="replace")
-            raise RuntimeError(f"{' '.join(command)}\nfailed:\n{log_text[-1000:]}")
-        return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    def _run(self, command: Sequence[str], name: str) -> measure.Usage:
+        return measure.run(command, self.project.root, log=self.project.root / name / "run.out")
 
     def _of_the_other(self, commands: Sequence[Sequence[str]], name: str, theirs: str) -> list[str]:
         """The same command for the other RELION, with an output directory of its own; [] where there is none."""

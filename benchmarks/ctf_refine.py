@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+import measure
 import numpy as np
 
 from relion_py.compute.image.aberrations import even_indices, odd_indices, zernike
@@ -74,18 +72,11 @@ def prepare(root: Path, optics: dict[str, str], error: float, args: argparse.Nam
     star.write(root / "postprocess.star", StarFile([("general", general), ("fsc", fsc)]))
 
 
-def run(program: list[str], root: Path, out: str, options: str, threads: str) -> tuple[float, float]:
-    """Seconds on the clock and of the processor of one run."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
+def run(program: list[str], root: Path, out: str, options: str, threads: str) -> measure.Usage:
+    """One job, measured."""
     words = f"--i start.star --f postprocess.star --o {out}/ --j {threads} {options}".split()
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([*program, *words], cwd=root, capture_output=True, text=True, env=environment)
-    wall = time.perf_counter() - start
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return measure.run([*program, *words], root, environment=environment)
 
 
 def phases(values: dict[str, str], args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
@@ -142,9 +133,9 @@ def main() -> None:
         print(f"{args.particles} particles of {args.box} pixels, {args.angpix} A, SNR {args.snr}, {args.j} threads")
         for job, (data, options) in JOBS.items():
             for title, program in programs.items():
-                wall, processor = run(program, directory / data, f"{job}{len(title)}", options, args.j)
+                used = run(program, directory / data, f"{job}{len(title)}", options, args.j)
                 left = errors(job, directory / data, f"{job}{len(title)}", args)
-                print(f"{job:14} {title:28} {wall:7.1f} s  {processor:7.1f} s CPU   {left}", flush=True)
+                print(f"{job:14} {title:28} {used.wall:7.1f} s  {used.cpu:7.1f} s CPU   {left}", flush=True)
 
 
 if __name__ == "__main__":

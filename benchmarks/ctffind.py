@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+import measure
 import numpy as np
 from scipy import fft
 
@@ -47,17 +45,10 @@ def simulate(directory: Path, rows: int, columns: int, count: int) -> np.ndarray
     return truth
 
 
-def run(directory: Path, output: str, flags: list[str]) -> tuple[float, float]:
-    """Seconds on the clock and of the processor of one run."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
+def run(directory: Path, output: str, flags: list[str]) -> measure.Usage:
+    """One run, measured."""
     program = [sys.executable, "-m", "relion_py.compute.cli.ctffind"]
-    done = subprocess.run([*program, "--o", output, *flags], cwd=directory, capture_output=True, text=True)
-    wall = time.perf_counter() - start
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return measure.run([*program, "--o", output, *flags], directory)
 
 
 def error(directory: Path, output: str, truth: np.ndarray) -> float:
@@ -89,9 +80,9 @@ def main() -> None:
         print(f"{args.micrographs} micrographs of {columns} x {rows}, --j {args.j}; load {os.getloadavg()[0]:.1f}")
         print(f"{'estimator':26s} {'wall s':>8s} {'CPU s':>8s} {'CPU s each':>11s} {'median error A':>15s}")
         for number, (kind, more) in enumerate(kinds.items()):
-            wall, cpu = run(directory, f"run{number}", [*flags, *more])
+            used = run(directory, f"run{number}", [*flags, *more])
             median = error(directory, f"run{number}", truth)
-            print(f"{kind:26s} {wall:8.1f} {cpu:8.1f} {cpu / args.micrographs:11.2f} {median:15.1f}")
+            print(f"{kind:26s} {used.wall:8.1f} {used.cpu:8.1f} {used.cpu / args.micrographs:11.2f} {median:15.1f}")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+import measure
 import numpy as np
 import tifffile
 from scipy import ndimage
@@ -41,32 +39,6 @@ def simulate(directory: Path, width: int, height: int, frames: int, movies: int 
                 y, x = 32 + int(6 * np.exp(-frame / 5)), 32 - int(9 * np.exp(-frame / 4)) + number
                 part = np.clip(density[y : y + height, x : x + width], 0, None)
                 file.write(rng.poisson(part).astype(np.uint8), compression="lzw", photometric="minisblack")
-
-
-def run(program: list[str], directory: Path, output: str, flags: list[str]) -> tuple[float, float, float]:
-    """Seconds on the clock, of the processor, and the largest memory (MB) of one run."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    with open(directory / f"{output}.log", "wb") as log:
-        process = subprocess.Popen([*program, "--o", output + "/", *flags], cwd=directory, stdout=log, stderr=log)
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, _resident(process.pid))
-            time.sleep(0.02)
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode:
-        sys.exit(f"{program[-1]} failed; see {directory / output}.log")
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak
-
-
-def _resident(pid: int) -> float:
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    match = re.search(r"VmRSS:\s+(\d+)", text)
-    return int(match[1]) / 1024 if match else 0.0
 
 
 def agreement(directory: Path, first: str, second: str) -> str:
@@ -121,16 +93,20 @@ def main() -> None:
         flags = ["--i", "Movies/*.tiff", "--use_own", "--j", args.j, "--angpix", PIXEL, "--voltage", "300"]
         flags += ["--bfactor", "150", "--dose_per_frame", "4.2", "--dose_weighting", "--grouping_for_ps", "3"]
         flags += ["--patch_x", patches, "--patch_y", patches, *gain]
+
+        def run(program: list[str], output: str, *more: str) -> measure.Usage:
+            return measure.run([*program, "--o", output + "/", *flags, *more], directory)
+
         ours = [sys.executable, "-m", "relion_py.compute.cli.motioncorr"]
-        run(ours, directory, "warm", [*flags, "--do_at_most", "1"])  # kernels are compiled once per machine
-        rows = [("relion_py", *run(ours, directory, "ours", flags))]
+        run(ours, "warm", "--do_at_most", "1")  # kernels are compiled once per machine
+        rows = [("relion_py", run(ours, "ours"))]
         if shutil.which(args.other):
-            rows.append((args.other, *run([args.other], directory, "theirs", flags)))
+            rows.append((args.other, run([args.other], "theirs")))
         print(f"{len(movies)} movies, {shape[0]} frames of {shape[2]} x {shape[1]}, {args.j} threads, "
               f"{patches} x {patches} patches; load {os.getloadavg()[0]:.1f}")  # fmt: skip
         print(f"{'program':36s} {'wall s':>8s} {'CPU s':>8s} {'peak MB':>8s}")
-        for program, wall, cpu, peak in rows:
-            print(f"{program:36s} {wall:8.1f} {cpu:8.1f} {peak:8.0f}")
+        for program, used in rows:
+            print(f"{program:36s} {used.wall:8.1f} {used.cpu:8.1f} {used.memory:8.0f}")
         print(f"relion_py, seconds per movie: {stages(directory)}")
         if len(rows) > 1:
             print(agreement(directory, "ours", "theirs"))

@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
+import measure
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/compute/polish"))
@@ -30,34 +27,6 @@ from relion_py.compute.io import mrc, star
 from relion_py.compute.polish.tracks import read_tracks
 
 SIGMAS = ("--s_vel", "0.8", "--s_div", "200", "--s_acc", "0.5")
-
-
-def run(program: list[str], directory: Path, output: str, flags: list[str]) -> tuple[float, float, float]:
-    """Seconds on the clock, of the processor, and the largest memory (MB) of one run."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    log_path = Path(tempfile.gettempdir()) / f"polish-{os.getpid()}.log"
-    with open(log_path, "wb") as log:
-        process = subprocess.Popen([*program, "--o", output + "/", *flags], cwd=directory, stdout=log, stderr=log)
-        peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, _resident(process.pid))
-            time.sleep(0.02)
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if process.returncode:
-        sys.exit(f"{program[-1]} failed:\n{log_path.read_text(errors='replace')}")
-    log_path.unlink()
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak
-
-
-def _resident(pid: int) -> float:
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    match = re.search(r"VmRSS:\s+(\d+)", text)
-    return int(match[1]) / 1024 if match else 0.0
 
 
 def rms(values: list[np.ndarray]) -> float:
@@ -103,21 +72,25 @@ def main() -> None:
             flags = [*truth.arguments, *SIGMAS]
         flags += ["--combine_frames", "--j", args.j]
         outputs = [os.path.relpath(Path(name) / which, directory) for which in ("warm", "ours", "theirs")]
+
+        def run(program: list[str], output: str, *more: str) -> measure.Usage:
+            return measure.run([*program, "--o", output + "/", *flags, *more], directory)
+
         ours = [sys.executable, "-m", "relion_py.compute.cli.motion_refine"]
-        run(ours, directory, outputs[0], [*flags, "--max_MG", "0"])  # kernels are compiled once per machine
-        rows = [("relion_py", outputs[1], *run(ours, directory, outputs[1], flags))]
+        run(ours, outputs[0], "--max_MG", "0")  # kernels are compiled once per machine
+        rows = [("relion_py", outputs[1], run(ours, outputs[1]))]
         if shutil.which(args.other):
-            rows.append((args.other, outputs[2], *run([args.other], directory, outputs[2], flags)))
+            rows.append((args.other, outputs[2], run([args.other], outputs[2])))
         count = sum(len(read_tracks(str(path))) for path in (directory / outputs[1]).rglob("*_tracks.star"))
         print(f"{count} particles, {args.j} threads; load {os.getloadavg()[0]:.1f}")
         print(f"{'program':36s} {'wall s':>8s} {'CPU s':>8s} {'peak MB':>8s} {'px to truth':>12s}")
-        for program, output, wall, cpu, peak in rows:
+        for program, output, used in rows:
             distance = ""
             if truth is not None:
                 files = [directory / output / f"Movies/mic{n + 1}_tracks.star" for n in range(args.micrographs)]
                 found = [read_tracks(str(path)) / PIXEL for path in files]
                 distance = f"{rms([a - b for a, b in zip(found, truth.tracks, strict=True)]):.3f}"
-            print(f"{program:36s} {wall:8.1f} {cpu:8.1f} {peak:8.0f} {distance:>12s}")
+            print(f"{program:36s} {used.wall:8.1f} {used.cpu:8.1f} {used.memory:8.0f} {distance:>12s}")
         if truth is not None:
             nearest = rms([a - b for a, b in zip(truth.polynomial, truth.tracks, strict=True)])
             print(f"{'nearest polynomial':36s} {'':26s} {nearest:12.3f}")

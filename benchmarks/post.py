@@ -8,13 +8,12 @@ Half maps, and lists of particles of which some are picked twice, are made for t
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+import measure
 import numpy as np
 
 from relion_py.compute.image.fourier import lowpass
@@ -61,15 +60,6 @@ def same_list(ours: Path, theirs: Path) -> str:
     return f"{len(names[0])} rows, {'the same' if names[0] == names[1] else 'others'}"
 
 
-def seconds(command: list[str], directory: Path) -> float:
-    """Time on the clock of one run; the program ends if it fails."""
-    start = time.perf_counter()
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return time.perf_counter() - start
-
-
 def main() -> None:
     """Print the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,11 +89,11 @@ def main() -> None:
         print(f"{'':<26}{'relion_py s':>12}{'other s':>10}{'faster':>8}   agreement")
         for title, program, flags, extension, compare in jobs:
             output = "out" if program == "relion_postprocess" else f"out{extension}"
-            own = seconds(
+            own = measure.run(
                 [str(Path(sys.executable).with_name(program)), *flags.split(), "--o", f"ours/{output}"],
                 directory,
-            )
-            other = seconds([f"{args.other}/{program}", *flags.split(), "--o", f"theirs/{output}"], directory)
+            ).wall
+            other = measure.run([f"{args.other}/{program}", *flags.split(), "--o", f"theirs/{output}"], directory).wall
             agreement = compare(directory / f"ours/out{extension}", directory / f"theirs/out{extension}")
             print(f"{title:<26}{own:>12.2f}{other:>10.2f}{other / own:>8.1f}   {agreement}", flush=True)
 

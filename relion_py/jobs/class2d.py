@@ -6,7 +6,6 @@ from . import nodes
 from .common import (
     COUNT,
     GPU_ARG,
-    NOT_NEGATIVE,
     NUMBER,
     OTHER_ARGS,
     POSITIVE,
@@ -15,17 +14,22 @@ from .common import (
     running,
     times,
 )
-from .conditions import above, all_of, any_of, continuing, filled, new_job, not_, off, on
+from .conditions import above, all_of, any_of, continuing, new_job, not_, off, on
 from .nodes import Node
-from .refinement import (
+from .refinement import CTF_ARGS, NO_OPTIMISER, ODD_OPTIMISER, REFINE_CLEAN, compute_args, iteration, third_of_range
+from .refinement_options import (
+    ALLOW_COARSER,
+    CONTINUE_FROM,
     CTF,
-    CTF_ARGS,
-    NOT_AN_OPTIMISER,
-    REFINE_CLEAN,
+    DO_ALIGN,
+    HIGHRES_LIMIT,
+    NR_CLASSES,
+    OFFSET_RANGE,
+    OFFSET_STEP,
+    PARTICLE_DIAMETER,
+    PARTICLES_OR_STACK,
+    ZERO_MASK,
     compute,
-    compute_args,
-    iteration,
-    third_of_range,
 )
 from .spec import (
     Arg,
@@ -35,9 +39,7 @@ from .spec import (
     JobSpec,
     Page,
     Rule,
-    file,
     literal,
-    node,
     output,
     slider,
     yes_no,
@@ -46,39 +48,15 @@ from .spec import (
 I_O = Page(
     "I/O",
     (
-        node(
-            "fn_img",
-            "Input images STAR file:",
-            nodes.PARTS,
-            pattern="STAR files (*.star) \t Image stacks (not recommended, read help!) (*.{spi,mrcs})",
-            help="Particles STAR file, with optics groups and CTF parameters.",
-            on_continue="inactive",
-        ),
-        file(
-            "fn_cont",
-            "Continue from here: ",
-            pattern="STAR Files (*_optimiser.star)",
-            directory="CURRENT_ODIR",
-            help="The _optimiser.star of the iteration to go on from.",
-            on_continue="only",
-        ),
+        PARTICLES_OR_STACK,
+        CONTINUE_FROM,
     ),
 )
 
 OPTIMISATION = Page(
     "Optimisation",
     (
-        slider(
-            "nr_classes",
-            "Number of classes:",
-            "1",
-            1,
-            50,
-            1,
-            help="Number of classes (K).",
-            on_continue="inactive",
-            limits=COUNT,
-        ),
+        NR_CLASSES,
         slider(
             "tau_fudge",
             "Regularisation parameter T:",
@@ -131,42 +109,9 @@ OPTIMISATION = Page(
             enabled_when=on("do_grad"),
             limits=COUNT,
         ),
-        slider(
-            "particle_diameter",
-            "Mask diameter (A):",
-            "200",
-            0,
-            1000,
-            10,
-            help=(
-                "Diameter (A) of the circular mask around the particles: a little larger than the longest "
-                "axis, smaller than the box."
-            ),
-            limits=POSITIVE,
-        ),
-        yes_no(
-            "do_zero_mask",
-            "Mask individual particles with zeros?",
-            True,
-            help=(
-                "Yes sets what is outside the mask to zero; No fills it with noise. Zeros give higher "
-                "resolution, noise may be safer for very small or noisy particles."
-            ),
-            on_continue="inactive",
-        ),
-        slider(
-            "highres_limit",
-            "Limit resolution E-step to (A): ",
-            "-1",
-            -1,
-            20,
-            1,
-            help=(
-                "Alignment uses no resolutions beyond this (A); -1 for all. 10 to 15 helps against "
-                "overfitting when features look spiky."
-            ),
-            on_continue="inactive",
-        ),
+        PARTICLE_DIAMETER,
+        ZERO_MASK,
+        HIGHRES_LIMIT,
         yes_no(
             "do_center",
             "Center class averages?",
@@ -179,12 +124,7 @@ OPTIMISATION = Page(
 SAMPLING = Page(
     "Sampling",
     (
-        yes_no(
-            "dont_skip_align",
-            "Perform image alignment?",
-            True,
-            help=("No keeps orientations and centres as they are in the input and only classifies."),
-        ),
+        DO_ALIGN,
         slider(
             "psi_sampling",
             "In-plane angular sampling:",
@@ -196,35 +136,9 @@ SAMPLING = Page(
             enabled_when=on("dont_skip_align"),
             limits=POSITIVE,
         ),
-        slider(
-            "offset_range",
-            "Offset search range (pix):",
-            "5",
-            0,
-            30,
-            1,
-            help=("Shifts are searched up to this far (pixels) from the last known centre."),
-            enabled_when=on("dont_skip_align"),
-            limits=NOT_NEGATIVE,
-        ),
-        slider(
-            "offset_step",
-            "Offset search step (pix):",
-            "1",
-            0.1,
-            5,
-            0.1,
-            help="Distance (pixels) between tested shifts, after two-fold oversampling.",
-            enabled_when=on("dont_skip_align"),
-            limits=POSITIVE,
-        ),
-        yes_no(
-            "allow_coarser",
-            "Allow coarser sampling?",
-            False,
-            help=("Yes lets early iterations sample more coarsely, when the estimated accuracies allow it. Faster."),
-            enabled_when=on("dont_skip_align"),
-        ),
+        OFFSET_RANGE,
+        OFFSET_STEP,
+        ALLOW_COARSER,
     ),
 )
 
@@ -356,12 +270,8 @@ SPEC = JobSpec(
     outputs=(result_nodes,),
     labels=(("helical", _HELIX),),
     refusals=(
-        empty_input("fn_cont", "Say from which _optimiser.star file to continue.", continuing),
-        Rule(
-            all_of(continuing, filled("fn_cont"), NOT_AN_OPTIMISER),
-            "This is no optimiser file of an iteration: its name must be like run_it012_optimiser.star.",
-            "fn_cont",
-        ),
+        NO_OPTIMISER,
+        ODD_OPTIMISER,
         Rule(all_of(_EM, on("do_grad")), "Choose either the EM or the VDAM algorithm, not both.", "do_grad"),
         Rule(
             all_of(_VDAM, above("nr_mpi", 1)),

@@ -6,7 +6,6 @@ from . import nodes
 from .common import (
     COUNT,
     GPU_ARG,
-    NOT_NEGATIVE,
     OTHER_ARGS,
     POSITIVE,
     THREADS_ARG,
@@ -22,21 +21,37 @@ from .conditions import above, all_of, continuing, equals, filled, new_job, not_
 from .nodes import Node
 from .numeric import whole
 from .refinement import (
-    CTF,
     CTF_ARGS,
-    HELIX_3D,
     HELIX_CHECKS,
-    NOT_AN_OPTIMISER,
+    NO_OPTIMISER,
+    ODD_OPTIMISER,
     PAD_AS_ASKED,
-    REFERENCE,
     REFINE_CLEAN,
     SYMMETRY_CHECK,
     class_maps,
-    compute,
     compute_args,
     helix_args,
     iteration,
     third_of_range,
+)
+from .refinement_options import (
+    ALLOW_COARSER,
+    BLUSH,
+    CONTINUE_FROM,
+    CTF,
+    DO_ALIGN,
+    HELIX_3D,
+    HIGHRES_LIMIT,
+    NR_CLASSES,
+    OFFSET_RANGE,
+    OFFSET_STEP,
+    PARTICLE_DIAMETER,
+    PARTICLES,
+    REFERENCE,
+    REFERENCE_MAP,
+    REFERENCE_MASK,
+    ZERO_MASK,
+    compute,
 )
 from .spec import (
     Arg,
@@ -48,9 +63,7 @@ from .spec import (
     Page,
     Rule,
     choice,
-    file,
     literal,
-    node,
     output,
     slider,
     text,
@@ -60,60 +73,17 @@ from .spec import (
 I_O = Page(
     "I/O",
     (
-        node(
-            "fn_img",
-            "Input images STAR file:",
-            nodes.PARTS,
-            pattern="STAR files (*.star)",
-            help="Particles STAR file, with optics groups and CTF parameters.",
-            on_continue="inactive",
-        ),
-        node(
-            "fn_ref",
-            "Reference map:",
-            nodes.MAP,
-            pattern="Image Files (*.{spi,vol,mrc})",
-            help=(
-                "Starting map (MRC), of the same pixel and box size as the particles or to be rescaled to "
-                "them. Start from a low-resolution map; not from an atomic model's."
-            ),
-            on_continue="inactive",
-        ),
-        node(
-            "fn_mask",
-            "Reference mask (optional):",
-            nodes.MASK,
-            pattern="Image Files (*.{spi,vol,msk,mrc})",
-            help=(
-                "Optional map between 0 (solvent) and 1 (molecule) with soft edges, of the reference's box "
-                "and pixel size. Without it a sphere of the particle's diameter is used."
-            ),
-        ),
-        file(
-            "fn_cont",
-            "Continue from here: ",
-            pattern="STAR Files (*_optimiser.star)",
-            directory="CURRENT_ODIR",
-            help="The _optimiser.star of the iteration to go on from.",
-            on_continue="only",
-        ),
+        PARTICLES,
+        REFERENCE_MAP,
+        REFERENCE_MASK,
+        CONTINUE_FROM,
     ),
 )
 
 OPTIMISATION = Page(
     "Optimisation",
     (
-        slider(
-            "nr_classes",
-            "Number of classes:",
-            "1",
-            1,
-            50,
-            1,
-            help="Number of classes (K).",
-            on_continue="inactive",
-            limits=COUNT,
-        ),
+        NR_CLASSES,
         slider(
             "tau_fudge",
             "Regularisation parameter T:",
@@ -144,61 +114,17 @@ OPTIMISATION = Page(
             help=("Yes uses subsets of the particles in the first iterations: faster for large sets."),
             on_continue="inactive",
         ),
-        slider(
-            "particle_diameter",
-            "Mask diameter (A):",
-            "200",
-            0,
-            1000,
-            10,
-            help=(
-                "Diameter (A) of the circular mask around the particles: a little larger than the longest "
-                "axis, smaller than the box."
-            ),
-            limits=POSITIVE,
-        ),
-        yes_no(
-            "do_zero_mask",
-            "Mask individual particles with zeros?",
-            True,
-            help=(
-                "Yes sets what is outside the mask to zero; No fills it with noise. Zeros give higher "
-                "resolution, noise may be safer for very small or noisy particles."
-            ),
-            on_continue="inactive",
-        ),
-        slider(
-            "highres_limit",
-            "Limit resolution E-step to (A): ",
-            "-1",
-            -1,
-            20,
-            1,
-            help=(
-                "Alignment uses no resolutions beyond this (A); -1 for all. 10 to 15 helps against "
-                "overfitting when features look spiky."
-            ),
-            on_continue="inactive",
-        ),
-        yes_no(
-            "do_blush",
-            "Use Blush regularisation?",
-            False,
-            help="Regularise with the Blush neural network.",
-            on_continue="inactive",
-        ),
+        PARTICLE_DIAMETER,
+        ZERO_MASK,
+        HIGHRES_LIMIT,
+        BLUSH,
     ),
 )
 
 SAMPLING = Page(
     "Sampling",
     (
-        yes_no(
-            "dont_skip_align",
-            "Perform image alignment?",
-            True,
-            help=("No keeps orientations and centres as they are in the input and only classifies."),
-        ),
+        DO_ALIGN,
         choice(
             "sampling",
             "Angular sampling interval:",
@@ -210,28 +136,8 @@ SAMPLING = Page(
             ),
             enabled_when=on("dont_skip_align"),
         ),
-        slider(
-            "offset_range",
-            "Offset search range (pix):",
-            "5",
-            0,
-            30,
-            1,
-            help=("Shifts are searched up to this far (pixels) from the last known centre."),
-            enabled_when=on("dont_skip_align"),
-            limits=NOT_NEGATIVE,
-        ),
-        slider(
-            "offset_step",
-            "Offset search step (pix):",
-            "1",
-            0.1,
-            5,
-            0.1,
-            help="Distance (pixels) between tested shifts, after two-fold oversampling.",
-            enabled_when=on("dont_skip_align"),
-            limits=POSITIVE,
-        ),
+        OFFSET_RANGE,
+        OFFSET_STEP,
         yes_no(
             "do_local_ang_searches",
             "Perform local angular searches?",
@@ -258,13 +164,7 @@ SAMPLING = Page(
             ),
             enabled_when=all_of(on("dont_skip_align"), on("do_local_ang_searches")),
         ),
-        yes_no(
-            "allow_coarser",
-            "Allow coarser sampling?",
-            False,
-            help=("Yes lets early iterations sample more coarsely, when the estimated accuracies allow it. Faster."),
-            enabled_when=on("dont_skip_align"),
-        ),
+        ALLOW_COARSER,
     ),
 )
 
@@ -357,7 +257,7 @@ SPEC = JobSpec(
     outputs=(result_nodes,),
     labels=(("helical", all_of(new_job, on("do_helix"))),),
     refusals=(
-        empty_input("fn_cont", "Say from which _optimiser.star file to continue.", continuing),
+        NO_OPTIMISER,
         empty_input("fn_img", "Give the particles STAR file to classify.", new_job),
         empty_input("fn_ref", "Give a reference map to start from.", new_job),
         unknown_sampling("sampling", _ALIGN),
@@ -370,11 +270,7 @@ SPEC = JobSpec(
     checks=(
         SYMMETRY_CHECK,
         *HELIX_CHECKS,
-        Rule(
-            all_of(continuing, filled("fn_cont"), NOT_AN_OPTIMISER),
-            "This is no optimiser file of an iteration: its name must be like run_it012_optimiser.star.",
-            "fn_cont",
-        ),
+        ODD_OPTIMISER,
     ),
     gentle=REFINE_CLEAN,
     harsh=REFINE_CLEAN,

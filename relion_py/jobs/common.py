@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import quoting
+from . import nodes, quoting
 from .conditions import (
     Condition,
     all_of,
@@ -21,6 +21,7 @@ from .spec import (
     Rule,
     Words,
     file,
+    node,
     slider,
     text,
     yes_no,
@@ -47,6 +48,44 @@ SAMPLING = (
     "0.5 degrees",
     "0.2 degrees",
     "0.1 degrees",
+)
+
+HALF_MAP = node(
+    "fn_in",
+    "One of the 2 unfiltered half-maps:",
+    nodes.HALFMAP,
+    pattern="MRC map files (*half1*.mrc)",
+    help=("One of the two unfiltered half-maps; the other is found by its name (half1, half2)."),
+    on_continue="inactive",
+)
+
+POSTPROCESS_STAR = node(
+    "fn_post",
+    "Postprocess STAR file:",
+    nodes.POSTPROCESS,
+    pattern="STAR files (postprocess.star)",
+    help=("postprocess.star of the same refinement; it names the maps, the mask and the FSC."),
+    on_continue="inactive",
+)
+
+FLOAT16 = yes_no(
+    "do_float16",
+    "Write output in float16?",
+    True,
+    help=("Write particles in 16-bit floating point (MRC mode 12): half the disc space."),
+    on_continue="inactive",
+)
+
+USE_GPU = yes_no("use_gpu", "Use GPU acceleration?", False, help="Yes to compute on NVIDIA GPUs.")
+
+GPU_IDS = text(
+    "gpu_ids",
+    "Which GPUs to use:",
+    help=(
+        "Which GPUs: colons between processes, commas between GPUs of one process, such as 0:1 or "
+        "0,1:2,3. Empty uses all in turn."
+    ),
+    enabled_when=on("use_gpu"),
 )
 
 _RUNNING = (

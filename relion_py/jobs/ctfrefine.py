@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from . import nodes
-from .common import OTHER_ARGS, POSITIVE, THREADS_ARG, empty_input, running
+from .common import OTHER_ARGS, POSITIVE, POSTPROCESS_STAR, THREADS_ARG, empty_input, running
 from .conditions import Values, all_of, continuing, equals, not_, off, on, that
 from .spec import (
     Arg,
@@ -38,14 +38,7 @@ I_O = Page(
             help="Refined particles (_data.star).",
             on_continue="inactive",
         ),
-        node(
-            "fn_post",
-            "Postprocess STAR file:",
-            nodes.POSTPROCESS,
-            pattern="STAR files (postprocess.star)",
-            help=("postprocess.star of the same refinement; it names the maps, the mask and the FSC."),
-            on_continue="inactive",
-        ),
+        POSTPROCESS_STAR,
     ),
 )
 

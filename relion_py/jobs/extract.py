@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from . import nodes
-from .common import COUNT, EVEN_BOX, NUMBER, OTHER_ARGS, POSITIVE, empty_input, running
+from .common import COUNT, EVEN_BOX, FLOAT16, NUMBER, OTHER_ARGS, POSITIVE, empty_input, running
 from .conditions import Values, all_of, continuing, not_, number, off, on, that
 from .numeric import format_number, whole
 from .spec import (
@@ -108,13 +108,7 @@ I_O = Page(
             enabled_when=all_of(on("do_reextract"), on("do_recenter")),
             limits=NUMBER,
         ),
-        yes_no(
-            "do_float16",
-            "Write output in float16?",
-            True,
-            help=("Write particles in 16-bit floating point (MRC mode 12): half the disc space."),
-            on_continue="inactive",
-        ),
+        FLOAT16,
     ),
     rows=(
         Row(

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from . import nodes, quoting
 from .common import COUNT, GPU_ARG, OTHER_ARGS, POSITIVE, THREADS_ARG, empty_input, running
-from .conditions import above, all_of, continuing, filled, new_job, not_, off, on, that
+from .conditions import above, all_of, continuing, new_job, not_, off, on, that
 from .nodes import Node
 from .numeric import whole
-from .refinement import (
-    CTF,
-    CTF_ARGS,
-    NOT_AN_OPTIMISER,
-    REFINE_CLEAN,
-    SYMMETRY_CHECK,
-    class_maps,
-    compute,
-    compute_args,
-)
+from .refinement import CTF_ARGS, NO_OPTIMISER, ODD_OPTIMISER, REFINE_CLEAN, SYMMETRY_CHECK, class_maps, compute_args
+from .refinement_options import CONTINUE_FROM, CTF, PARTICLE_DIAMETER, PARTICLES_OR_STACK, SYMMETRY, compute
 from .spec import (
     Arg,
     Command,
@@ -26,34 +18,17 @@ from .spec import (
     Output,
     Page,
     Rule,
-    file,
     literal,
-    node,
     output,
     slider,
-    text,
     yes_no,
 )
 
 I_O = Page(
     "I/O",
     (
-        node(
-            "fn_img",
-            "Input images STAR file:",
-            nodes.PARTS,
-            pattern="STAR files (*.star) \t Image stacks (not recommended, read help!) (*.{spi,mrcs})",
-            help="Particles STAR file, with optics groups and CTF parameters.",
-            on_continue="inactive",
-        ),
-        file(
-            "fn_cont",
-            "Continue from here: ",
-            pattern="STAR Files (*_optimiser.star)",
-            directory="CURRENT_ODIR",
-            help="The _optimiser.star of the iteration to go on from.",
-            on_continue="only",
-        ),
+        PARTICLES_OR_STACK,
+        CONTINUE_FROM,
     ),
 )
 
@@ -91,19 +66,7 @@ OPTIMISATION = Page(
             on_continue="inactive",
             limits=COUNT,
         ),
-        slider(
-            "particle_diameter",
-            "Mask diameter (A):",
-            "200",
-            0,
-            1000,
-            10,
-            help=(
-                "Diameter (A) of the circular mask around the particles: a little larger than the longest "
-                "axis, smaller than the box."
-            ),
-            limits=POSITIVE,
-        ),
+        PARTICLE_DIAMETER,
         yes_no(
             "do_solvent",
             "Flatten and enforce non-negative solvent?",
@@ -111,16 +74,7 @@ OPTIMISATION = Page(
             help="Yes masks the solvent and keeps the maps from getting negative there.",
             on_continue="inactive",
         ),
-        text(
-            "sym_name",
-            "Symmetry:",
-            "C1",
-            help=(
-                "Point group: C1, C4, D2, T, O, I ... If in doubt use C1, and apply symmetry once it shows. "
-                "Axes are RELION's conventions."
-            ),
-            on_continue="inactive",
-        ),
+        SYMMETRY,
         yes_no(
             "do_run_C1",
             "Run in C1 and apply symmetry later? ",
@@ -213,16 +167,12 @@ SPEC = JobSpec(
             "The gradient algorithm runs in one process: use 1 MPI process and more threads.",
             "nr_mpi",
         ),
-        empty_input("fn_cont", "Say from which _optimiser.star file to continue.", continuing),
+        NO_OPTIMISER,
         empty_input("fn_img", "Give the particles STAR file.", new_job),
     ),
     checks=(
         SYMMETRY_CHECK,
-        Rule(
-            all_of(continuing, filled("fn_cont"), NOT_AN_OPTIMISER),
-            "This is no optimiser file of an iteration: its name must be like run_it012_optimiser.star.",
-            "fn_cont",
-        ),
+        ODD_OPTIMISER,
     ),
     gentle=REFINE_CLEAN,
     harsh=REFINE_CLEAN,

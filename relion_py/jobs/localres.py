@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import nodes, quoting
-from .common import NO_OTHER_HALF, OTHER_ARGS, POSITIVE, empty_input, executable, other_half, running
+from .common import HALF_MAP, NO_OTHER_HALF, OTHER_ARGS, POSITIVE, empty_input, executable, other_half, running
 from .conditions import above, all_of, filled, off, on, that
 from .spec import (
     Arg,
@@ -25,14 +25,7 @@ from .spec import (
 I_O = Page(
     "I/O",
     (
-        node(
-            "fn_in",
-            "One of the 2 unfiltered half-maps:",
-            nodes.HALFMAP,
-            pattern="MRC map files (*half1*.mrc)",
-            help=("One of the two unfiltered half-maps; the other is found by its name (half1, half2)."),
-            on_continue="inactive",
-        ),
+        HALF_MAP,
         node(
             "fn_mask",
             "User-provided solvent mask:",

@@ -35,7 +35,8 @@ from .conditions import (
 )
 from .nodes import Node
 from .numeric import format_number, parse_number, round_half_away, whole
-from .refinement import PAD_AS_ASKED, REFINE_CLEAN, compute, compute_args
+from .refinement import PAD_AS_ASKED, REFINE_CLEAN, compute_args
+from .refinement_options import BLUSH, CONTINUE_FROM, compute
 from .spec import (
     Arg,
     CleanRule,
@@ -67,14 +68,7 @@ I_O = Page(
             help="Optimiser STAR file of the consensus refinement from which to start.",
             on_continue="inactive",
         ),
-        file(
-            "fn_cont",
-            "Continue from here: ",
-            pattern="STAR Files (*_optimiser.star)",
-            directory="CURRENT_ODIR",
-            help="The _optimiser.star of the iteration to go on from.",
-            on_continue="only",
-        ),
+        CONTINUE_FROM,
         file(
             "fn_bodies",
             "Body STAR file:",
@@ -89,13 +83,7 @@ I_O = Page(
             help=("Yes subtracts all other bodies from the images before the reconstruction of each: less noise."),
             on_continue="inactive",
         ),
-        yes_no(
-            "do_blush",
-            "Use Blush regularisation?",
-            False,
-            help="Regularise with the Blush neural network.",
-            on_continue="inactive",
-        ),
+        BLUSH,
     ),
 )
 

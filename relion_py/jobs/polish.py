@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import nodes
-from .common import COUNT, EVEN_OR_UNSET, NUMBER, OTHER_ARGS, POSITIVE, THREADS_ARG, empty_input, running
+from .common import (
+    COUNT,
+    EVEN_OR_UNSET,
+    FLOAT16,
+    NUMBER,
+    OTHER_ARGS,
+    POSITIVE,
+    POSTPROCESS_STAR,
+    THREADS_ARG,
+    empty_input,
+    running,
+)
 from .conditions import Values, all_of, below, continuing, not_, number, off, on, that
 from .numeric import format_number, round_half_away, single
 from .spec import (
@@ -45,14 +56,7 @@ I_O = Page(
             help="Refined particles (_data.star).",
             on_continue="inactive",
         ),
-        node(
-            "fn_post",
-            "Postprocess STAR file:",
-            nodes.POSTPROCESS,
-            pattern="STAR files (postprocess.star)",
-            help=("postprocess.star of the same refinement; it names the maps, the mask and the FSC."),
-            on_continue="inactive",
-        ),
+        POSTPROCESS_STAR,
         slider(
             "first_frame",
             "First movie frame: ",
@@ -97,13 +101,7 @@ I_O = Page(
             on_continue="inactive",
             limits=EVEN_OR_UNSET,
         ),
-        yes_no(
-            "do_float16",
-            "Write output in float16?",
-            True,
-            help=("Write particles in 16-bit floating point (MRC mode 12): half the disc space."),
-            on_continue="inactive",
-        ),
+        FLOAT16,
     ),
 )
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from . import nodes
-from .common import NO_OTHER_HALF, OTHER_ARGS, POSITIVE, empty_input, running
+from .common import HALF_MAP, NO_OTHER_HALF, OTHER_ARGS, POSITIVE, empty_input, running
 from .conditions import above, all_of, filled, not_, on
 from .spec import Arg, Command, Display, JobSpec, Output, Page, Rule, file, node, output, slider, yes_no
 
 I_O = Page(
     "I/O",
     (
-        node(
-            "fn_in",
-            "One of the 2 unfiltered half-maps:",
-            nodes.HALFMAP,
-            pattern="MRC map files (*half1*.mrc)",
-            help=("One of the two unfiltered half-maps; the other is found by its name (half1, half2)."),
-            on_continue="inactive",
-        ),
+        HALF_MAP,
         node(
             "fn_mask",
             "Solvent mask:",

@@ -19,20 +19,29 @@ from .common import (
 )
 from .conditions import above, all_of, continuing, empty, equals, filled, new_job, not_, off, on, that
 from .refinement import (
-    CTF,
     CTF_ARGS,
-    HELIX_3D,
     HELIX_CHECKS,
-    NOT_AN_OPTIMISER,
+    NO_OPTIMISER,
+    ODD_OPTIMISER,
     PAD_AS_ASKED,
-    REFERENCE,
     REFINE_CLEAN,
     REFINE_DISPLAY,
     SYMMETRY_CHECK,
-    compute,
     compute_args,
     helix_args,
     third_of_range,
+)
+from .refinement_options import (
+    BLUSH,
+    CTF,
+    HELIX_3D,
+    PARTICLE_DIAMETER,
+    PARTICLES,
+    REFERENCE,
+    REFERENCE_MAP,
+    REFERENCE_MASK,
+    ZERO_MASK,
+    compute,
 )
 from .spec import (
     Arg,
@@ -46,7 +55,6 @@ from .spec import (
     choice,
     file,
     literal,
-    node,
     output,
     slider,
     text,
@@ -56,35 +64,9 @@ from .spec import (
 I_O = Page(
     "I/O",
     (
-        node(
-            "fn_img",
-            "Input images STAR file:",
-            nodes.PARTS,
-            pattern="STAR files (*.star)",
-            help="Particles STAR file, with optics groups and CTF parameters.",
-            on_continue="inactive",
-        ),
-        node(
-            "fn_ref",
-            "Reference map:",
-            nodes.MAP,
-            pattern="Image Files (*.{spi,vol,mrc})",
-            help=(
-                "Starting map (MRC), of the same pixel and box size as the particles or to be rescaled to "
-                "them. Start from a low-resolution map; not from an atomic model's."
-            ),
-            on_continue="inactive",
-        ),
-        node(
-            "fn_mask",
-            "Reference mask (optional):",
-            nodes.MASK,
-            pattern="Image Files (*.{spi,vol,msk,mrc})",
-            help=(
-                "Optional map between 0 (solvent) and 1 (molecule) with soft edges, of the reference's box "
-                "and pixel size. Without it a sphere of the particle's diameter is used."
-            ),
-        ),
+        PARTICLES,
+        REFERENCE_MAP,
+        REFERENCE_MASK,
         file(
             "fn_cont",
             "Continue from here: ",
@@ -99,29 +81,8 @@ I_O = Page(
 OPTIMISATION = Page(
     "Optimisation",
     (
-        slider(
-            "particle_diameter",
-            "Mask diameter (A):",
-            "200",
-            0,
-            1000,
-            10,
-            help=(
-                "Diameter (A) of the circular mask around the particles: a little larger than the longest "
-                "axis, smaller than the box."
-            ),
-            limits=POSITIVE,
-        ),
-        yes_no(
-            "do_zero_mask",
-            "Mask individual particles with zeros?",
-            True,
-            help=(
-                "Yes sets what is outside the mask to zero; No fills it with noise. Zeros give higher "
-                "resolution, noise may be safer for very small or noisy particles."
-            ),
-            on_continue="inactive",
-        ),
+        PARTICLE_DIAMETER,
+        ZERO_MASK,
         yes_no(
             "do_solvent_fsc",
             "Use solvent-flattened FSCs?",
@@ -131,13 +92,7 @@ OPTIMISATION = Page(
                 "the mask is much smaller than the box; needs a mask."
             ),
         ),
-        yes_no(
-            "do_blush",
-            "Use Blush regularisation?",
-            False,
-            help="Regularise with the Blush neural network.",
-            on_continue="inactive",
-        ),
+        BLUSH,
     ),
 )
 
@@ -294,12 +249,8 @@ SPEC = JobSpec(
     ),
     labels=(("helical", all_of(new_job, on("do_helix"))),),
     refusals=(
-        empty_input("fn_cont", "Say from which _optimiser.star file to continue.", continuing),
-        Rule(
-            all_of(continuing, filled("fn_cont"), NOT_AN_OPTIMISER),
-            "This is no optimiser file of an iteration: its name must be like run_it012_optimiser.star.",
-            "fn_cont",
-        ),
+        NO_OPTIMISER,
+        ODD_OPTIMISER,
         empty_input("fn_img", "Give the particles STAR file to refine.", new_job),
         empty_input("fn_ref", "Give a reference map to start from.", new_job),
         unknown_sampling("sampling", new_job),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from . import nodes
-from .common import EVEN_OR_UNSET, NUMBER, OTHER_ARGS, empty_input, running
+from .common import EVEN_OR_UNSET, FLOAT16, NUMBER, OTHER_ARGS, empty_input, running
 from .conditions import above, all_of, empty, filled, off, on
 from .spec import (
     Arg,
@@ -59,13 +59,7 @@ I_O = Page(
             on_continue="inactive",
             enabled_when=on("do_data"),
         ),
-        yes_no(
-            "do_float16",
-            "Write output in float16?",
-            True,
-            help=("Write particles in 16-bit floating point (MRC mode 12): half the disc space."),
-            on_continue="inactive",
-        ),
+        FLOAT16,
         yes_no(
             "do_fliplabel",
             "OR revert to original particles?",

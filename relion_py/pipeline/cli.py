@@ -1,8 +1,7 @@
 """relion_pipeliner: schedules, runs, checks, edits and cleans jobs of a project from a command line.
 
 The options are those of RELION 5's program (apps/pipeliner.cpp), with --check_command, --json and --restore
-added. As there, the word after an option is its value even if it begins with a minus, the last of two wins,
-and unknown options are warned about. It works on the project in the current directory.
+added. It works on the project in the current directory.
 """
 
 from __future__ import annotations
@@ -10,62 +9,50 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from relion_py import __version__
 from relion_py.jobs.quoting import display
 from relion_py.jobs.spec import BuiltJob, JobSpec, Problem
 from relion_py.pipeline import jobstar
+from relion_py.pipeline.command_line import CommandLine, Option
 from relion_py.pipeline.errors import PipelineError
 from relion_py.pipeline.project import Project
 
-
-@dataclass(frozen=True)
-class _Option:
-    name: str
-    default: str | None
-    help: str
-
-    @property
-    def is_flag(self) -> bool:
-        return self.default is None
-
-
-_GROUPS: dict[str, tuple[_Option, ...]] = {
+_GROUPS: dict[str, tuple[Option, ...]] = {
     "Check a job": (
-        _Option("--check_command", "", "Print what the job of this job.star would run; nothing is changed"),
-        _Option("--json", None, "With --check_command: one JSON object on stdout"),
+        Option("--check_command", "", "Print what the job of this job.star would run; nothing is changed"),
+        Option("--json", None, "With --check_command: one JSON object on stdout"),
     ),
-    "Check job completion": (_Option("--check_job_completion", None, "Only check whether running jobs have ended"),),
+    "Check job completion": (Option("--check_job_completion", None, "Only check whether running jobs have ended"),),
     "Add scheduled jobs": (
-        _Option("--addJobFromStar", "", "Schedule a job with the type and values of this job.star"),
-        _Option("--addJob", "", "Schedule a job of this type, with the values of the last one"),
-        _Option("--addJobOptions", "", 'Values for the added job, like "key == value;key == value"'),
-        _Option("--setJobAlias", "", "Alias for the added job"),
+        Option("--addJobFromStar", "", "Schedule a job with the type and values of this job.star"),
+        Option("--addJob", "", "Schedule a job of this type, with the values of the last one"),
+        Option("--addJobOptions", "", 'Values for the added job, like "key == value;key == value"'),
+        Option("--setJobAlias", "", "Alias for the added job"),
     ),
     "Run scheduled jobs": (
-        _Option("--RunJobs", "", "Names of the jobs to run in this order, in one word (quoted)"),
-        _Option("--schedule", "", "Name for this schedule"),
-        _Option("--repeat", "1", "Run the jobs this many times"),
-        _Option("--min_wait", "0", "Wait at least this many minutes between repeats"),
-        _Option("--min_wait_before", "0", "Wait this many minutes before the first job"),
-        _Option("--sec_wait_after", "10", "Wait this many seconds after each job"),
+        Option("--RunJobs", "", "Names of the jobs to run in this order, in one word (quoted)"),
+        Option("--schedule", "", "Name for this schedule"),
+        Option("--repeat", "1", "Run the jobs this many times"),
+        Option("--min_wait", "0", "Wait at least this many minutes between repeats"),
+        Option("--min_wait_before", "0", "Wait this many minutes before the first job"),
+        Option("--sec_wait_after", "10", "Wait this many seconds after each job"),
     ),
     "Edit jobs": (
-        _Option("--editJob", "", "The job.star to edit"),
-        _Option("--editJobOut", "", "Where to write it; without this it is changed in place"),
-        _Option("--editOption", "", "The key of the value to change; it must be in the file"),
-        _Option("--editValue", "", "The new value"),
+        Option("--editJob", "", "The job.star to edit"),
+        Option("--editJobOut", "", "Where to write it; without this it is changed in place"),
+        Option("--editOption", "", "The key of the value to change; it must be in the file"),
+        Option("--editValue", "", "The new value"),
     ),
     "Expert options": (
-        _Option("--pipeline", "default", "Name of the pipeline"),
-        _Option("--gentle_clean", "-1", "Gently clean the job of this number"),
-        _Option("--harsh_clean", "-1", "Harshly clean the job of this number"),
-        _Option("--restore", None, "Restore a damaged default_pipeline.star from backups and job directories"),
+        Option("--pipeline", "default", "Name of the pipeline"),
+        Option("--gentle_clean", "-1", "Gently clean the job of this number"),
+        Option("--harsh_clean", "-1", "Harshly clean the job of this number"),
+        Option("--restore", None, "Restore a damaged default_pipeline.star from backups and job directories"),
     ),
 }
-_OPTIONS = {option.name: option for group in _GROUPS.values() for option in group}
+COMMAND_LINE = CommandLine("relion_pipeliner", "[options]", _GROUPS)
 
 # Jobs scheduled as continuations, so that repeats only do what is new (pipeliner.cpp, addScheduledJob).
 _ON_THE_FLY = ("relion.motioncorr", "relion.ctffind", "relion.autopick", "relion.extract")
@@ -73,52 +60,11 @@ _ON_THE_FLY = ("relion.motioncorr", "relion.ctffind", "relion.autopick", "relion
 
 def main(argv: list[str] | None = None) -> int:
     """The program; returns its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("--help", "-h"):
-        print(_usage())
-        return 0 if arguments else 1
-    if arguments[0] == "--version":
-        print(f"relion_py version {__version__}")
-        return 0
-    try:
-        given = _parse(arguments)
-        return _run(given)
-    except PipelineError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return COMMAND_LINE.run(_run, argv)
 
 
-def _usage() -> str:
-    lines = ["usage: relion_pipeliner [options], in a project directory"]
-    for title, options in _GROUPS.items():
-        lines.append(f"====== {title} ===== ")
-        for option in options:
-            shown = option.name if option.is_flag else f"{option.name} ({option.default})"
-            lines.append(f"{shown:>32} : {option.help}")
-    return "\n".join(lines)
-
-
-def _parse(arguments: list[str]) -> dict[str, str]:
-    """Option name -> value; flags that were given have the value "yes", others the value ""."""
-    values = {option.name: option.default or "" for option in _OPTIONS.values()}
-    rest = iter(arguments)
-    for word in rest:
-        option = _OPTIONS.get(word)
-        if option is None:
-            print(f"WARNING: {word} is not an option of relion_pipeliner; it is passed over.", file=sys.stderr)
-        elif option.is_flag:
-            values[word] = "yes"
-        else:
-            value = next(rest, None)
-            if value is None:
-                raise PipelineError(f"{word} must be followed by a value.")
-            values[word] = value
-    return values
-
-
-def _run(given: dict[str, str]) -> int:
+def _run(typed: Mapping[str, str]) -> int:
+    given = {**COMMAND_LINE.defaults(), **typed}
     if given["--pipeline"] != "default":
         raise PipelineError(f"Only the pipeline called default is worked on here, not {given['--pipeline']!r}.")
     if given["--check_command"]:

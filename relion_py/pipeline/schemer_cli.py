@@ -1,18 +1,17 @@
 """relion_schemer: makes, edits, runs, aborts and resets schemes of the project in the current directory.
 
 The options are those of RELION 5's program (apps/schemer.cpp), with --steps, --stop, --decide, --from_jobs,
---list and --allow_outside added. As there, the word after an option is its value even if it begins with a minus.
+--list and --allow_outside added.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from relion_py import __version__
 from relion_py.pipeline import jobstar
+from relion_py.pipeline.command_line import CommandLine, Option
 from relion_py.pipeline.errors import PipelineError
 from relion_py.pipeline.project import Project
 from relion_py.pipeline.schemes import making, operators
@@ -20,58 +19,45 @@ from relion_py.pipeline.schemes.model import CONTINUE, NEW, like
 from relion_py.pipeline.schemes.runner import Outcome, SchemeRunner
 from relion_py.pipeline.schemes.store import SchemeStore, names
 
-
-@dataclass(frozen=True)
-class _Option:
-    name: str
-    default: str | None
-    help: str
-
-    @property
-    def is_flag(self) -> bool:
-        return self.default is None
-
-
-_GROUPS: dict[str, tuple[_Option, ...]] = {
+_GROUPS: dict[str, tuple[Option, ...]] = {
     "General options": (
-        _Option("--scheme", "", "Name of the scheme, which lies in Schemes/NAME"),
-        _Option("--copy", "", "Make a copy of the scheme under this name"),
-        _Option("--list", None, "List the schemes of the project; with --scheme, its variables and nodes"),
+        Option("--scheme", "", "Name of the scheme, which lies in Schemes/NAME"),
+        Option("--copy", "", "Make a copy of the scheme under this name"),
+        Option("--list", None, "List the schemes of the project; with --scheme, its variables and nodes"),
     ),
     "Add elements to the scheme": (
-        _Option("--add", "", "What to add: variable, operator, job, edge or fork"),
-        _Option("--type", "", "Type of the operator, like float=plus"),
-        _Option("--i", "", "Input: of an operator, an edge or a fork; for a job its directory or job.star"),
-        _Option("--i2", "", "Second input of the operator"),
-        _Option("--bool", "", "Bool variable of the fork"),
-        _Option("--o", "", "Output of the operator or edge; of a fork, where it leads if the bool is true"),
-        _Option("--o2", "", "Where a fork leads if the bool is false"),
-        _Option("--name", "", "Name of the variable, operator or job"),
-        _Option("--value", "", "Value of the variable"),
-        _Option("--original_value", "", "Original value of the variable"),
-        _Option("--mode", "", "Mode of the job: new or continue"),
-        _Option("--from_jobs", "", "Make the scheme from these jobs of the project, in one word (quoted)"),
-        _Option("--loop", None, "With --from_jobs: go round for ever, with a wait, instead of once"),
+        Option("--add", "", "What to add: variable, operator, job, edge or fork"),
+        Option("--type", "", "Type of the operator, like float=plus"),
+        Option("--i", "", "Input: of an operator, an edge or a fork; for a job its directory or job.star"),
+        Option("--i2", "", "Second input of the operator"),
+        Option("--bool", "", "Bool variable of the fork"),
+        Option("--o", "", "Output of the operator or edge; of a fork, where it leads if the bool is true"),
+        Option("--o2", "", "Where a fork leads if the bool is false"),
+        Option("--name", "", "Name of the variable, operator or job"),
+        Option("--value", "", "Value of the variable"),
+        Option("--original_value", "", "Original value of the variable"),
+        Option("--mode", "", "Mode of the job: new or continue"),
+        Option("--from_jobs", "", "Make the scheme from these jobs of the project, in one word (quoted)"),
+        Option("--loop", None, "With --from_jobs: go round for ever, with a wait, instead of once"),
     ),
     "Set values of variables in the scheme": (
-        _Option("--reset", None, "Reset all variables to their original values, and go to the start"),
-        _Option("--abort", None, "Abort a scheme that is running"),
-        _Option("--stop", None, "Stop a scheme that is running when its present job has ended"),
-        _Option("--set_var", "", "Name of a variable to set to --value"),
-        _Option("--set_job_mode", "", "Name of a job whose mode to set to --value"),
-        _Option("--set_has_started", "", "Name of a job for which to say by --value whether it has started"),
-        _Option("--set_current_node", "", "Name of the node that shall come next"),
-        _Option("--decide", "", "Name of the gate that waits, to be answered with --value (True or False)"),
+        Option("--reset", None, "Reset all variables to their original values, and go to the start"),
+        Option("--abort", None, "Abort a scheme that is running"),
+        Option("--stop", None, "Stop a scheme that is running when its present job has ended"),
+        Option("--set_var", "", "Name of a variable to set to --value"),
+        Option("--set_job_mode", "", "Name of a job whose mode to set to --value"),
+        Option("--set_has_started", "", "Name of a job for which to say by --value whether it has started"),
+        Option("--set_current_node", "", "Name of the node that shall come next"),
+        Option("--decide", "", "Name of the gate that waits, to be answered with --value (True or False)"),
     ),
     "Run the schemer within a pipeline": (
-        _Option("--run", None, "Run the scheme from its current node on"),
-        _Option("--verb", "1", "How much to say: 0, 1, 2 or 3"),
-        _Option("--steps", "", "Stop after this many nodes"),
-        _Option("--run_pipeline", "default", "Name of the pipeline in which to run the scheme"),
-        _Option("--allow_outside", None, "Agree that file operators leave the project where the scheme says so"),
+        Option("--run", None, "Run the scheme from its current node on"),
+        Option("--verb", "1", "How much to say: 0, 1, 2 or 3"),
+        Option("--steps", "", "Stop after this many nodes"),
+        Option("--run_pipeline", "default", "Name of the pipeline in which to run the scheme"),
+        Option("--allow_outside", None, "Agree that file operators leave the project where the scheme says so"),
     ),
 }
-_OPTIONS = {option.name: option for group in _GROUPS.values() for option in group}
 _EXAMPLES = """
  Different ways of using this program:
     --scheme test --add variable --name iter --value 0
@@ -87,52 +73,18 @@ _EXAMPLES = """
 """
 
 
+COMMAND_LINE = CommandLine(
+    "relion_schemer",
+    "--scheme NAME [options]",
+    _GROUPS,
+    examples=_EXAMPLES,
+    interrupted="Interrupted; the job that runs goes on, and --run picks it up again.",
+)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The program; returns its exit status: 0, 1 after an error, 2 if the scheme was aborted."""
-    arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("--help", "-h"):
-        print(_usage())
-        return 0 if arguments else 1
-    if arguments[0] == "--version":
-        print(f"relion_py version {__version__}")
-        return 0
-    try:
-        given = _parse(arguments)
-        return _run(given)
-    except PipelineError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; the job that runs goes on, and --run picks it up again.", file=sys.stderr)
-        return 130
-
-
-def _usage() -> str:
-    lines = ["usage: relion_schemer --scheme NAME [options], in a project directory"]
-    for title, options in _GROUPS.items():
-        lines.append(f"====== {title} ===== ")
-        for option in options:
-            shown = option.name if option.is_flag else f"{option.name} ({option.default})"
-            lines.append(f"{shown:>32} : {option.help}")
-    return "\n".join(lines) + _EXAMPLES
-
-
-def _parse(arguments: list[str]) -> dict[str, str]:
-    """The options that were given: name -> value ("yes" for flags)."""
-    given: dict[str, str] = {}
-    rest = iter(arguments)
-    for word in rest:
-        option = _OPTIONS.get(word)
-        if option is None:
-            print(f"WARNING: {word} is not an option of relion_schemer; it is passed over.", file=sys.stderr)
-        elif option.is_flag:
-            given[word] = "yes"
-        else:
-            value = next(rest, None)
-            if value is None:
-                raise PipelineError(f"{word} must be followed by a value.")
-            given[word] = value
-    return given
+    return COMMAND_LINE.run(_run, argv)
 
 
 def _run(given: Mapping[str, str]) -> int:

@@ -184,7 +184,7 @@ def test_every_option_of_the_reference_is_there(shared: Path) -> None:
     groups = json.loads((shared / "reference/programs.json").read_text())["relion_pipeliner"]["groups"]
     for options in groups.values():
         for option in options:
-            ours = cli._OPTIONS[option["option"]]
+            ours = cli.COMMAND_LINE.options[option["option"]]
             assert ours.is_flag == (option["kind"] == "flag")
             assert ours.is_flag or ours.default == option["default"]
 

@@ -71,9 +71,7 @@ def _main(argv: list[str], job: Job) -> None:
 
 def _choice(args: Arguments) -> rank.Choice:
     """The options of the selection; UserError for what is refused or cannot be."""
-    for name, why in (REFUSED | REFUSED_VALUES).items():
-        if name in args.given:
-            raise UserError(f"{name} is not available in this release: {why}.")
+    args.refuse(REFUSED | REFUSED_VALUES)
     if not 0 < args.number("--radius_ratio") < 1:
         raise UserError(f"--radius_ratio must lie between 0 and 1, not be {args.text('--radius_ratio')}.")
     if not args.number("--lowpass") > 0:

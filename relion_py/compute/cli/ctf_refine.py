@@ -60,16 +60,13 @@ def _main(argv: list[str], job: Job) -> None:
 
 def settings_of(args: Arguments) -> tuple[Work, GroupFits]:
     """What the options ask for; UserError for those that are refused or cannot be."""
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     for name in ("--kmin_defocus", "--kmin_bfac", "--kmin_tilt", "--kmin_aberr", "--kmin_mag", "--bf_range"):
         if not args.number(name) > 0:
             raise UserError(f"{name} must be positive, not {args.text(name)}.")
     if not 1 <= args.number("--pad") <= 8:
         raise UserError("--pad must lie between 1 and 8.")
-    if args.integer("--j") < 1:
-        raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
+    args.need_positive_integers("--j")
     if bool(args.text("--m1")) != bool(args.text("--m2")):
         raise UserError("Give both half maps, --m1 and --m2, or neither.")
     fits = GroupFits(_tilt(args), _aberrations(args), _magnification(args))

@@ -42,9 +42,7 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_run_ctffind", "Estimates CTFs.", quiet=not job.leads)
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     settings = settings_of(args, job)
     micrographs = _input(args)
     directory = args.text("--o").rstrip("/") + "/"
@@ -81,8 +79,7 @@ def settings_of(args: Arguments, job: Job) -> Settings:
         phase_max=args.number("--phase_max") if phase else 180.0,
         phase_step=args.number("--phase_step") if phase else 10.0,
     )
-    if args.integer("--j") < 1:
-        raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
+    args.need_positive_integers("--j")
     if args.on("--use_given_ps") and args.on("--use_noDW"):
         job.say(" --use_noDW plays no role: the given power spectra are without dose weights.")
     return Settings(

@@ -30,9 +30,7 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_helix_toolbox", "Works on maps of helices.")
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     chosen = [name for name in FUNCTIONS if args.on(name)]
     if len(chosen) != 1:
         raise UserError(f"Give one of {', '.join(FUNCTIONS)}; {' and '.join(chosen) or 'none'} was given.")

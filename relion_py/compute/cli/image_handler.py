@@ -61,11 +61,8 @@ class Input:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_image_handler", "Simple operations on images and maps.")
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
-    if args.integer("--j") < 1:
-        raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
+    args.refuse(REFUSED)
+    args.need_positive_integers("--j")
     reports = [name for name in _REPORTS if name in args.given]
     if not args.text("--o") and not reports:
         raise UserError("Tell the name of the output with --o.")
@@ -88,8 +85,10 @@ def _input(path: str) -> Input:
     if path.endswith(".star"):
         listed = read_list(path)
         label = "rlnImageName" if "rlnImageName" in listed.rows else "rlnMicrographName"
-        if label not in listed.rows or not len(listed.rows):
+        if label not in listed.rows:
             raise UserError(f"{path} has no column _rlnImageName with images.")
+        if not len(listed.rows):
+            raise UserError(f"{path} lists no images.")
         return Input(listed.rows.strings(label), listed)
     if path.endswith(".mrcs") and "@" not in path:
         count = read_header(path).nz
@@ -316,16 +315,18 @@ def _report(given: Input, reports: list[str], angpix: float, args: Arguments, jo
 
 
 def _square(image: Image, name: str) -> Image:
-    if len(set(image.shape)) != 1 or image.shape[0] % 2:
-        raise UserError(f"{name} is not a square image or cubic map with an even box, as this report needs.")
+    if len(set(image.shape)) != 1:
+        raise UserError(f"{name} is not a square image or cubic map, as this report needs.")
     return image
 
 
 def _statistics(name: str, image: Image, angpix: float) -> str:
     values = image.astype(np.float64)
     nz, ny, nx = (1,) * (3 - image.ndim) + image.shape
+    with np.errstate(invalid="ignore"):  # values that are not finite are told as they are
+        average, spread = values.mean(), values.std()
     return (
-        f"{name} : (x,y,z,n)= {nx} x {ny} x {nz} x 1 ; avg= {values.mean():g} stddev= {values.std():g} "
+        f"{name} : (x,y,z,n)= {nx} x {ny} x {nz} x 1 ; avg= {average:g} stddev= {spread:g} "
         f"minval= {values.min():g} maxval= {values.max():g}; angpix = {angpix:g}"
     )
 

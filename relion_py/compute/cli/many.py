@@ -1,16 +1,29 @@
-"""Many micrographs, several at a time: what cannot be used is told and listed, and the rest goes on."""
+"""Many micrographs, several at a time or one by one: what cannot be used is told and listed, and the rest goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any
+from typing import Any, TypeVar
 
 from relion_py.compute.cli.program import Job
 from relion_py.compute.errors import UserError
+
+Item = TypeVar("Item")
+Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+
+def in_threads(pool: ThreadPoolExecutor, check_abort: Callable[[], None]) -> Mapper:
+    """The pool's `map`, before which a request to stop counts: one large movie may take minutes."""
+
+    def run(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+        check_abort()
+        return pool.map(function, items)
+
+    return run
 
 
 def go_through(
@@ -46,6 +59,36 @@ def go_through(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return failures
+
+
+def one_by_one(
+    job: Job,
+    todo: Sequence[Item],
+    name: Callable[[Item], str],
+    work: Callable[[Item], None],
+    *,
+    shown: bool = True,
+    warning: str = "{name} is left out: {error}",
+) -> dict[str, str]:
+    """work(item) for each of this rank's share of `todo`; name -> sentence for those that failed with a UserError.
+
+    For items so large that the threads are needed for each of them. shown: with a progress bar. The first rank is
+    told the failures of all, others of none.
+    """
+    failures: dict[str, str] = {}
+    mine = todo[job.comm.rank :: job.comm.size]
+    with job.progress(len(mine)) if shown else contextlib.nullcontext() as bar:
+        for done, item in enumerate(mine, 1):
+            job.check_abort()
+            try:
+                work(item)
+            except UserError as error:
+                failures[name(item)] = str(error)
+                print("WARNING: " + warning.format(name=name(item), error=error), file=sys.stderr, flush=True)
+            if bar is not None:
+                bar.update(done)
+    gathered = job.comm.gather(failures) or []  # of all ranks on the first, None on others
+    return {one: sentence for part in gathered for one, sentence in part.items()}
 
 
 def _note(future: Future[object], micrograph: str, failures: dict[str, str]) -> None:

@@ -39,8 +39,7 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_mask_create", "Makes a soft mask.")
-    if args.integer("--j") < 1:
-        raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
+    args.need_positive_integers("--j")
     if args.number("--width_soft_edge") < 0:
         raise UserError(f"--width_soft_edge must not be negative, not {args.text('--width_soft_edge')}.")
     with fft.set_workers(args.integer("--j")):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
+from relion_py.compute.cli.many import in_threads, one_by_one
 from relion_py.compute.cli.options.motion_refine import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -69,11 +70,8 @@ def _main(argv: list[str], job: Job) -> None:
 
 def check_options(args: Arguments) -> None:
     """UserError for options that are refused, or contradict each other."""
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
-    if args.integer("--j") < 1:
-        raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
+    args.refuse(REFUSED)
+    args.need_positive_integers("--j")
     if bool(args.text("--m1")) != bool(args.text("--m2")):
         raise UserError("Give both half maps, --m1 and --m2, or neither.")
     if args.text("--mask") and not args.text("--m1"):
@@ -157,7 +155,8 @@ class _Polisher:
     """One run of the program, on one rank."""
 
     def __init__(self, args: Arguments, settings: MotionSettings, job: Job, pool: ThreadPoolExecutor) -> None:
-        self._args, self._job, self._pool = args, job, pool
+        self._args, self._job = args, job
+        self._run = in_threads(pool, job.check_abort)
         self._talks = args.integer("--verb") > 0
         self.directory = args.text("--o").rstrip("/") + "/"
         self._say(f" + Reading {args.text('--i')} ...")
@@ -326,27 +325,9 @@ class _Polisher:
 
     # ---- stages ---------------------------------------------------------------------------------------------
 
-    def _run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
-        """Work in threads; a large movie takes minutes, so that a request to stop counts here too."""
-        self._job.check_abort()
-        return self._pool.map(function, items)
-
     def _work(self, todo: Sequence[Micrograph], one: Callable[[Micrograph], None]) -> None:
         """Do this rank's share; failures of all ranks are gathered on the first."""
-        mine = todo[self._job.comm.rank :: self._job.comm.size]
-        failures: dict[str, str] = {}
-        bar = self._job.progress(len(mine)) if self._talks else None
-        for done, micrograph in enumerate(mine, 1):
-            self._job.check_abort()
-            try:
-                one(micrograph)
-            except UserError as error:
-                failures[micrograph.name] = str(error)
-                print(f"WARNING: {micrograph.name} is left out: {error}", file=sys.stderr, flush=True)
-            if bar is not None:
-                bar.update(done)
-        for more in self._job.comm.gather(failures) or []:
-            self._failures.update(more)
+        self._failures.update(one_by_one(self._job, todo, lambda found: found.name, one, shown=self._talks))
         self._job.comm.barrier()
 
     def _estimate(self, micrograph: Micrograph, with_correlations: bool) -> None:

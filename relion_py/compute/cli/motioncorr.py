@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.cli.many import Mapper, in_threads, one_by_one
 from relion_py.compute.cli.options.motioncorr import FLAGS, ONLY_MOTIONCOR2, ONLY_OWN
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -69,9 +70,7 @@ def _main(argv: list[str], job: Job) -> None:
     os.makedirs(directory, exist_ok=True)
     worker = _worker(args, settings, directory, job)
     _tell(args, todo, job)
-    failures = _correct_all(worker, todo, job)
-    for message in job.comm.gather(failures) or []:
-        failures.update(message)
+    failures = one_by_one(job, todo, lambda entry: entry.movie, worker, warning="{error} It is left out.")
     if job.leads:
         _finish(args, settings, movies, listed, directory, failures, job)
 
@@ -92,9 +91,7 @@ def settings_of(args: Arguments) -> Settings:
         raise UserError("--float16 needs the power spectra for CTF estimation: give --grouping_for_ps.")
     if args.integer("--ps_size") < 2 or args.integer("--ps_size") % 2:
         raise UserError(f"--ps_size must be an even number, not {args.text('--ps_size')}.")
-    for name in ("--patch_x", "--patch_y", "--group_frames", "--eer_grouping", "--max_iter", "--j"):
-        if args.integer(name) < 1:
-            raise UserError(f"{name} must be at least 1, not {args.text(name)}.")
+    args.need_positive_integers("--patch_x", "--patch_y", "--group_frames", "--eer_grouping", "--max_iter", "--j")
     if not args.number("--bin_factor") >= 1:
         raise UserError(f"--bin_factor must be at least 1, not {args.text('--bin_factor')}.")
     if not args.number("--bfactor") >= 0:
@@ -228,10 +225,10 @@ class Own:
     check_abort: Callable[[], None]
     _gain: tuple[Any, NDArray[np.float32] | None] = (None, None)
     _defects: tuple[Any, NDArray[np.bool_] | None] = (None, None)
-    _pool: ThreadPoolExecutor = field(init=False)
+    _run: Mapper = field(init=False)
 
     def __post_init__(self) -> None:
-        self._pool = ThreadPoolExecutor(self.settings.threads)
+        self._run = in_threads(ThreadPoolExecutor(self.settings.threads), self.check_abort)
 
     def __call__(self, entry: Entry) -> None:
         root = output_root(self.directory, entry.movie)
@@ -242,11 +239,6 @@ class Own:
                 self._gain_for(movie), self._defects_for(movie), self._run,
             )  # fmt: skip
         self._write(root, corrected, entry)
-
-    def _run(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
-        """Work in threads; a large movie takes minutes, so that a request to stop counts here too."""
-        self.check_abort()
-        return self._pool.map(function, items)
 
     def _gain_for(self, movie: Movie) -> NDArray[np.float32] | None:
         key = (type(movie), movie.shape)
@@ -277,22 +269,6 @@ class Own:
         write_motion(root + ".star", motion)
         write_map(root + ".mrc", corrected.image, pixel_size, dtype)
         atomic_write(root + ".log", ("\n".join(corrected.log) + "\n").encode())
-
-
-def _correct_all(worker: Worker, todo: list[Entry], job: Job) -> dict[str, str]:
-    """Correct this rank's share; movies that failed, with their sentences."""
-    failures: dict[str, str] = {}
-    mine = todo[job.comm.rank :: job.comm.size]
-    with job.progress(len(mine)) as bar:
-        for done, entry in enumerate(mine, 1):
-            job.check_abort()
-            try:
-                worker(entry)
-            except UserError as error:
-                failures[entry.movie] = str(error)
-                print(f"WARNING: {error} It is left out.", file=sys.stderr, flush=True)
-            bar.update(done)
-    return failures
 
 
 # ----------------------------------------------------------------------------------------------- the end

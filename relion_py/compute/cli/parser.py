@@ -78,6 +78,18 @@ class Arguments:
             raise UserError(f'{name} needs a whole number, not "{self.text(name)}".')
         return int(number)
 
+    def refuse(self, reasons: Mapping[str, str]) -> None:
+        """UserError for an option that was given and that this release does not have; option -> why."""
+        for name, why in reasons.items():
+            if name in self.given:
+                raise UserError(f"{name} is not available in this release: {why}.")
+
+    def need_positive_integers(self, *names: str) -> None:
+        """UserError for one of these options that is not 1 or more."""
+        for name in names:
+            if self.integer(name) < 1:
+                raise UserError(f"{name} must be at least 1, not {self.text(name)}.")
+
 
 def parse(
     flags: Iterable[Flag],

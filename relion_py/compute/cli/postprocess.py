@@ -53,9 +53,7 @@ class Inputs:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_postprocess", "Resolution and sharpening.", quiet=not job.leads)
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     loud = args.integer("--verb") > 0
 
     def say(text: str) -> None:
@@ -93,9 +91,9 @@ def _read(names: Names, args: Arguments, job: Job) -> tuple[Inputs, float]:
     maps = []
     for name in (names.half1, names.half2):
         volume, header_angpix = read_map(name)
-        if len(set(volume.shape)) != 1 or volume.shape[0] % 2:
+        if len(set(volume.shape)) != 1:
             size = " x ".join(map(str, volume.shape[::-1]))
-            raise UserError(f"{name} has {size} voxels; only cubic maps with an even box can be post-processed.")
+            raise UserError(f"{name} has {size} voxels; only cubic maps can be post-processed.")
         if not np.isfinite(volume).all():
             raise UserError(f"{name} contains values that are not numbers; make the map again.")
         maps.append(volume)

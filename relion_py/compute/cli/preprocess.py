@@ -50,9 +50,7 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_preprocess", "Extracts particles from micrographs.", quiet=not job.leads)
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     if args.text("--operate_on"):
         _operate(args, job)
         return

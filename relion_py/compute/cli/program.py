@@ -170,6 +170,9 @@ def _system_sentence(error: OSError) -> str:
         return f"There is no permission to use{where}; change its permissions or choose another place."
     if error.errno == errno.ENOENT and error.filename:
         return f"{error.filename}: there is no such file or directory."
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP) and error.filename:
+        reason = str(error.strerror)
+        return f"{error.filename}: {reason[:1].lower()}{reason[1:]}; choose another name."
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "Too many files are open; raise the limit with `ulimit -n`."
     return ""

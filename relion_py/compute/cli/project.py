@@ -20,6 +20,7 @@ from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, phase_shift, real_image, scatter
 from relion_py.compute.io import star
+from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.mrc import StackWriter, read_map, write_map
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import ParticleTable
@@ -36,9 +37,7 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_project", "Projects a map.")
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     volume, angpix = read_map(args.text("--i"))
     if len(set(volume.shape)) != 1:
         raise UserError(f"{args.text('--i')} is not a cube but {' x '.join(map(str, volume.shape[::-1]))}.")
@@ -70,7 +69,16 @@ def _main(argv: list[str], job: Job) -> None:
     elif args.text("--ang") == "None":
         _project_one(reference, angpix, noise, args, job)
     else:
-        _project_many(reference, angpix, star.read(args.text("--ang")), noise, args, job)
+        _project_many(reference, angpix, read_poses(args.text("--ang")), noise, args, job)
+
+
+def read_poses(path: str) -> StarFile:
+    """A list with angles; one of RELION 3.0, whose origins are pixels, in the form with optics groups."""
+    poses = star.read(path)
+    old = "optics" not in poses and any(
+        "rlnOriginX" in table or "rlnMagnification" in table for table in poses.values()
+    )
+    return to_optics_form(poses) if old else poses
 
 
 def _noise(args: Arguments) -> float:

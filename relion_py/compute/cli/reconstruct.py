@@ -56,9 +56,7 @@ def main() -> NoReturn:
 
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_reconstruct", "Reconstructs a map from particles with orientations.")
-    refused = [name for name in REFUSED if name in args.given]
-    if refused:
-        raise UserError(f"{refused[0]} is not available in this release: {REFUSED[refused[0]]}.")
+    args.refuse(REFUSED)
     say = job.say if args.integer("--verb") > 0 else (lambda text: None)
     table = _chosen(read_particles(args.text("--i")), args)
     _refuse_optics(table)

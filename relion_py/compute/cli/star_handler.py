@@ -59,10 +59,18 @@ def _main(argv: list[str], job: Job) -> None:
 
 
 def _read(args: Arguments, path: str = "") -> ListFile:
-    listed = read_list(path or args.text("--i"), args.on("--ignore_optics"), args.text("--i_tablename"))
-    if listed.optics is None and not args.on("--ignore_optics"):
-        print(f" + WARNING: {listed.path} has no optics groups; going on without them.", file=sys.stderr)
-    return listed
+    ignore = args.on("--ignore_optics")
+    listed = read_list(path or args.text("--i"), ignore, args.text("--i_tablename"))
+    if ignore:
+        return listed
+    converted = star_lists.with_optics(listed)
+    if listed.optics is not None:
+        return converted
+    state = "has no optics groups; going on without them"
+    if converted is not listed:
+        state = "is of RELION 3.0 or earlier, and is written in today's form; please look at its optics groups"
+    print(f" + WARNING: {listed.path} {state}.", file=sys.stderr)
+    return converted
 
 
 def _write(listed: ListFile, path: str, job: Job) -> None:
@@ -143,6 +151,9 @@ def _discard(args: Arguments, job: Job) -> None:
     good = np.isfinite(means)
     for name, sentence in failures.items():
         print(f" WARNING: {name} is discarded: {sentence}", file=sys.stderr)
+    if not len(good):
+        _write(listed, args.text("--o"), job)
+        return
     if not good.any():
         raise UserError(f"None of the images of {listed.path} can be read.")
     for what, values in (("average", means[good]), ("stddev ", stddevs[good])):
@@ -273,7 +284,7 @@ def _combine(args: Arguments, job: Job) -> None:
     def warn(sentence: str) -> None:
         print(f" + WARNING: {sentence}", file=sys.stderr)
 
-    lists = [read_list(path, args.on("--ignore_optics"), args.text("--i_tablename")) for path in paths]
+    lists = [_read(args, path) for path in paths]
     joined = star_lists.join(lists, warn)
     label = args.text("--check_duplicates").removeprefix("_")
     if label:
@@ -359,7 +370,11 @@ def _centre(args: Arguments, job: Job) -> None:
 def _remove_column(args: Arguments, job: Job) -> None:
     listed = _read(args)
     rows = listed.rows.copy()
-    rows.remove(_column(rows, args.text("--remove_column"), "--remove_column"))
+    label = args.text("--remove_column").removeprefix("_")
+    if label in rows:
+        rows.remove(label)
+    else:  # as RELION, so that a script may ask for it whatever the file's history
+        print(f" WARNING: there is no column _{label} in {listed.path}.", file=sys.stderr)
     _write(listed.with_rows(rows), args.text("--o"), job)
 
 

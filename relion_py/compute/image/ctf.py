@@ -10,7 +10,7 @@ Facts: RELION 5 ``src/ctf.cpp`` (``CTF::initialise``) and ``src/ctf.h`` (``CTF::
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -154,7 +154,19 @@ def ctf_terms(
     magnification: ArrayLike | None = None,
     gamma_offset: ArrayLike | None = None,
 ) -> CtfTerms:
-    """The arguments of `ctf_values` as numbers."""
+    """What `ctf_values` computes from, for N particles at P Fourier pixels.
+
+    kx, ky: integers (P,), Fourier pixel indices of an image of ``box`` pixels of ``angpix`` A, so that the
+    frequency is ``kx / (box * angpix)`` 1/A; negative indices are negative frequencies.
+
+    intact_first_peak: 1 instead of the CTF where |gamma| < pi/2 (RELION's --ctf_intact_first_peak);
+    intact_after_first_peak: 1 instead of the CTF beyond it.  absolute: |CTF|, for images whose phases were
+    flipped.  only_flip_phases: the sign of the CTF (+1 or -1).  damping: apply the B-factor.  The scale is
+    always applied, and no value is nearer to 0 than 1e-8.
+
+    magnification: 2x2 matrix of anisotropic magnification (rlnMagMat..) applied to the frequency (x, y).
+    gamma_offset: radians (P,) added to the phase: the even (symmetrical) Zernike aberrations.
+    """
     if absolute and only_flip_phases:
         raise ValueError("absolute and only_flip_phases exclude each other")
     if intact_first_peak and intact_after_first_peak:
@@ -173,61 +185,25 @@ def ctf_terms(
 
 
 def ctf_values(
-    params: CtfParams,
-    kx: ArrayLike,
-    ky: ArrayLike,
-    box: int,
-    angpix: float,
-    *,
-    intact_first_peak: bool = False,
-    intact_after_first_peak: bool = False,
-    absolute: bool = False,
-    only_flip_phases: bool = False,
-    damping: bool = True,
-    magnification: ArrayLike | None = None,
-    gamma_offset: ArrayLike | None = None,
+    params: CtfParams, kx: ArrayLike, ky: ArrayLike, box: int, angpix: float, **options: Any
 ) -> NDArray[np.float32]:
-    """CTF of N particles at P Fourier pixels -> float32 (N, P).
-
-    kx, ky: integers (P,), Fourier pixel indices of an image of ``box`` pixels of ``angpix`` A, so that the
-    frequency is ``kx / (box * angpix)`` 1/A; negative indices are negative frequencies.
-
-    intact_first_peak: 1 instead of the CTF where |gamma| < pi/2 (RELION's --ctf_intact_first_peak);
-    intact_after_first_peak: 1 instead of the CTF beyond it.  absolute: |CTF|, for images whose phases were
-    flipped.  only_flip_phases: the sign of the CTF (+1 or -1).  damping: apply the B-factor.  The scale is
-    always applied, and no value is nearer to 0 than 1e-8.
-
-    magnification: 2x2 matrix of anisotropic magnification (rlnMagMat..) applied to the frequency (x, y).
-    gamma_offset: radians (P,) added to the phase: the even (symmetrical) Zernike aberrations.
+    """CTF of N particles at P Fourier pixels -> float32 (N, P); arguments and options as of :func:`ctf_terms`.
 
     Source: CTF::getCTF in RELION's src/ctf.h.
     """
-    terms = ctf_terms(
-        params,
-        kx,
-        ky,
-        box,
-        angpix,
-        intact_first_peak=intact_first_peak,
-        intact_after_first_peak=intact_after_first_peak,
-        absolute=absolute,
-        only_flip_phases=only_flip_phases,
-        damping=damping,
-        magnification=magnification,
-        gamma_offset=gamma_offset,
-    )
+    terms = ctf_terms(params, kx, ky, box, angpix, **options)
     out = np.empty((len(params), terms.x.size), dtype=np.float32)
     _fill_ctf(*terms, out)
     return out
 
 
-def ctf_image(params: CtfParams, box: int, angpix: float, **options: object) -> NDArray[np.float32]:
-    """CTF in the layout of ``rfft2``: float32 (N, box, box // 2 + 1); options as of :func:`ctf_values`.
+def ctf_image(params: CtfParams, box: int, angpix: float, **options: Any) -> NDArray[np.float32]:
+    """CTF in the layout of ``rfft2``: float32 (N, box, box // 2 + 1); options as of :func:`ctf_terms`.
 
     Row ``box // 2`` of an even box holds the positive frequency, as in RELION's FFTW images.
     """
     rows = np.arange(box)
     rows = np.where(rows <= box // 2, rows, rows - box)
     ky, kx = np.meshgrid(rows, np.arange(box // 2 + 1), indexing="ij")
-    values = ctf_values(params, kx.ravel(), ky.ravel(), box, angpix, **options)  # type: ignore[arg-type]
+    values = ctf_values(params, kx.ravel(), ky.ravel(), box, angpix, **options)
     return values.reshape(len(params), box, box // 2 + 1)

@@ -150,7 +150,7 @@ def cylinder_mask(box: int, radius: float, inner: float, edge: float) -> NDArray
 
 
 def check_solvent_mask(mask: Real, shape: tuple[int, ...], name: str = "The solvent mask") -> None:
-    """Raise UserError unless a mask has the map's shape and values in 0..1; ``name`` begins the sentence."""
+    """UserError unless a mask has the map's shape, values in 0..1 and some above 0; ``name`` begins the sentence."""
     if mask.shape != tuple(shape):
         ours, theirs = " x ".join(map(str, mask.shape)), " x ".join(map(str, shape))
         raise UserError(f"{name} has {ours} voxels but the map has {theirs}; make a mask of the map's box.")
@@ -159,6 +159,8 @@ def check_solvent_mask(mask: Real, shape: tuple[int, ...], name: str = "The solv
     low, high = float(mask.min()), float(mask.max())
     if low < 0.0 or high > 1.0:
         raise UserError(f"{name} must contain values between 0 and 1 only, but has {low:g} to {high:g}.")
+    if high == 0.0:
+        raise UserError(f"{name} is 0 everywhere, so that nothing would be left of the map; make it again.")
 
 
 def flatten_solvent(volume: Real, mask: Real | None, radius: float = -1.0, edge: float = 5.0) -> Real:

@@ -58,8 +58,13 @@ def _mode_to_keep(path: str) -> int | None:
 def _create_beside(path: str) -> tuple[int, str]:
     for attempt in range(1000):
         name = f"{path}.tmp{os.getpid()}_{attempt}"
-        with suppress(FileExistsError):
+        try:
             return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), name
+        except FileExistsError:
+            continue
+        except OSError as error:  # told of what was asked for, not of the temporary name
+            error.filename = os.path.dirname(path) if error.errno == errno.ENOENT else path
+            raise
     raise FileExistsError(f"{path}.tmp{os.getpid()}_*: too many temporary files are in the way; remove them.")
 
 

@@ -19,8 +19,8 @@ _BFACTOR_STEP = 10.0  # A^2
 
 
 def _shells(image: Image, what: str) -> NDArray[np.int32]:
-    if len(set(image.shape)) != 1 or image.shape[0] % 2:
-        raise UserError(f"{what} needs square images or cubic maps with an even box.")
+    if len(set(image.shape)) != 1:
+        raise UserError(f"{what} needs square images or cubic maps.")
     return shell_grid(image.shape[-1], image.ndim)
 
 

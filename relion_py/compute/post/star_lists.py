@@ -25,6 +25,9 @@ from relion_py.compute.io.star import StarFile, Table
 
 Warn = Callable[[str], None]
 
+# What a list of RELION 3.0 tells of the microscope.
+_MICROSCOPE = {"rlnVoltage", "rlnSphericalAberration", "rlnDetectorPixelSize", "rlnMagnification"}
+
 _NUMBERS = ("double", "int", "bool")
 
 # Columns of optics groups that some files have and others lack, and what their absence means.
@@ -82,6 +85,24 @@ def read_list(path: str, ignore_optics: bool = False, table: str = "") -> ListFi
         if name != "optics" and rows.loop:
             return ListFile(path, name, rows, optics)
     raise UserError(f"{path} has no list of particles, micrographs or movies.")
+
+
+def with_optics(listed: ListFile) -> ListFile:
+    """A list of RELION 3.0 or earlier in the form with optics groups (obs_model.cpp, loadSafely).
+
+    As it is if it has optics groups, or if it does not tell voltage, spherical aberration and pixel size. Raises
+    UserError for rows in optics groups that the file lacks.
+    """
+    if listed.optics is None:
+        if not len(listed.rows) or not _MICROSCOPE.issubset(listed.rows.labels):
+            return listed
+        return _converted(listed)
+    if "rlnOpticsGroup" in listed.rows:
+        known = set(listed.optics.ints("rlnOpticsGroup").tolist())
+        for number in listed.rows.ints("rlnOpticsGroup").tolist():
+            if number not in known:
+                raise UserError(f"{listed.path}: rows are in optics group {number}, which its data_optics lacks.")
+    return listed
 
 
 # ---- rows -------------------------------------------------------------------------------------------------
@@ -202,9 +223,8 @@ def join(lists: Sequence[ListFile], warn: Warn) -> ListFile:
 
     Files without optics groups are brought into the newer form if others have them.
     """
-    with_optics = [listed.optics is not None for listed in lists]
-    if any(with_optics):
-        lists = [listed if has else _converted(listed) for listed, has in zip(lists, with_optics, strict=True)]
+    if any(listed.optics is not None for listed in lists):
+        lists = [_needed_optics(listed) for listed in lists]
         optics, tables = _join_optics(lists, warn)
     else:
         optics, tables = None, [listed.rows.copy() for listed in lists]
@@ -212,6 +232,16 @@ def join(lists: Sequence[ListFile], warn: Warn) -> ListFile:
     if "rlnGroupNumber" in rows:
         rows.remove("rlnGroupNumber")
     return ListFile(lists[0].path, lists[0].name, rows, optics)
+
+
+def _needed_optics(listed: ListFile) -> ListFile:
+    listed = with_optics(listed)
+    if listed.optics is None and len(listed.rows):
+        raise UserError(
+            f"{listed.path} has no optics groups, which others have, and does not tell the microscope's settings; give "
+            "it optics groups with relion_convert_star, or join without those of all files with --ignore_optics."
+        )
+    return listed
 
 
 def _converted(listed: ListFile) -> ListFile:

@@ -221,7 +221,7 @@ class AutoRefinement(Engine):
                 fix_sigma_offset=self.options.fix_sigma_offset,
                 fix_sigma_noise=self.options.fix_sigma_noise,
                 do_norm=self.options.do_norm_correction,
-                do_scale=self.do_scale,
+                do_scale=self.preparation.do_scale,
                 by_correlation=self.by_correlation,
                 offset_dimensions=1 if self.options.helical_symmetry else 2,
                 shell_pixels=self.shell_pixels,

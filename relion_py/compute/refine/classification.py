@@ -225,7 +225,7 @@ class Classification(Engine):
             fix_sigma_offset=options.fix_sigma_offset,
             fix_sigma_noise=options.fix_sigma_noise,
             do_norm=options.do_norm_correction,
-            do_scale=self.do_scale,
+            do_scale=self.preparation.do_scale,
             by_correlation=self.by_correlation,
             offset_dimensions=1 if options.helical_symmetry else 2,
             shell_pixels=self.shell_pixels,

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,13 @@ from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.backend.cuda import GIB, CudaBackend
 from relion_py.compute.backend.cuda_device import Share, bytes_of_maps
-from relion_py.compute.backend.work import Array
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
-from relion_py.compute.image.fourier import phase_shift
 from relion_py.compute.image.masks import flatten_solvent
-from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.accuracy import expected_errors
 from relion_py.compute.refine.backprojector import BackProjector
@@ -38,10 +35,12 @@ from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.expectation import Assignments, Expectation, ExpectationSettings, WeightedSums
 from relion_py.compute.refine.helical_priors import update_priors
-from relion_py.compute.refine.images import DiscPixels, PreparedImages, noise_images
+from relion_py.compute.refine.host import Host
+from relion_py.compute.refine.images import DiscPixels
 from relion_py.compute.refine.model import NO_PRIOR, ModelState, OptimiserState, SamplingState
 from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.preparation import ImagePreparation
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
 
@@ -51,33 +50,8 @@ FAILED_SHARE = 0.05
 """A run stops when more than this share of the particles cannot be scored."""
 FILTER_EDGE = 2
 """Width in shells of the edge of --ini_high's filter (WIDTH_FMASK_EDGE)."""
-SCALE_DATA_VS_PRIOR = 3.0
-"""Scales are estimated where the signal exceeds the prior by this factor."""
 EMPTY_CLASS = 0.01
 """Accuracies are not estimated for classes with a smaller share of the particles."""
-
-
-class Progress(Protocol):
-    """A progress bar."""
-
-    def update(self, done: int) -> None:
-        """`done` pieces are finished."""
-
-
-class Host(Protocol):
-    """What a refinement runs in: its ranks, where it talks to, and who may stop it (`cli.program.Job`)."""
-
-    comm: Communicator
-
-    @property
-    def check_abort(self) -> Callable[[], None]:
-        """To be called between small pieces of work; raises when the run is to stop."""
-
-    def say(self, text: str) -> None:
-        """A line for the user."""
-
-    def progress(self, total: int) -> AbstractContextManager[Progress]:
-        """A progress bar of `total` pieces."""
 
 
 def grid_of(sampling: SamplingState) -> Sampling:
@@ -132,11 +106,24 @@ class Engine:
         self.shell_pixels = np.stack([g.pixels_per_shell() for g in self.geometries])
         self.dimensions = self.models[0].ref_dim
         self.diameter = self.options.mask_diameter(self.box, self.pixel_size)
-        self.do_scale = self.options.do_scale_correction and self.particles.nr_groups > 1
         self.clock = Stopwatch()
         if self.sampling.relax_symmetry:
             self.job.say(f" Relaxing symmetry to {self.sampling.relax_symmetry}")
         self.devices: Sequence[Share] = ()
+
+    @cached_property
+    def preparation(self) -> ImagePreparation:
+        """What images are prepared with; once the run's options are as they stay."""
+        return ImagePreparation(
+            self.options,
+            self.particles,
+            self.ctf,
+            self.state,
+            self.sampling,
+            self.geometries,
+            self.aberrations,
+            self.diameter,
+        )
 
     def compute_on(self, devices: Sequence[Share]) -> None:
         """From now on these devices do the expectation, instead of the CPU; none: the CPU does it.
@@ -289,7 +276,7 @@ class Engine:
             angle, offset, shells = expected_errors(
                 reference,
                 euler_to_matrix(p.rot[part], p.tilt[part], p.psi[part]),
-                self._ctf(part, pixels),
+                self.preparation.ctf(part, pixels),
                 inverse[p.optics_group[part]],
                 pixels,
                 geometry.pixel_size,
@@ -417,7 +404,7 @@ class Engine:
     ) -> Assignments:
         p, index = self.particles, batch.index
         step.look_at(batch.geometry, batch.distortion)
-        prepared = self._prepare(step.backend, model, index, batch.images, batch.coarse, batch.fine)
+        prepared = self.preparation.prepare(step.backend, model, index, batch.images, batch.coarse, batch.fine)
         step.clock.lap("images")
         if self.options.skip_align:
             step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
@@ -506,109 +493,6 @@ class Engine:
         )
         inverse[:, 0] = 0.0
         return inverse.astype(np.float32)
-
-    def _ctf(self, index: NDArray[np.int64], pixels: DiscPixels, backend: Backend | None = None) -> Array:
-        """CTF (N, P) of particles whose images have one geometry, 1 without CTF correction.
-
-        It lies where the backend, if one is given, has its arrays.
-        """
-        backend = backend or CpuBackend()
-        if self.ctf is None:
-            return backend.xp.ones((len(index), pixels.size), np.float32)
-        groups = self.particles.optics_group[index]
-        values = []
-        for g in np.unique(groups):
-            aberrations, geometry = self.aberrations[g], self.geometries[g]
-            values.append(
-                backend.ctf_values(
-                    self.ctf[index[groups == g]],
-                    pixels.kx,
-                    pixels.ky,
-                    geometry.box,
-                    geometry.pixel_size,
-                    intact_first_peak=self.options.ctf_intact_first_peak,
-                    absolute=self.options.ctf_phase_flipped,
-                    only_flip_phases=self.options.only_flip_phases,
-                    magnification=aberrations.magnification,
-                    gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, geometry.box, geometry.pixel_size),
-                )
-            )
-        if len(values) == 1:
-            return values[0]
-        back = np.argsort(np.argsort(groups, kind="stable"))
-        return backend.xp.concatenate(values)[backend.to_device(back)]
-
-    def _prepare(
-        self,
-        backend: Backend,
-        model: ModelState,
-        index: NDArray[np.int64],
-        images: NDArray[np.float32],
-        coarse: DiscPixels,
-        fine: DiscPixels,
-    ) -> PreparedImages:
-        p, options = self.particles, self.options
-        geometry = self.geometries[p.optics_group[index[0]]]
-        box, pixel_size = geometry.box, geometry.pixel_size
-        norm = np.ones(len(index))
-        if options.do_norm_correction:
-            norm = p.norm_correction[index] / model.avg_norm_correction
-        origin = np.stack([p.origin_x[index], p.origin_y[index]], axis=1) / pixel_size
-        turn = helical.turns(p.psi[index]) if options.helical_symmetry else None
-        if turn is not None and not (options.skip_align or helical.is_local(model, self.sampling, options)):
-            # offsets along the helix begin anew
-            origin = helical.to_image(helical.to_frame(origin, turn) * [0.0, 1.0], turn)
-        shift = np.floor(origin + 0.5).astype(np.int64)
-        # without a search for offsets the images are moved all the way
-        rest = origin - shift if options.skip_align else None
-        noise = None
-        if not options.zero_mask:
-            sigma2 = geometry.of_images(model.sigma2_noise[p.optics_group[index]])
-            noise = noise_images(sigma2, box, self.state.random_seed + index)
-        tube_radius = options.helical_outer_diameter / (2.0 * pixel_size)
-        unmasked, masked, spectrum = backend.transform_images(
-            images,
-            shift,
-            geometry.gain / norm,
-            self.diameter / (2.0 * pixel_size),
-            float(options.mask_edge),
-            fine,
-            noise,
-            (p.psi[index], tube_radius) if options.masks_tubes else None,
-        )
-        for g in np.unique(p.optics_group[index]):
-            factors = self.aberrations[g].phase_factors(fine.kx, fine.ky, box, pixel_size)
-            if factors is not None:
-                mine = backend.to_device(np.nonzero(p.optics_group[index] == g)[0])
-                factors = backend.to_device(factors)
-                unmasked[mine] *= factors
-                masked[mine] *= factors
-        if rest is not None:
-            phase = backend.to_device(phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box))
-            unmasked, masked = unmasked * phase, masked * phase
-        scale = np.ones(len(index))
-        if self.do_scale:
-            scale = np.maximum(model.scale_correction[p.group[index]], 0.001)
-        ctf = self._ctf(index, fine, backend)
-        ctf *= backend.to_device(scale[:, None].astype(np.float32))
-        old_offset = np.asarray(shift if rest is None else origin, np.float64) * pixel_size
-        return PreparedImages(
-            index=index,
-            masked=masked,
-            unmasked=unmasked,
-            ctf=ctf,
-            optics=p.optics_group[index],
-            group=p.group[index],
-            scale=scale,
-            old_offset=old_offset if turn is None else helical.to_frame(old_offset, turn),
-            turn=turn,
-            spectrum=spectrum,
-            applied_norm=norm,
-            fine=fine,
-            coarse=coarse,
-            coarse_in_fine=coarse.positions_in(fine),
-            scale_shells=model.data_vs_prior_class.max(axis=0) > SCALE_DATA_VS_PRIOR,
-        )
 
     def _matrices(self) -> NDArray[np.float64]:
         p = self.particles

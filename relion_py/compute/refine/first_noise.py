@@ -15,8 +15,8 @@ from relion_py.compute.image.masks import mask_outside, mask_outside_tubes, tube
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import source
 from relion_py.compute.refine.data import ParticleSet
-from relion_py.compute.refine.engine import Host
 from relion_py.compute.refine.first_references import RandomAverages
+from relion_py.compute.refine.host import Host
 from relion_py.compute.refine.images import DiscPixels, transform_images
 from relion_py.compute.refine.maximization import initial_noise, mean_shell_power, power_of_average
 from relion_py.compute.refine.model import ModelState

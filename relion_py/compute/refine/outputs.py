@@ -29,15 +29,8 @@ from relion_py.compute.refine.model import (
     OptimiserState,
     SamplingState,
 )
-from relion_py.compute.refine.model_star import (
-    OptimiserFiles,
-    model_from_star,
-    model_to_star,
-    optimiser_from_star,
-    optimiser_to_star,
-    sampling_from_star,
-    sampling_to_star,
-)
+from relion_py.compute.refine.model_star import model_from_star, model_to_star, sampling_from_star, sampling_to_star
+from relion_py.compute.refine.optimiser_star import OptimiserFiles, optimiser_from_star, optimiser_to_star
 from relion_py.compute.refine.options import RefineOptions
 
 FINAL = -1
@@ -242,7 +235,7 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
     that is missing or damaged, or what the run did that this release cannot continue.
     """
     if not path.endswith("_optimiser.star"):
-        raise UserError(f"--continue takes an _optimiser.star file, not {path}.")
+        raise UserError(f"{path} was given where the program takes an _optimiser.star file.")
     state, options, files = optimiser_from_star(star.read(path))
     data = find_beside(files.data, path)
     groups = number_of_optics_groups(data)

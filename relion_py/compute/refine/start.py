@@ -18,10 +18,11 @@ from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.data import ParticleSet
-from relion_py.compute.refine.engine import FILTER_EDGE, Host, grid_of
+from relion_py.compute.refine.engine import FILTER_EDGE, grid_of
 from relion_py.compute.refine.first_noise import first_noise
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
 from relion_py.compute.refine.gradient import GradientClassification
+from relion_py.compute.refine.host import Host
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relion_py import __version__
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.program import ABORTED, FAILURE, SUCCESS, Parser, choose_platform, exit_file
 
@@ -39,9 +38,9 @@ REFUSED = {
 COLOURS = ("fire", "ice", "fire-n-ice", "rainbow", "difference")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The options of ``relion_display``."""
-    parser = Parser("relion_display", allow_abbrev=False, description=(__doc__ or "").split("\n")[0])
+    parser = Parser("relion_display", (__doc__ or "").split("\n")[0])
     general = parser.add_argument_group("General options")
     add = general.add_argument
     add("--i", default="", help="STAR file, image, stack, map, text or PDF file to show")
@@ -90,17 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--lowpass", type=float, default=0.0, help="low-pass filter in A")
     add("--highpass", type=float, default=0.0, help="high-pass filter in A")
     add("--minimum_pick_fom", type=float, default=-9999.0, help="hide picks of lower figure of merit")
-    parser.add_argument("--version", action="version", version=f"relion_py version {__version__}")
-    parser.add_argument("--pipeline_control", default="", help="job directory that gets the exit file")
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the words after the program's name; DisplayError for what is not understood or refused."""
-    for word in argv:
-        if word in REFUSED:
-            raise DisplayError(f"{word} is not offered: {REFUSED[word]}")
-    options = build_parser().parse_args(list(argv))
+    options = build_parser().words(argv, REFUSED)
     if options.show_fourier_amplitudes and options.show_fourier_phase_angles:
         raise DisplayError("Fourier amplitudes and phase angles cannot be shown at the same time; give one")
     return options

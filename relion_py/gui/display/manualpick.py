@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py import __version__
 from relion_py.gui.display.coordinates import Picks
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.manualpick_data import NO_THRESHOLD, PickJob, read_pick_job
@@ -29,9 +28,9 @@ REFUSED = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The options of ``relion_manualpick``."""
-    parser = Parser("relion_manualpick", allow_abbrev=False, description=(__doc__ or "").split("\n")[0])
+    parser = Parser("relion_manualpick", (__doc__ or "").split("\n")[0])
     add = parser.add_argument_group("General options").add_argument
     add("--i", required=True, help="STAR file of micrographs or of coordinate files, or names such as Mics/*.mrc")
     add("--odir", default="ManualPick/", help="directory for the coordinate files")
@@ -56,17 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--color_label", default="", help="column by which picks are coloured, from blue to red")
     add("--blue", type=float, default=1.0, help="value shown as blue")
     add("--red", type=float, default=0.0, help="value shown as red")
-    parser.add_argument("--version", action="version", version=f"relion_py version {__version__}")
-    parser.add_argument("--pipeline_control", default="", help="job directory that gets the exit file")
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the words after the program's name; DisplayError for what is not understood or refused."""
-    for word in argv:
-        if word in REFUSED:
-            raise DisplayError(f"{word} is not offered: {REFUSED[word]}")
-    options = build_parser().parse_args(list(argv))
+    options = build_parser().words(argv, REFUSED)
     if options.scale <= 0 or options.coord_scale <= 0:
         raise DisplayError("--scale and --coord_scale must be above 0")
     if options.color_star and not options.color_label:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from relion_py import __version__
 from relion_py.gui.display.errors import DisplayError
 
 SUCCESS, FAILURE, ABORTED = "RELION_JOB_EXIT_SUCCESS", "RELION_JOB_EXIT_FAILURE", "RELION_JOB_EXIT_ABORTED"
@@ -18,8 +20,20 @@ ABORT_NOW = "RELION_JOB_ABORT_NOW"
 class Parser(argparse.ArgumentParser):
     """Mistakes in the options are DisplayErrors: one sentence."""
 
+    def __init__(self, program: str, description: str) -> None:
+        super().__init__(program, description=description, allow_abbrev=False)
+        self.add_argument("--version", action="version", version=f"relion_py version {__version__}")
+        self.add_argument("--pipeline_control", default="", help="job directory that gets the exit file")
+
     def error(self, message: str) -> NoReturn:
         raise DisplayError(f"{message[:1].upper()}{message[1:]}; {self.prog} --help lists the options")
+
+    def words(self, argv: Sequence[str], refused: Mapping[str, str]) -> argparse.Namespace:
+        """What the words mean; refused: option of the reference that is not here -> why."""
+        for word in argv:
+            if word in refused:
+                raise DisplayError(f"{word} is not offered: {refused[word]}")
+        return self.parse_args(list(argv))
 
 
 def choose_platform(exporting: bool = False) -> None:

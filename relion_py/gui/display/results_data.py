@@ -7,6 +7,7 @@ disc.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,11 +165,9 @@ class Collector:
         model = chosen.model
         three_dimensional = model is not None and model.dimensionality == 3
         if three_dimensional and chosen.iteration.data is not None:
-            try:
-                data = chosen.iteration.data
+            data = chosen.iteration.data
+            with suppress(DisplayError):  # iteration 0 has no angles yet
                 orientations = self.cache.get(read_orientations, data, arguments=(data,))
-            except DisplayError:
-                pass  # iteration 0 has no angles yet
         if model is not None and (not three_dimensional or len(model.classes) > 1):
             try:
                 path = chosen.iteration.models[0]

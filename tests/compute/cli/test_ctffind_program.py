@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import exit_status
 
 from relion_py.compute.cli import ctffind
 from relion_py.compute.cli.options.ctffind import FLAGS, REFUSED
@@ -70,14 +71,7 @@ def run(*words: str, options: str = QUICK) -> int:
     arguments = ["--i", "micrographs.star", "--o", "CtfFind/job002/", *options.split(), *words]
     arguments += ["--pipeline_control", "CtfFind/job002/"]
     os.makedirs("CtfFind/job002", exist_ok=True)
-    before = sys.argv
-    sys.argv = ["relion_run_ctffind", *arguments]
-    try:
-        ctffind.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
+    return exit_status(ctffind.main, *arguments)
 
 
 def rows() -> dict[str, dict[str, str]]:

@@ -114,6 +114,56 @@ def test_stack_as_debians_relion(pictures: Path, debian_relion: Callable[[str], 
     assert len(ours) == 150 and size == 2.0
 
 
+@pytest.mark.parametrize("report", ["--fsc odd2.mrc", "--power"])
+def test_reports_of_odd_boxes_as_of_debians_relion(
+    tmp_path: Path, debian_relion: Callable[[str], str], report: str
+) -> None:
+    rng = np.random.default_rng(4)
+    first = lowpass(rng.normal(size=(25, 25, 25)), 2.0, 6.0) + 0.1 * rng.normal(size=(25, 25, 25))
+    write_map(tmp_path / "odd1.mrc", first.astype(np.float32), 2.0)
+    write_map(tmp_path / "odd2.mrc", (first + 0.1 * rng.normal(size=first.shape)).astype(np.float32), 2.0)
+    words = ["--i", "odd1.mrc", "--angpix", "2", *report.split()]
+    code, ours, err = program(tmp_path, *words)
+    assert code == 0, err
+    command = [debian_relion("relion_image_handler"), *words]
+    theirs = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    label = "rlnFourierShellCorrelation" if "fsc" in report else "rlnReferenceSpectralPower"
+    columns = []
+    for number, text in enumerate((ours, theirs)):
+        (tmp_path / f"{number}.star").write_text(text[text.index("data_") :])
+        columns.append(next(iter(star.read(tmp_path / f"{number}.star").values())).floats(label)[:13])
+    np.testing.assert_allclose(*columns, rtol=1e-4, atol=1e-9)
+    assert len(columns[0]) == 13
+    words = ["--i", "odd1.mrc", "--adjust_power", "odd2.mrc", "--o"]
+    assert program(tmp_path, *words, "ours.mrc")[0] == 0
+    command = [debian_relion("relion_image_handler"), *words, "theirs.mrc"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    np.testing.assert_allclose(read(tmp_path / "ours.mrc")[0], read(tmp_path / "theirs.mrc")[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("map.mrc/out.mrc", "ERROR: map.mrc: file exists; choose another name.\n"),
+        ("parts", "ERROR: parts: is not a regular file and will not be replaced; choose another name.\n"),
+    ],
+)
+def test_where_nothing_can_be_written(tmp_path: Path, name: str, sentence: str) -> None:
+    """The sentence names what was asked for, not the temporary file that it is written to first."""
+    write_map(tmp_path / "map.mrc", np.ones((8, 8, 8), np.float32), 2.0)
+    (tmp_path / "parts").mkdir()
+    code, _, err = program(tmp_path, "--i", "map.mrc", "--o", name, "--multiply_constant", "2")
+    assert code == 1 and err == sentence
+
+
+def test_statistics_tell_what_is_not_finite(tmp_path: Path) -> None:
+    volume = np.ones((8, 8, 8), np.float32)
+    volume[1, 2, 3] = np.inf
+    write_map(tmp_path / "map.mrc", volume, 2.0)
+    code, out, err = program(tmp_path, "--i", "map.mrc", "--stats")
+    assert code == 0 and "maxval= inf" in out and err == ""
+
+
 @pytest.mark.parametrize("flag", ["--avg_ampl", "--avg_ampl2"])
 def test_average_amplitudes_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str], flag: str) -> None:
     """Also the images whose amplitudes are evened out with them."""

@@ -113,3 +113,10 @@ def test_mistakes(maps: Path, words: str, sentence: str) -> None:
     assert sentence in err and "Traceback" not in err
     assert (maps / "RELION_JOB_EXIT_FAILURE").exists()
     assert not (maps / "mask.mrc").exists()
+
+
+def test_a_directory_that_is_not_there(maps: Path) -> None:
+    """The sentence names the directory, not the temporary file that would have been written first."""
+    words = ["--denovo", "--box_size", "16", "--angpix", "2", "--outer_radius", "10", "--o", "folder/mask.mrc"]
+    code, _, err = program(maps, *words)
+    assert code == 1 and err == "ERROR: folder: there is no such file or directory.\n"

@@ -223,6 +223,7 @@ def test_mistakes_are_told(project: Path) -> None:
         ((*KEEP, "--center_x", "3"), "three coordinates"),
         ((*KEEP, "--data", "class7.star"), "--ignore_class"),
         (("--revert", "ref/run_it001_data.star"), "rlnImageOriginalName"),
+        (("--i", "class7.star", "--mask", "half.mrc"), "class7.star was given where the program takes an _optimiser"),
     ):
         code, _, err = program(project, *words, "--o", "x/")
         assert code == 1 and part in err, err

@@ -82,6 +82,28 @@ def test_as_debians_relion(project: Path, debian_relion: Callable[[str], str], f
         assert np.abs(difference[near]).max() < 2 * tolerance, label
 
 
+def test_an_odd_box_as_debians_relion(tmp_path: Path, debian_relion: Callable[[str], str]) -> None:
+    rng = np.random.default_rng(6)
+    truth = lowpass(rng.normal(size=(33, 33, 33)), ANGPIX, 7.0) * soft_mask(33, 9, 3)
+    for half in (1, 2):
+        write_map(
+            tmp_path / f"half{half}.mrc", (truth + 0.03 * rng.normal(size=truth.shape)).astype(np.float32), ANGPIX
+        )
+    write_map(tmp_path / "mask.mrc", soft_mask(33, 11, 4), ANGPIX)
+    words = ["--i", "half1.mrc", "--mask", "mask.mrc", "--angpix", "2", "--adhoc_bfac", "-60", "--skip_fsc_weighting"]
+    words += ["--low_pass", "7"]
+    code, _, err = program(tmp_path, *words, "--o", "ours/post")
+    assert code == 0, err
+    (tmp_path / "theirs").mkdir()
+    command = [debian_relion("relion_postprocess"), *words, "--o", "theirs/post"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    curves = [star.read(tmp_path / name / "post.star")["fsc"] for name in ("ours", "theirs")]
+    for label in ("rlnFourierShellCorrelationUnmaskedMaps", "rlnFourierShellCorrelationMaskedMaps"):
+        np.testing.assert_allclose(*(curve.floats(label) for curve in curves), atol=1e-5)
+    ours, theirs = (read(tmp_path / name / "post.mrc") for name in ("ours", "theirs"))
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
 def test_files_and_lines(project: Path) -> None:
     code, out, err = program(
         project, "--i", "run_half1_class001_unfil.mrc", "--mask", "mask.mrc", "--o", "PostProcess/job007/postprocess",
@@ -194,6 +216,7 @@ def test_ranks_share_the_points(half_blurred: Path) -> None:
         ("--i run_half1_class001_unfil.mrc --i2 run_half1_class001_unfil.mrc --mask mask.mrc", "independent"),
         ("--i run_half1_class001_unfil.mrc --mask bad_mask.mrc", "between 0 and 1"),
         ("--i run_half1_class001_unfil.mrc --mask small_mask.mrc", "mask of the map's box"),
+        ("--i run_half1_class001_unfil.mrc --mask no_mask.mrc", "0 everywhere"),
         ("--i run_half1_class001_unfil.mrc --i2 nan.mrc", "not numbers"),
         ("--i run_half1_class001_unfil.mrc --i2 cut.mrc", "cut.mrc"),
         ("--i run_half1_class001_unfil.mrc --mtf mask.mrc", "STAR"),
@@ -202,6 +225,7 @@ def test_ranks_share_the_points(half_blurred: Path) -> None:
 def test_mistakes(project: Path, words: str, sentence: str) -> None:
     half = read(project / "run_half1_class001_unfil.mrc").astype(np.float32)
     write_map(project / "bad_mask.mrc", half * 3, ANGPIX)
+    write_map(project / "no_mask.mrc", 0 * half, ANGPIX)
     write_map(project / "small_mask.mrc", soft_mask(24, 10, 2), ANGPIX)
     half[3, 4, 5] = np.nan
     write_map(project / "nan.mrc", half, ANGPIX)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import exit_status
 
 from relion_py.compute.cli import preprocess
 from relion_py.compute.io import star
@@ -76,14 +76,7 @@ def arguments(options: str, job: str) -> list[str]:
 
 def run(words: list[str], job: str) -> int:
     os.makedirs(job, exist_ok=True)
-    before = sys.argv
-    sys.argv = ["relion_preprocess", *words, "--pipeline_control", job]
-    try:
-        preprocess.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
+    return exit_status(preprocess.main, *words, "--pipeline_control", job)
 
 
 def both(program: str, options: str) -> tuple[np.ndarray, np.ndarray]:

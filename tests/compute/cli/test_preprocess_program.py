@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import exit_status
 
 from relion_py.compute.cli import preprocess
 from relion_py.compute.cli.options.preprocess import REFUSED
@@ -87,14 +88,7 @@ def words(options: str, job: str = "Extract/job003/") -> list[str]:
 def run(options: str = JOB, job: str = "Extract/job003/") -> int:
     """The exit status of the program in this process."""
     os.makedirs(job, exist_ok=True)
-    before = sys.argv
-    sys.argv = ["relion_preprocess", *words(options, job), "--pipeline_control", job]
-    try:
-        preprocess.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
+    return exit_status(preprocess.main, *words(options, job), "--pipeline_control", job)
 
 
 def particles(job: str = "Extract/job003/") -> Table:

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from relion_py.compute.cli.program import run
 from relion_py.compute.cli.project import _main
 from relion_py.compute.io import star
+from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.simulate import simulate_particles
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -105,6 +107,31 @@ def test_mask_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str]
     subprocess.run(command, cwd=blobs, check=True, capture_output=True)
     ours, theirs = read(blobs / "ours.mrc").squeeze(), read(blobs / "theirs.mrc").squeeze()
     assert np.sqrt(((ours - theirs) ** 2).mean()) < 2e-3 * theirs.std()
+
+
+def test_origins_of_an_old_list_are_pixels(blobs: Path, debian_relion: Callable[[str], str]) -> None:
+    new = star.read(blobs / "truth.star")
+    rows = new["particles"]
+    old = Table()
+    for label in ("AngleRot", "AngleTilt", "AnglePsi", "DefocusU", "DefocusV", "DefocusAngle"):
+        old.set(f"rln{label}", rows.floats(f"rln{label}"))
+    old.set("rlnImageName", rows.strings("rlnImageName"))
+    for axis in "XY":
+        old.set(f"rlnOrigin{axis}", rows.floats(f"rlnOrigin{axis}Angst") / 4.0 + 2.0)
+    for label in ("Voltage", "SphericalAberration", "AmplitudeContrast"):
+        old.set(f"rln{label}", new["optics"].floats(f"rln{label}")[0])
+    old.set("rlnDetectorPixelSize", 4.0)
+    old.set("rlnMagnification", 10000.0)
+    text = star.dumps(StarFile({"": old}))
+    (blobs / "old.star").write_text(re.sub("# version .*", "", text))  # as older releases write it
+    words = ["--i", "map.mrc", "--ang", "old.star", "--ctf", "--angpix", "4"]
+    code, err = project(blobs, *words, "--o", "ours")
+    assert code == 0, err
+    command = [debian_relion("relion_project"), *words, "--o", "theirs"]
+    subprocess.run(command, cwd=blobs, check=True, capture_output=True)
+    ours, theirs = read(blobs / "ours.mrcs"), read(blobs / "theirs.mrcs")
+    assert np.sqrt(((ours - theirs) ** 2).mean()) < 2e-3 * theirs.std()
+    assert star.read(blobs / "ours.star")["optics"].floats("rlnImagePixelSize").tolist() == [4.0]
 
 
 def test_random_projections_are_even_and_noise_is_as_strong_as_asked(blobs: Path) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from installed_relion import installed_relion
 
 from relion_py.compute.cli.program import run
 from relion_py.compute.cli.reconstruct import _main
@@ -48,17 +48,6 @@ _rlnParticleFigureOfMerit #11
 _rlnOpticsGroup #12
 _rlnImageName #13
 """
-
-
-def installed_relion(program: str) -> str | None:
-    """Path of a compiled program of RELION on the PATH or in /usr/bin; None if there is none."""
-    for directory in [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin"]:
-        path = Path(directory) / program
-        if path.is_file():
-            with path.open("rb") as file:
-                if file.read(4) == b"\x7fELF":
-                    return str(path)
-    return None
 
 
 RELION = installed_relion("relion_reconstruct")

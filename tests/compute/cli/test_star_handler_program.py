@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,93 @@ def test_an_old_file_joins_a_new_one(lists: Path) -> None:
     assert joined["optics"].floats("rlnVoltage").tolist() == [300.0, 300.0, 200.0]
     assert set(joined["particles"].ints("rlnOpticsGroup")[N:]) == {3}
     assert joined["particles"].floats("rlnOriginXAngst")[N] == 2.0
+
+
+def without_version(file: StarFile) -> str:
+    """The text of a STAR file as older releases write it."""
+    return re.sub("# version .*", "", star.dumps(file))
+
+
+OLD = "rlnVoltage rlnDefocusU rlnSphericalAberration rlnAmplitudeContrast rlnMagnification rlnDetectorPixelSize"
+
+
+@pytest.fixture
+def of_30(lists: Path) -> Path:
+    """old.star: particles as RELION 3.0 lists them, of two microscopes and with origins in pixels."""
+    rows = star.read(lists / "a.star")["particles"]
+    old = Table({"rlnImageName": rows.strings("rlnImageName")})
+    for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"):
+        old.set(label, rows.floats(label))
+    for label, value in zip(OLD.split(), (300.0, 9000.0, 2.7, 0.1, 20000.0, 6.0), strict=True):
+        old.set(label, value)
+    old.set("rlnVoltage", [200.0 + 100.0 * (n % 2) for n in range(N)])
+    old.set("rlnOriginX", [0.5 * n for n in range(N)])
+    old.set("rlnOriginY", 1.5)
+    (lists / "old.star").write_text(without_version(StarFile({"": old})))
+    return lists
+
+
+@pytest.mark.parametrize("flags", ["--select rlnAngleRot --minval 0", "--center --center_X 2"])
+def test_old_files_are_brought_into_todays_form_as_by_debians_relion(
+    of_30: Path, debian_relion: Callable[[str], str], flags: str
+) -> None:
+    words = ["--i", "old.star", *flags.split()]
+    code, _, err = program(of_30, *words, "--o", "ours.star")
+    assert code == 0 and "RELION 3.0 or earlier" in err
+    command = [debian_relion("relion_star_handler"), *words, "--o", "theirs.star"]
+    subprocess.run(command, cwd=of_30, check=True, capture_output=True)
+    theirs = star.read(of_30 / "theirs.star")
+    if "rlnMicrographPixelSize" in theirs["optics"]:  # it took them for micrographs, and warned of that
+        theirs["optics"].remove("rlnMicrographPixelSize")
+    assert theirs["optics"].floats("rlnImagePixelSize").tolist() == [3.0, 3.0]
+    same(star.read(of_30 / "ours.star"), theirs)
+
+
+def test_two_old_files_are_joined_in_todays_form(of_30: Path) -> None:
+    code, _, err = program(of_30, "--combine", "--i", "old.star old.star", "--o", "out.star")
+    assert code == 0, err
+    joined = star.read(of_30 / "out.star")
+    assert joined["optics"].floats("rlnVoltage").tolist() == [200.0, 300.0]
+    assert joined["particles"].floats("rlnOriginXAngst")[[3, N + 3]].tolist() == [4.5, 4.5]
+
+
+def test_what_tells_nothing_of_its_microscope_is_not_joined_with_optics_groups(lists: Path) -> None:
+    rows = star.read(lists / "b.star")["particles"]
+    star.write(lists / "bare.star", StarFile({"": Table({"rlnImageName": rows.strings("rlnImageName")})}))
+    words = ["--combine", "--i", "a.star bare.star", "--o", "out.star"]
+    code, _, err = program(lists, *words)
+    assert code == 1 and "bare.star has no optics groups, which others have" in err
+    assert program(lists, *words, "--ignore_optics")[0] == 0
+    assert "optics" not in star.read(lists / "out.star") and len(star.read(lists / "out.star")["particles"]) == 2 * N
+
+
+def test_rows_of_an_unknown_optics_group(lists: Path) -> None:
+    file = star.read(lists / "a.star")
+    file["particles"].set("rlnOpticsGroup", [1] * (N - 1) + [7])
+    star.write(lists / "wrong.star", file)
+    words = ["--i", "wrong.star", "--select", "rlnDefocusU", "--o", "out.star"]
+    code, _, err = program(lists, *words)
+    assert code == 1 and "wrong.star: rows are in optics group 7, which its data_optics lacks" in err
+    assert program(lists, *words, "--ignore_optics")[0] == 0
+
+
+def test_a_column_that_is_not_there_is_removed_as_by_debians_relion(
+    lists: Path, debian_relion: Callable[[str], str]
+) -> None:
+    words = ["--i", "a.star", "--remove_column", "rlnGroupNumber"]
+    code, _, err = program(lists, *words, "--o", "ours.star")
+    assert code == 0 and "no column _rlnGroupNumber" in err
+    command = [debian_relion("relion_star_handler"), *words, "--o", "theirs.star"]
+    subprocess.run(command, cwd=lists, check=True, capture_output=True)
+    same(star.read(lists / "ours.star"), star.read(lists / "theirs.star"))
+
+
+def test_an_empty_list_has_nothing_to_discard(lists: Path) -> None:
+    file = star.read(lists / "a.star")
+    star.write(lists / "none.star", StarFile({"optics": file["optics"], "particles": file["particles"].select([])}))
+    code, _, err = program(lists, "--i", "none.star", "--discard_on_stats", "--o", "out.star")
+    assert code == 0, err
+    assert len(star.read(lists / "out.star")["particles"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,8 @@ import pytest
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.refine.model import ModelState, resolution_to_shell, shell_to_resolution
-from relion_py.compute.refine.model_star import (
-    model_from_star,
-    model_to_star,
-    optimiser_from_star,
-    optimiser_to_star,
-    sampling_from_star,
-    sampling_to_star,
-)
+from relion_py.compute.refine.model_star import model_from_star, model_to_star, sampling_from_star, sampling_to_star
+from relion_py.compute.refine.optimiser_star import optimiser_from_star, optimiser_to_star
 
 JOB27 = "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027"
 

@@ -148,7 +148,7 @@ def test_posteriors_of_two_sizes_equal_sums_over_every_sample(here: Path, blobs:
         x = np.fft.rfft2(masked)[ky.astype(int) % box, kx.astype(int)] / box**2 * (-1.0) ** (kx + ky)
         reference_shell = np.floor(shell * widths[0] / width + 0.5).astype(int)
         variance = own[group][reference_shell]
-        ctf = engine._ctf(np.array([n]), disc_of(kx, ky))[0]
+        ctf = engine.preparation.ctf(np.array([n]), disc_of(kx, ky))[0]
         total = np.array([by * pixel, 0.0]) + tables.shifts
         prior = -np.sum(total**2, axis=1) / (2 * 3.0**2)
         prior -= np.log(np.mean(np.exp(prior)))

@@ -29,7 +29,7 @@ def schemer(project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_every_option_of_the_reference_is_there(shared: Path) -> None:
     programs = json.loads((shared / "reference" / "programs.json").read_text())["relion_schemer"]
     listed = {option["option"]: option["kind"] for group in programs["groups"].values() for option in group}
-    ours = {name: "flag" if option.is_flag else "value" for name, option in schemer_cli._OPTIONS.items()}
+    ours = {name: "flag" if option.is_flag else "value" for name, option in schemer_cli.COMMAND_LINE.options.items()}
     assert listed.items() <= ours.items()
 
 
