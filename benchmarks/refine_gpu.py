@@ -32,6 +32,7 @@ from relion_py.compute.refine.images import DiscPixels, PreparedImages
 from relion_py.compute.refine.model import SamplingState
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
+from relion_py.compute.refine.source import ahead
 
 ANGPIX, NOISE = 1.0, 3.0
 DIFFERENT = 256
@@ -132,12 +133,17 @@ def measure(
         pad, r_max = references[0].pad, references[0].r_max_padded
         step = Expectation(backend, settings, volumes, pad, r_max, tables, log_pdf, inverse, sums, local, clock)
         size = step.batch_size(coarse.size, fine.size)
-        step.run(prepare(backend, images, index[:4], ctf, coarse, fine))  # kernels are compiled, FFTs are planned
+        step.run(
+            prepare(backend, images[index[:4]], index[:4], ctf, coarse, fine)
+        )  # kernels are compiled, FFTs are planned
         clock.seconds.clear()
         clock.lap("start")
         began = time.perf_counter()
-        for first in range(0, len(index), size):
-            prepared = prepare(backend, images, index[first : first + size], ctf, coarse, fine)
+        parts = [index[first : first + size] for first in range(0, len(index), size)]
+        # as a refinement reads: one batch ahead
+        for part, of_batch in ahead((part, images[part]) for part in parts):
+            clock.lap("reading")
+            prepared = prepare(backend, of_batch, part, ctf, coarse, fine)
             clock.lap("images")
             significant.append(step.run(prepared).nr_significant)
         step.finish()
@@ -150,10 +156,10 @@ def measure(
 def prepare(
     backend: Backend, images: np.ndarray, index: np.ndarray, ctf: CtfParams, coarse: DiscPixels, fine: DiscPixels
 ) -> PreparedImages:
-    """A batch, as the engine of a refinement makes it."""
+    """A batch of particles, whose images these are, as the engine of a refinement makes it."""
     n, box = len(index), images.shape[1]
     unmasked, masked, spectrum = backend.transform_images(
-        images[index], np.zeros((n, 2), np.int64), np.ones(n), 0.45 * box, 5.0, fine
+        images, np.zeros((n, 2), np.int64), np.ones(n), 0.45 * box, 5.0, fine
     )
     nothing = np.zeros(n, np.int64)
     return PreparedImages(

@@ -21,6 +21,8 @@ AUTOMATIC = "auto"
 OLDEST = 60
 """Compute capability that atomic additions in double precision need: Pascal."""
 MIB = 1 << 20
+# values of cuBLAS's enumerations (cublas_api.h, library_types.h), which CuPy does not name
+_AS_IS, _TRANSPOSED, _FLOAT32, _COMPUTE_FAST_TF32, _DEFAULT_ALGORITHM = 0, 1, 0, 77, -1
 
 
 def devices_of_rank(text: str, rank: int, local_rank: int, available: int) -> tuple[int, ...]:
@@ -76,6 +78,29 @@ def load_cupy() -> Any:
     return cupy
 
 
+def try_out(device: CupyDevice) -> None:
+    """UserError where a part of CUDA that computing needs does not load or work on this device.
+
+    CuPy loads NVIDIA's libraries when they are first used: without them it can be imported, and finds devices.
+    """
+    xp = device.xp
+    try:
+        numbers = xp.asarray(np.arange(64, dtype=np.float32).reshape(8, 8))
+        out = xp.empty((8, 8), np.float32)
+        device.products(numbers, numbers, out, rough=True)
+        values = xp.fft.rfft2(numbers + out)[xp.argsort(out[0])]
+        correct = bool(np.isfinite(device.to_host(values)).all())
+    except Exception as error:  # of CuPy, of its loader, and of each library; they differ between versions
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"--gpu: CUDA does not work on GPU {device.name} ({first_line}). If a library is missing, install "
+            "NVIDIA's with pip install 'cupy-cuda12x[ctk]' for a driver of CUDA 12, or 'cupy-cuda13x[ctk]' for one of "
+            "CUDA 13; if the GPU is busy or out of memory, use another; or leave --gpu out."
+        ) from None
+    if not correct:
+        raise UserError(f"--gpu: GPU {device.name} computes nonsense; use another, or leave --gpu out.")
+
+
 def bytes_of_maps(box: int, classes: int, padding: float, dimensions: int) -> int:
     """Memory that references and sums of maps need at the full image size, as `FourierReference` lays them out."""
     size = 2 * int(padding * box / 2 + 0.5) + 3
@@ -111,6 +136,7 @@ def open_devices(text: str, free_mb: int, comm: Communicator, cupy: Any = None) 
                 f"GPU {device.name} has {left / MIB:.0f} MB free for {users.count((host, number))} rank(s), which is "
                 "too little; end what else runs there, use fewer ranks or another GPU, or a smaller --free_gpu_memory."
             )
+        device.limit(int(budget))
         shares.append(Share(device, int(budget)))
     return shares
 
@@ -129,9 +155,12 @@ class CupyDevice:
                 f"GPU {self.name} is too old: compute capability {OLDEST // 10}.0 (Pascal) or newer is needed. "
                 "Use another one, or leave --gpu out."
             )
+        # those that round factors to TF32: Ampere and newer; tests compare without them
+        self.has_tensor_cores = int(self._device.compute_capability) >= 80
         self.use()
         # one object for all devices; what it says and does concerns the current one
         self._pool = cupy.get_default_memory_pool()
+        try_out(self)
         module = cupy.RawModule(code=kernel_sources.whole_source())
         self._functions = {name: module.get_function(name) for name in kernel_sources.signatures()}
 
@@ -143,6 +172,29 @@ class CupyDevice:
         """Run a kernel in blocks of THREADS threads."""
         values = kernel_sources.arguments(kernel, arguments)
         self._functions[kernel](grid, (kernel_sources.THREADS, 1, 1), tuple(values))
+
+    def products(self, a: Any, b: Any, out: Any, rough: bool) -> None:
+        """out (R, M) = a (R, K) times b (M, K) transposed, all contiguous float32, see `cuda.Device`."""
+        if not (rough and self.has_tensor_cores):
+            self.xp.dot(a, b.T, out=out)
+            return
+        # not with CuPy's own switch, which is one for all devices and threads. cuBLAS counts columns first
+        (rows, inner), columns = a.shape, len(b)
+        if min(rows, inner, columns) == 0:
+            out[...] = 0
+            return
+        factor = np.array([1.0, 0.0], np.float32)
+        at = factor.ctypes.data
+        self.cupy.cuda.cublas.gemmEx(
+            self.cupy.cuda.device.get_cublas_handle(), _TRANSPOSED, _AS_IS, columns, rows, inner, at,
+            b.data.ptr, _FLOAT32, inner, a.data.ptr, _FLOAT32, inner, at + factor.itemsize, out.data.ptr, _FLOAT32,
+            columns, _COMPUTE_FAST_TF32, _DEFAULT_ALGORITHM,
+        )  # fmt: skip
+
+    def limit(self, budget: int) -> None:
+        """This process takes no more bytes of the device's memory: what CuPy keeps for later use counts as well."""
+        with self._device:
+            self._pool.set_limit(size=budget)
 
     def to_host(self, array: Any) -> NDArray:
         """A copy as NumPy's array."""

@@ -143,7 +143,7 @@ def assert_same(ours: tuple[Assignments, WeightedSums], wanted: tuple[Assignment
     np.testing.assert_allclose(found.log_likelihood, right.log_likelihood, rtol=1e-6, atol=2e-3)
     np.testing.assert_allclose(found.norm_correction, right.norm_correction, rtol=1e-5)
     sums, correct = ours[1], wanted[1]
-    mine, theirs = _folded(sums.grids), _folded(correct.grids)
+    mine, theirs = folded(sums.grids), folded(correct.grids)
     for channel, name in enumerate(("real", "imaginary", "weight")):
         largest = np.abs(theirs[..., channel]).max()
         assert largest > 0
@@ -156,7 +156,7 @@ def assert_same(ours: tuple[Assignments, WeightedSums], wanted: tuple[Assignment
     assert sums.failed == correct.failed
 
 
-def _folded(grids: np.ndarray) -> np.ndarray:
+def folded(grids: np.ndarray) -> np.ndarray:
     """The sums with Friedel mates at x = 0 added up: which of the two gets a pixel is a matter of rounding."""
     grids = grids.copy()
     for grid in grids:

@@ -134,6 +134,24 @@ for _name in ("gt", "lt", "ge", "le", "eq", "ne"):
     setattr(Array, f"__{_name}__", _forward(_name))
 
 
+def _rounded(array):
+    """float32 with 10 bits behind the point, as tensor cores round factors."""
+    bits = array.astype(np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x0FFF) + ((bits >> np.uint32(13)) & np.uint32(1))) & np.uint32(0xFFFFE000)).view(
+        np.float32
+    )
+
+
+def products(a, b, out, rough):
+    """out (R, M) = a (R, K) b (M, K)^T; rough: with rounded factors."""
+    factors = [_inner(each) for each in (a, b)]
+    assert all(f.dtype == np.float32 and f.flags.c_contiguous for f in (*factors, _inner(out)))
+    if rough:
+        assert all(f.shape[1] % 8 == 0 for f in factors), "rows that tensor cores cannot read at full speed"
+        factors = [_rounded(f) for f in factors]
+    np.matmul(factors[0], factors[1].T, out=_inner(out))
+
+
 def _asarray(array):
     return array if isinstance(array, Array) else Array(np.array(array))
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from emulated_device import EmulatedDevice
-from estep_problem import assert_same, make, solve
+from estep_problem import assert_same, folded, make, solve
 
 from relion_py.compute.backend import cuda
 from relion_py.compute.backend.cpu import CpuBackend
@@ -53,6 +53,22 @@ def test_a_broad_posterior_in_small_batches_and_tiles(device, monkeypatch: pytes
     monkeypatch.setattr(cuda, "MOST_WORK", 600_000)
     assert_same(solve(CudaBackend(device), problem), wanted)
     assert len(tiles) > 3 and max(tiles) > 3
+
+
+@pytest.mark.parametrize("dimensions", [3, 2])
+def test_tensor_cores_change_where_the_fine_pass_looks_by_little(dimensions: int) -> None:
+    """Coarse scores of rounded factors: a sample at the very limit is in or out, and nothing else."""
+    problem = make(noise=0.02, dimensions=dimensions)
+    wanted, sums = solve(CpuBackend(), problem)
+    found, rough_sums = solve(CudaBackend(EmulatedDevice(tensor_cores=True)), problem)
+    np.testing.assert_allclose(found.nr_significant, wanted.nr_significant, rtol=0.01, atol=2)
+    assert wanted.nr_significant.max() > 100
+    found.nr_significant = wanted.nr_significant
+    np.testing.assert_array_equal(found.matrix, wanted.matrix)
+    np.testing.assert_array_equal(found.offset, wanted.offset)
+    np.testing.assert_allclose(found.pmax, wanted.pmax, rtol=2e-3)
+    ours, theirs = folded(rough_sums.grids), folded(sums.grids)
+    assert np.abs(ours - theirs).max() < 2e-3 * np.abs(theirs).max()
 
 
 def test_a_particle_without_finite_pixels_is_set_aside(device) -> None:
