@@ -56,6 +56,13 @@ def parse_list(text: str) -> list[tuple[int, ...]]:
     return ranks
 
 
+def first_of_each(text: str) -> str:
+    """The list with one device for each rank, for a program whose ranks use one; UserError for what is no list."""
+    if text.strip() in ("", AUTOMATIC):
+        return AUTOMATIC
+    return ":".join(str(numbers[0]) for numbers in parse_list(text))
+
+
 def load_cupy() -> Any:
     """The module cupy, with a device that works; UserError with what to do otherwise."""
     try:

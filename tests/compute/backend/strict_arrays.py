@@ -190,5 +190,8 @@ xp = SimpleNamespace(
     dot=_dot,
     concatenate=lambda arrays: Array(np.concatenate([_inner(a) for a in arrays])),
     ascontiguousarray=lambda array: Array(np.ascontiguousarray(_inner(array))),
-    fft=SimpleNamespace(rfft2=lambda array: Array(np.fft.rfft2(_inner(array)))),
+    fft=SimpleNamespace(
+        rfft2=lambda array: Array(np.fft.rfft2(_inner(array))),
+        ifft2=lambda array, norm: Array(np.fft.ifft2(_inner(array), norm=norm)),
+    ),
 )

@@ -275,6 +275,7 @@ def _run(project: Path, name: str, monkeypatch: pytest.MonkeyPatch, *words: str)
     return project / name
 
 
+@pytest.mark.req("A1")
 def test_a_classification_on_two_devices_is_that_of_the_cpu(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The device that tests of the CUDA backend run on: emulated here, and a real one with `pytest -m gpu`."""
+"""The device that tests of what runs on GPUs run on: emulated here, and a real one with `pytest -m gpu`."""
 
 from __future__ import annotations
 
