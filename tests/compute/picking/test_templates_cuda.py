@@ -87,12 +87,13 @@ def test_few_angles_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     wanted = matched(here, image)
     assert_same(matched(there, image), wanted)
     assert device.launches.count("turned_products") == 2, "all five pairs of angles of a reference at once"
+    there, _ = prepared(device, image, how)
     monkeypatch.setattr(templates_cuda, "_MOST_WORK", 2 * templates_cuda._BYTES_PER_PIXEL * 96 * 96)
     device.launches.clear()
     assert_same(matched(there, image), wanted)
     assert device.launches.count("turned_products") == 6, "two, two and one"
     monkeypatch.setattr(templates_cuda, "_KEPT_TABLES", 0)
-    there.drop()
+    there.on_device(there.drop)
     assert_same(matched(there, image), wanted)
     assert not there._tables
 
