@@ -22,6 +22,7 @@ from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.backend.cuda import CudaBackend
 from relion_py.compute.backend.cuda_device import open_devices
+from relion_py.compute.backend.work import Array
 from relion_py.compute.geometry.euler import euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling
 from relion_py.compute.image.ctf import CtfParams, ctf_image
@@ -141,7 +142,7 @@ def measure(
         began = time.perf_counter()
         parts = [index[first : first + size] for first in range(0, len(index), size)]
         # as a refinement reads: one batch ahead
-        for part, of_batch in ahead((part, images[part]) for part in parts):
+        for part, of_batch in ahead((part, staged(backend, images[part])) for part in parts):
             clock.lap("reading")
             prepared = prepare(backend, of_batch, part, ctf, coarse, fine)
             clock.lap("images")
@@ -153,8 +154,16 @@ def measure(
     return seconds, clock, float(np.mean(np.concatenate(significant)))
 
 
+def staged(backend: Backend, images: np.ndarray) -> Array:
+    """Images on their way to the device, as the engine of a refinement does it while it reads ahead."""
+    if isinstance(backend, CpuBackend):
+        return images
+    backend.use()
+    return backend.staged(images)
+
+
 def prepare(
-    backend: Backend, images: np.ndarray, index: np.ndarray, ctf: CtfParams, coarse: DiscPixels, fine: DiscPixels
+    backend: Backend, images: Array, index: np.ndarray, ctf: CtfParams, coarse: DiscPixels, fine: DiscPixels
 ) -> PreparedImages:
     """A batch of particles, whose images these are, as the engine of a refinement makes it."""
     n, box = len(index), images.shape[1]

@@ -220,13 +220,22 @@ class CudaBackend:
 
     # ---- images ----
 
+    def staged(self, images: NDArray[np.float32]) -> Array:
+        """Images of a later batch on the device, if they take little of its memory; in any thread."""
+        if images.nbytes > self.work_bytes() // 4:
+            return images
+        try:
+            return self.to_device(images)
+        except self.device.memory_errors:
+            return images
+
     def transform_images(
-        self, images: NDArray[np.float32], shift: NDArray, factor: NDArray, mask_radius: float, mask_edge: float,
+        self, images: Array, shift: NDArray, factor: NDArray, mask_radius: float, mask_edge: float,
         pixels: DiscPixels, noise: NDArray[np.float32] | None = None, tubes: tuple[NDArray, float] | None = None,
     ) -> tuple[Array, Array, NDArray[np.float64]]:  # fmt: skip
         """Unmasked and masked transforms and spectra (the last NumPy's), see `refine.images.transform_images`.
 
-        Segments of helices get their tubes on the host.
+        images: NumPy's, or on the device already. Segments of helices get their tubes on the host.
         """
         if tubes is not None:
             unmasked, masked, spectrum = transform_images(
@@ -257,7 +266,7 @@ class CudaBackend:
         return unmasked, masked, spectrum
 
     def _transform_part(
-        self, images: NDArray, shift: NDArray, factor: NDArray, mask: tuple[float, float], pixels: DiscPixels,
+        self, images: Array, shift: NDArray, factor: NDArray, mask: tuple[float, float], pixels: DiscPixels,
         noise: NDArray | None, unmasked: Array, masked: Array,
     ) -> NDArray[np.float64]:  # fmt: skip
         n, box = images.shape[:2]

@@ -123,6 +123,23 @@ def test_memory_that_is_too_small_for_one_particle_is_told() -> None:
         backend.references(problem.volumes)
 
 
+def test_images_of_the_next_batch_go_ahead_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.ones((4, 8, 8), np.float32)
+    device = EmulatedDevice()
+    backend = CudaBackend(device)
+    backend.use()
+    there = backend.staged(images)
+    np.testing.assert_array_equal(backend.to_host(there), images)
+    assert backend.to_device(there) is there
+    assert CudaBackend(device, budget=1000).staged(images) is images
+
+    def full(array: np.ndarray) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(device.xp, "asarray", full)
+    assert backend.staged(images) is images
+
+
 def test_the_work_space_is_a_share_of_what_is_left() -> None:
     device = EmulatedDevice(free=3 << 30)
     assert CudaBackend(device).work_bytes() == 1 << 30
