@@ -133,6 +133,7 @@ def open_devices(text: str, free_mb: int, comm: Communicator, cupy: Any = None) 
     numbers = devices_of_rank(text, comm.rank, hosts[: comm.rank].count(host), int(cupy.cuda.runtime.getDeviceCount()))
     users = [(name, number) for name, theirs in comm.allgather((host, numbers)) for number in theirs]
     devices = [CupyDevice(cupy, number) for number in numbers]
+    comm.barrier()  # what each rank's context and libraries take is gone before anybody looks
     free = [device.free_bytes() for device in devices]
     comm.barrier()  # nobody takes memory before all have seen what is free
     shares = []

@@ -331,6 +331,7 @@ def test_kept_poses_with_aberrations_and_noise_around_the_particles(
     np.testing.assert_allclose(results[1], results[0], atol=1e-4 * np.abs(results[0]).max())
 
 
+@pytest.mark.req("A1")
 @pytest.mark.gpu
 def test_a_classification_on_a_real_device_is_that_of_the_cpu(
     project: Path, device: object, monkeypatch: pytest.MonkeyPatch
