@@ -14,6 +14,7 @@ Source: RELION 5, autopicker.cpp (initialise, autoPickOneMicrograph, calculateSt
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -239,6 +240,10 @@ class Started:
         """The lowest frequencies of an image at its full size, see `micrograph.window`."""
         return window(square, self._matcher.geometry.work)
 
+    @functools.cached_property
+    def _ctf_in_band(self) -> NDArray[np.float32]:
+        return self._ctf_at(self._matcher.band)
+
     def _ctf_at(self, pixels: Pixels) -> NDArray[np.float32]:
         """The CTF that references are multiplied by, (P,); 1 without one."""
         if self._ctf is None:
@@ -254,7 +259,7 @@ class Started:
         One is added to the number of pixels, as RELION does.
         """
         matcher = self._matcher
-        inside = matcher.circle_of(matcher.unturned_reference(number) * self._ctf_at(matcher.band))
+        inside = matcher.circle_of(matcher.unturned_reference(number) * self._ctf_in_band)
         return float(inside.sum() / (len(inside) + 1)), float((inside**2).sum() / (len(inside) + 1))
 
 

@@ -16,13 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from relion_py.compute.backend.cuda import GIB, Device
 from relion_py.compute.backend.kernel_sources import THREADS
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.picking.micrograph import Geometry, Image
-from relion_py.compute.picking.references import References
+from relion_py.compute.picking.references import References, squared_distance
 from relion_py.compute.picking.templates import Match, Matcher, Noise, Started, TemplateSettings, Transform
 
 Array = Any
@@ -58,6 +59,7 @@ class CudaMatcher(Matcher):
         self._bands: dict[int, Transform] = {}
         self._tables: dict[int, Array] = {}
         self._there: tuple[Array, ...] = ()
+        self._waves_there: tuple[Array, ...] = ()
 
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
         """See `Matcher.start`."""
@@ -68,6 +70,31 @@ class CudaMatcher(Matcher):
         if number not in self._bands:
             self._bands[number] = super().unturned_reference(number)
         return self._bands[number]
+
+    def circle_of(self, transform: Transform) -> NDArray[np.float64]:
+        """See `Matcher.circle_of`: the product of matrices is the device's."""
+        image = self.on_device(lambda: self._image_there(transform))
+        if image is None:
+            return super().circle_of(transform)
+        return image[squared_distance(len(image)) < self.references.radius**2].astype(np.float64)
+
+    def _image_there(self, transform: Transform) -> Image | None:
+        """The middle of an image with a transform (P,) at the pixels of `band`; None where the memory is too small."""
+        xp, (rows, columns) = self.device.xp, self._waves
+        half = np.zeros((len(rows), len(columns)), np.complex64)
+        half[self.band.ky, self.band.kx] = np.where((self.band.kx == 0) & (self.band.ky == 0), 1, 2) * transform
+        try:
+            if not self._waves_there:
+                self._waves_there = tuple(
+                    xp.asarray(np.ascontiguousarray(each)) for each in (rows.conj().T, columns.conj())
+                )
+            left, right = self._waves_there
+            image: Image = self.device.to_host(xp.dot(xp.dot(left, xp.asarray(half)), right).real)
+            return image / np.float32(self.geometry.size) ** 2
+        except self.device.memory_errors:
+            pass
+        self.drop()
+        return None
 
     def table_there(self, number: int) -> Array:
         """A reference's oversampled transform on the device; in its thread."""
@@ -89,7 +116,7 @@ class CudaMatcher(Matcher):
     def drop(self) -> None:
         """Gives back what is kept on the device; in its thread."""
         self._tables.clear()
-        self._there = ()
+        self._there = self._waves_there = ()
         self.device.release()
 
 

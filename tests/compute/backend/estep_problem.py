@@ -137,8 +137,10 @@ def solve(backend, problem: Problem) -> tuple[Assignments, WeightedSums]:
 def assert_same(ours: tuple[Assignments, WeightedSums], wanted: tuple[Assignments, WeightedSums]) -> None:
     """That two solutions are equal up to single precision."""
     found, right = ours[0], wanted[0]
-    for name in ("matrix", "offset", "class_index", "nr_significant", "failed"):
+    for name in ("matrix", "offset", "class_index", "failed"):
         np.testing.assert_array_equal(getattr(found, name), getattr(right, name), err_msg=name)
+    # a sample whose weight is that of the threshold, up to rounding, may be in or out
+    np.testing.assert_allclose(found.nr_significant, right.nr_significant, rtol=1e-3, atol=1)
     np.testing.assert_allclose(found.pmax, right.pmax, atol=3e-4)
     np.testing.assert_allclose(found.log_likelihood, right.log_likelihood, rtol=1e-6, atol=2e-3)
     np.testing.assert_allclose(found.norm_correction, right.norm_correction, rtol=1e-5)
