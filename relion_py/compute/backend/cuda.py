@@ -37,6 +37,8 @@ TILE = 8
 """Orientations, and shifts, that a block of score_groups does, as TILE_ROWS and TILE_COLUMNS in scores.cu."""
 ALIGNED = 4
 """Complex numbers that rows of a product for tensor cores have a multiple of: 32 bytes."""
+SORT_BYTES = 64
+"""While so many numbers are sorted: copies of keys and of places, twice, with room to spare."""
 FAR = 1 << 14
 """A frequency beyond any transform: the value there is 0."""
 BYTES_PER_IMAGE_PIXEL = 40
@@ -216,7 +218,12 @@ class CudaBackend:
             self.device.launch(kernel, grid, list(arguments))
 
     def _order(self, values: Array) -> Array:
+        self._room_to_sort(values)
         return self.xp.argsort(values)  # CuPy's is stable
+
+    def _room_to_sort(self, values: Array) -> None:
+        """An error of memory here rather than within Thrust, where older releases of CuPy go on without it."""
+        self.xp.empty(len(values) * SORT_BYTES, np.uint8)
 
     # ---- images ----
 
@@ -431,6 +438,7 @@ class CudaBackend:
             "list_pairs", len(g.block), g.block, g.psi_start, g.psi_count, g.psi_idx, pair_start, q, len(g.block),
             keys, group_of_pair,
         )  # fmt: skip
+        self._room_to_sort(keys)
         keys, slot_of_pair = xp.unique(keys, return_inverse=True)
         volume_of = (keys // (q * slices.directions)).astype(np.int32)
         return Plan(g, pair_start, group_of_pair, slot_of_pair.astype(np.int32), keys, volume_of)

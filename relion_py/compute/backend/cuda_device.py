@@ -154,7 +154,8 @@ class CupyDevice:
 
     def __init__(self, cupy: Any, number: int) -> None:
         self.cupy, self.xp = cupy, cupy
-        self.memory_errors: tuple[type[BaseException], ...] = (cupy.cuda.memory.OutOfMemoryError,)
+        # CuPy's OutOfMemoryError is one; where Thrust sorts, a plain one comes
+        self.memory_errors: tuple[type[BaseException], ...] = (MemoryError,)
         self._device = cupy.cuda.Device(number)
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.name = f"{number} ({properties['name'].decode()})"

@@ -17,6 +17,7 @@ from emulated_device import EmulatedDevice
 from strict_arrays import xp
 
 from relion_py.compute.backend import cuda_device, kernel_sources
+from relion_py.compute.backend.cuda import CudaBackend
 from relion_py.compute.backend.cuda_device import CupyDevice, Share, bytes_of_maps, devices_of_rank, open_devices
 from relion_py.compute.cli import refine
 from relion_py.compute.errors import UserError
@@ -102,7 +103,7 @@ def _cupy(count: int = 2, free: int = 8 << 30, capability: str = "70") -> Simple
         getDeviceProperties=lambda number: {"name": b"NVIDIA Test"},
         memGetInfo=lambda: (free, 2 * free),
     )
-    memory = SimpleNamespace(OutOfMemoryError=MemoryError)
+    memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
     pool = SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0, set_limit=lambda size: limits.append(size))
     return SimpleNamespace(
         cuda=SimpleNamespace(runtime=runtime, memory=memory, Device=Device), RawModule=raw_module, modules=modules,
@@ -226,6 +227,15 @@ def test_tensor_cores_are_given_what_cublas_wants() -> None:
     np.testing.assert_allclose(out, a @ b.T, rtol=1e-5)
 
 
+def test_too_little_memory_is_known_whoever_finds_it() -> None:
+    """CuPy's allocator has an error of its own; sorting in Thrust raises what it is derived from."""
+    cupy = _cupy()
+    backend = CudaBackend(CupyDevice(cupy, 0))
+    assert backend.out_of_memory(cupy.cuda.memory.OutOfMemoryError())
+    assert backend.out_of_memory(MemoryError("std::bad_alloc"))
+    assert not backend.out_of_memory(RuntimeError("cudaErrorIllegalAddress"))
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("padding", [1, 2])
 def test_the_estimate_is_what_the_arrays_take(dimensions: int, padding: int) -> None:
@@ -240,7 +250,7 @@ def test_cupy_has_what_the_backend_uses() -> None:
     cupy = pytest.importorskip("cupy")
     for name in vars(xp):
         assert hasattr(cupy, name), name
-    assert issubclass(cupy.cuda.memory.OutOfMemoryError, Exception)
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
     for name in ("getDeviceCount", "getDeviceProperties", "memGetInfo"):
         assert callable(getattr(cupy.cuda.runtime, name))
     for name in ("free_bytes", "used_bytes", "free_all_blocks"):
