@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--box", type=int, default=360, help="pixels")
     parser.add_argument("--classes", type=int, default=6)
-    parser.add_argument("--particles", type=int, default=2000)
+    parser.add_argument("--particles", type=int, default=10000, help="few make the end, a copy of the sums, weigh more")
     parser.add_argument("--pad", type=int, default=2)
     parser.add_argument("--stages", type=int, nargs="*", default=[1, 2, 3], help="which of the three")
     return parser.parse_args()

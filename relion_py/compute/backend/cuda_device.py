@@ -6,6 +6,8 @@ CuPy is an extra of this package and imported here only, when --gpu was given.
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,27 +87,36 @@ def load_cupy() -> Any:
     return cupy
 
 
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """UserError for what goes wrong inside: errors of CuPy, of its loader and of each library, of many types."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"--gpu: CUDA does not work on GPU {name} ({first_line}). If a library is missing, install NVIDIA's with "
+            "pip install 'cupy-cuda12x[ctk]' for a driver of CUDA 12, or 'cupy-cuda13x[ctk]' for one of CUDA 13; if "
+            "the GPU is busy or out of memory, use another; or leave --gpu out."
+        ) from None
+
+
 def try_out(device: CupyDevice) -> None:
     """UserError where a part of CUDA that computing needs does not load or work on this device.
 
     CuPy loads NVIDIA's libraries when they are first used: without them it can be imported, and finds devices.
     """
     xp = device.xp
-    try:
+    with _told(device.name):
+        device.use()
         numbers = xp.asarray(np.arange(64, dtype=np.float32).reshape(8, 8))
         out = xp.empty((8, 8), np.float32)
         device.products(numbers, numbers, out, rough=True)
         values = xp.fft.rfft2(numbers + out)[xp.argsort(out[0])]
-        correct = bool(np.isfinite(device.to_host(values)).all())
-    except Exception as error:  # of CuPy, of its loader, and of each library; they differ between versions
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"--gpu: CUDA does not work on GPU {device.name} ({first_line}). If a library is missing, install "
-            "NVIDIA's with pip install 'cupy-cuda12x[ctk]' for a driver of CUDA 12, or 'cupy-cuda13x[ctk]' for one of "
-            "CUDA 13; if the GPU is busy or out of memory, use another; or leave --gpu out."
-        ) from None
-    if not correct:
-        raise UserError(f"--gpu: GPU {device.name} computes nonsense; use another, or leave --gpu out.")
+        if not np.isfinite(device.to_host(values)).all():
+            raise UserError(f"--gpu: GPU {device.name} computes nonsense; use another, or leave --gpu out.")
 
 
 def bytes_of_maps(box: int, classes: int, padding: float, dimensions: int) -> int:
@@ -166,12 +177,13 @@ class CupyDevice:
             )
         # those that round factors to TF32: Ampere and newer; tests compare without them
         self.has_tensor_cores = int(self._device.compute_capability) >= 80
-        self.use()
         # one object for all devices; what it says and does concerns the current one
         self._pool = cupy.get_default_memory_pool()
         try_out(self)
-        module = cupy.RawModule(code=kernel_sources.whole_source())
-        self._functions = {name: module.get_function(name) for name in kernel_sources.signatures()}
+        with _told(self.name):
+            self.use()
+            module = cupy.RawModule(code=kernel_sources.whole_source())
+            self._functions = {name: module.get_function(name) for name in kernel_sources.signatures()}
 
     def use(self) -> None:
         """Make it the current device of this thread."""

@@ -196,6 +196,18 @@ def test_a_library_that_is_missing_is_told(missing: str, words: str, monkeypatch
         cuda_device.try_out(device)
 
 
+def test_a_device_that_another_program_holds_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From CUDA 12 on a context is made when a device becomes the current one."""
+    cupy = _cupy()
+
+    def busy(self: object) -> None:
+        raise RuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setattr(cupy.cuda.Device, "use", busy)
+    with pytest.raises(UserError, match=r"^--gpu: CUDA does not work on GPU 0 \(NVIDIA Test\) \(cudaErrorDevices.*\.$"):
+        CupyDevice(cupy, 0)
+
+
 def test_tensor_cores_are_given_what_cublas_wants() -> None:
     """cuBLAS sees matrices by columns: its arguments say the product that NumPy's arrays mean."""
     rng = np.random.default_rng(0)
