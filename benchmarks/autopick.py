@@ -12,7 +12,7 @@ With --movies, the directory of movies, gain reference and truth.star, picking i
 corrected and their CTFs estimated; the particles of the truth are extracted and reconstructed with their known
 poses; and what picks are projections of that map at 15 A: in four directions, as class averages, and then the map
 itself in twelve. --tiles N: micrographs N times as wide and high, made of copies, and only two of them. --copies N:
-every micrograph N times, since programs take a while to start.
+every micrograph N times, since programs take a while to start. --gpu 0: the same once more on that GPU.
 """
 
 from __future__ import annotations
@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--micrographs", type=int, default=8)
     parser.add_argument("--j", default="1")
     parser.add_argument("--movies", default="", help="pick with references, from these movies")
+    parser.add_argument("--gpu", default="", help="with --movies: pick on these GPUs as well")
     parser.add_argument("--tiles", type=int, default=1)
     parser.add_argument("--copies", type=int, default=1)
     parser.add_argument("--other", default="/usr/bin/relion_autopick")
@@ -190,6 +191,8 @@ def main() -> None:
             log = f"--LoG --LoG_diam_min {low} --LoG_diam_max {high} --shrink 0 --lowpass 20"
             kinds = {"LoG": [*where, *log.split()]}
         programs = {"relion_py": [sys.executable, "-m", "relion_py.compute.cli.autopick", "--j", args.j]}
+        if args.gpu and args.movies:
+            programs[f"relion_py --gpu {args.gpu}"] = [*programs["relion_py"], "--gpu", args.gpu]
         if os.access(args.other, os.X_OK):
             programs[args.other] = [args.other]
         print(f"--j {args.j} (relion_py); load {os.getloadavg()[0]:.1f}")
@@ -197,7 +200,7 @@ def main() -> None:
         for number, (kind, flags) in enumerate(kinds.items()):
             run(programs["relion_py"], flags, directory / f"warm{number}", place)  # kernels are compiled once
             for program, words in programs.items():
-                output = directory / f"run{number}{Path(program).name}"
+                output = directory / f"run{number}{Path(program).name}".replace(" ", "_")
                 wall, cpu = run(words, flags, output, place)
                 recall, precision, picked = score(truth, output, radius) if truth else (float("nan"), float("nan"), 0)
                 print(

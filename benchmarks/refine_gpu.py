@@ -22,6 +22,7 @@ from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.backend.cuda import CudaBackend
 from relion_py.compute.backend.cuda_device import open_devices
+from relion_py.compute.backend.work import Array
 from relion_py.compute.geometry.euler import euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling
 from relion_py.compute.image.ctf import CtfParams, ctf_image
@@ -32,6 +33,7 @@ from relion_py.compute.refine.images import DiscPixels, PreparedImages
 from relion_py.compute.refine.model import SamplingState
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
+from relion_py.compute.refine.source import ahead
 
 ANGPIX, NOISE = 1.0, 3.0
 DIFFERENT = 256
@@ -64,7 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--box", type=int, default=360, help="pixels")
     parser.add_argument("--classes", type=int, default=6)
-    parser.add_argument("--particles", type=int, default=2000)
+    parser.add_argument("--particles", type=int, default=10000, help="few make the end, a copy of the sums, weigh more")
     parser.add_argument("--pad", type=int, default=2)
     parser.add_argument("--stages", type=int, nargs="*", default=[1, 2, 3], help="which of the three")
     return parser.parse_args()
@@ -132,12 +134,17 @@ def measure(
         pad, r_max = references[0].pad, references[0].r_max_padded
         step = Expectation(backend, settings, volumes, pad, r_max, tables, log_pdf, inverse, sums, local, clock)
         size = step.batch_size(coarse.size, fine.size)
-        step.run(prepare(backend, images, index[:4], ctf, coarse, fine))  # kernels are compiled, FFTs are planned
+        step.run(
+            prepare(backend, images[index[:4]], index[:4], ctf, coarse, fine)
+        )  # kernels are compiled, FFTs are planned
         clock.seconds.clear()
         clock.lap("start")
         began = time.perf_counter()
-        for first in range(0, len(index), size):
-            prepared = prepare(backend, images, index[first : first + size], ctf, coarse, fine)
+        parts = [index[first : first + size] for first in range(0, len(index), size)]
+        # as a refinement reads: one batch ahead
+        for part, of_batch in ahead((part, staged(backend, images[part])) for part in parts):
+            clock.lap("reading")
+            prepared = prepare(backend, of_batch, part, ctf, coarse, fine)
             clock.lap("images")
             significant.append(step.run(prepared).nr_significant)
         step.finish()
@@ -147,13 +154,21 @@ def measure(
     return seconds, clock, float(np.mean(np.concatenate(significant)))
 
 
+def staged(backend: Backend, images: np.ndarray) -> Array:
+    """Images on their way to the device, as the engine of a refinement does it while it reads ahead."""
+    if isinstance(backend, CpuBackend):
+        return images
+    backend.use()
+    return backend.staged(images)
+
+
 def prepare(
-    backend: Backend, images: np.ndarray, index: np.ndarray, ctf: CtfParams, coarse: DiscPixels, fine: DiscPixels
+    backend: Backend, images: Array, index: np.ndarray, ctf: CtfParams, coarse: DiscPixels, fine: DiscPixels
 ) -> PreparedImages:
-    """A batch, as the engine of a refinement makes it."""
+    """A batch of particles, whose images these are, as the engine of a refinement makes it."""
     n, box = len(index), images.shape[1]
     unmasked, masked, spectrum = backend.transform_images(
-        images[index], np.zeros((n, 2), np.int64), np.ones(n), 0.45 * box, 5.0, fine
+        images, np.zeros((n, 2), np.int64), np.ones(n), 0.45 * box, 5.0, fine
     )
     nothing = np.zeros(n, np.int64)
     return PreparedImages(

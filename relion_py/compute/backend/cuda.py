@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -30,8 +30,17 @@ from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.refine.images import DiscPixels, transform_images
 
 GIB = 1 << 30
-MOST_WORK = 4 * GIB
-"""Work space of a batch is not made larger than this: larger products are not faster."""
+MOST_WORK = 8 * GIB
+"""Work space of a batch is not made larger than this: then what is done once a batch, as the projections of a coarse
+pass, costs little a particle."""
+TILE = 8
+"""Orientations, and shifts, that a block of score_groups does, as TILE_ROWS and TILE_COLUMNS in scores.cu."""
+ALIGNED = 4
+"""Complex numbers that rows of a product for tensor cores have a multiple of: 32 bytes."""
+SORT_BYTES = 64
+"""While so many numbers are sorted: copies of keys and of places, twice, with room to spare."""
+FAR = 1 << 14
+"""A frequency beyond any transform: the value there is 0."""
 BYTES_PER_IMAGE_PIXEL = 40
 """While images are prepared: the image, moved and masked, with their transforms and what the FFT itself needs."""
 
@@ -52,6 +61,12 @@ class Device(Protocol):
     def to_host(self, array: Array) -> NDArray:
         """A copy as NumPy's array."""
 
+    def products(self, a: Array, b: Array, out: Array, rough: bool) -> None:
+        """out (R, M) = a (R, K) times b (M, K) transposed, float32.
+
+        rough: factors may be rounded to 11 bits (TF32), which tensor cores multiply several times faster.
+        """
+
     def free_bytes(self) -> int:
         """Memory that this process could still take."""
 
@@ -67,7 +82,7 @@ class Plan:
     """Groups on the device, sorted by block, and the coarse orientations ("slots") that they need, sorted.
 
     A pair is an angle of a group: pair_start (G,), group_of_pair and slot_of_pair (pairs,). keys (slots,): block * Q +
-    in-plane angle; volume_of (slots,): class. longest, widest: the largest number of angles, and of slots of shifts.
+    in-plane angle; volume_of (slots,): class.
     """
 
     groups: Groups
@@ -76,8 +91,6 @@ class Plan:
     slot_of_pair: Array
     keys: Array
     volume_of: Array
-    longest: int
-    widest: int
 
 
 class CudaBackend:
@@ -103,7 +116,7 @@ class CudaBackend:
         self.budget = device.free_bytes() if budget is None else budget
         self.members: list[Any] = [self, *partners]
         self._constants: dict[Any, tuple[Any, Array]] = {}
-        self._last_groups: tuple[Any, Any] = (None, None)
+        self._last: dict[str, tuple[Any, Any]] = {}
 
     def __enter__(self) -> CudaBackend:
         self.use()
@@ -137,7 +150,7 @@ class CudaBackend:
         for each in reversed(self.members):
             each.use()
             each._constants.clear()
-            each._last_groups = (None, None)
+            each._last.clear()
             each.device.release()
 
     # ---- arrays and memory ----
@@ -205,17 +218,31 @@ class CudaBackend:
             self.device.launch(kernel, grid, list(arguments))
 
     def _order(self, values: Array) -> Array:
+        self._room_to_sort(values)
         return self.xp.argsort(values)  # CuPy's is stable
+
+    def _room_to_sort(self, values: Array) -> None:
+        """An error of memory here rather than within Thrust, where older releases of CuPy go on without it."""
+        self.xp.empty(len(values) * SORT_BYTES, np.uint8)
 
     # ---- images ----
 
+    def staged(self, images: NDArray[np.float32]) -> Array:
+        """Images of a later batch on the device, if they take little of its memory; in any thread."""
+        if images.nbytes > self.work_bytes() // 4:
+            return images
+        try:
+            return self.to_device(images)
+        except self.device.memory_errors:
+            return images
+
     def transform_images(
-        self, images: NDArray[np.float32], shift: NDArray, factor: NDArray, mask_radius: float, mask_edge: float,
+        self, images: Array, shift: NDArray, factor: NDArray, mask_radius: float, mask_edge: float,
         pixels: DiscPixels, noise: NDArray[np.float32] | None = None, tubes: tuple[NDArray, float] | None = None,
     ) -> tuple[Array, Array, NDArray[np.float64]]:  # fmt: skip
         """Unmasked and masked transforms and spectra (the last NumPy's), see `refine.images.transform_images`.
 
-        Segments of helices get their tubes on the host.
+        images: NumPy's, or on the device already. Segments of helices get their tubes on the host.
         """
         if tubes is not None:
             unmasked, masked, spectrum = transform_images(
@@ -246,7 +273,7 @@ class CudaBackend:
         return unmasked, masked, spectrum
 
     def _transform_part(
-        self, images: NDArray, shift: NDArray, factor: NDArray, mask: tuple[float, float], pixels: DiscPixels,
+        self, images: Array, shift: NDArray, factor: NDArray, mask: tuple[float, float], pixels: DiscPixels,
         noise: NDArray | None, unmasked: Array, masked: Array,
     ) -> NDArray[np.float64]:  # fmt: skip
         n, box = images.shape[:2]
@@ -263,8 +290,13 @@ class CudaBackend:
         other = moved if noise is None else self.to_device(np.asarray(noise, np.float32))
         self._launch("fill_outside", moved.size, moved, outside, mean, other, noise is not None, box * box, moved.size)
         transforms = self._cut(moved, pixels, masked)
-        spectrum = self.xp.zeros((n, box // 2 + 1), np.float64)
-        self._launch("shell_power", transforms.size, transforms, box, box // 2 + 1, transforms.size, spectrum)
+        shells = box // 2 + 1
+        spectrum = self.xp.empty((n, shells), np.float64)
+        by_shell, shell_ptr = (
+            self._constant(("shells", box, i), None, functools.partial(_half_plane_by_shell(box).__getitem__, i))
+            for i in range(2)
+        )
+        self._launch_blocks("shell_power", (n * shells, 1, 1), transforms, by_shell, shell_ptr, shells, box, spectrum)
         return self.to_host(spectrum)
 
     def _cut(self, images: Array, pixels: DiscPixels, out: Array) -> Array:
@@ -338,11 +370,16 @@ class CudaBackend:
         self, slices: Slices, rotations_of: Callable[[int, int], NDArray[np.float32]], per_class: int,
         orientation_prior: NDArray[np.float32], table: Shifted, correlate: bool,
     ) -> tuple[Array, Array]:  # fmt: skip
-        """Log-weights of all orientations for all particles: (K * per_class, N, T), and row_best (K * per_class, N)."""
+        """Log-weights of all orientations for all particles: (K * per_class, N, T), and row_best (K * per_class, N).
+
+        The device turns the orientations itself, and takes no rotations_of. Posterior weights come from the fine
+        pass, so that these scores, which say where it looks, may be rough.
+        """
         xp = self.xp
         classes, n = len(slices.volumes), len(table.ctf2)
         t = table.prior.shape[1] // n
-        flat = table.rows.view(np.float32).reshape(n * t, 2 * slices.pixels)
+        slices, images, ctf2 = self._aligned(slices, table)
+        flat = images.view(np.float32).reshape(n * t, 2 * slices.pixels)
         priors = self.to_device(table.prior.reshape(classes, n, t))
         orientation_priors = self.to_device(orientation_prior)
         out = xp.empty((classes * per_class, n, t), np.float32)
@@ -353,25 +390,49 @@ class CudaBackend:
             for a in range(0, per_class, step):
                 self._check()
                 b = min(a + step, per_class)
-                axes = self.to_device(slices.pad * rotations_of(a, b)[:, :2].reshape(-1, 6))
-                volume_of = self.to_device(np.full(b - a, k, np.int32))
-                rows = self._project(slices, axes, volume_of, 1)
+                keys = xp.arange(b - a, dtype=np.int64) + (k * per_class + a)
+                volume_of = xp.zeros(b - a, np.int32) + k
+                rows = self._project(slices, self._axes(slices, keys), volume_of, 1)
                 here = slice(k * per_class + a, k * per_class + b)
                 products = out[here].reshape(b - a, n * t)
-                xp.dot(rows.view(np.float32).reshape(b - a, 2 * slices.pixels), flat.T, out=products)
-                norms = xp.dot(rows.real**2 + rows.imag**2, table.ctf2.T)
+                factors = rows.view(np.float32).reshape(b - a, 2 * slices.pixels)
+                self.device.products(factors, flat, products, rough=not correlate)
+                norms = xp.dot(rows.real**2 + rows.imag**2, ctf2.T)
                 self._launch(
                     "add_dense_terms", norms.size, products, norms, orientation_priors[here], priors[k], n, t,
                     correlate, norms.size, row_best[here],
                 )  # fmt: skip
         return out, row_best
 
+    def _aligned(self, slices: Slices, table: Shifted) -> tuple[Slices, Array, Array]:
+        """Slices, shifted images (R, P') and CTF^2 / sigma2 (N, P') with empty pixels at the end, so that every row
+        begins where tensor cores want it to."""
+        xp, more = self.xp, -slices.pixels % ALIGNED
+        if not more:
+            return slices, table.rows, table.ctf2
+        kx = xp.concatenate([slices.kx, xp.zeros(more, np.int32) + FAR])
+        ky = xp.concatenate([slices.ky, xp.zeros(more, np.int32)])
+        wide = []
+        for array in (table.rows, table.ctf2):
+            out = xp.zeros((len(array), slices.pixels + more), array.dtype)
+            out[:, : slices.pixels] = array
+            wide.append(out)
+        return replace(slices, kx=kx, ky=ky), wide[0], wide[1]
+
+    def _kept(self, name: str, owner: Any, make: Callable[[], Any]) -> Any:
+        """make(), or what it made in the last call, if that had the same owner."""
+        if name not in self._last or self._last[name][0] is not owner:
+            self._last.pop(name, None)
+            self._last[name] = owner, make()
+        return self._last[name][1]
+
     def _uploaded(self, groups: Groups) -> Groups:
-        """The groups on the device. Those of the last call are kept: batches of a global search have the same."""
-        if self._last_groups[0] is not groups:
-            there: dict[str, Any] = {name: self.to_device(value) for name, value in vars(groups).items()}
-            self._last_groups = groups, Groups(**there)
-        return self._last_groups[1]
+        """The groups on the device; the coarse ones are kept, as batches of a global search have the same."""
+        if not isinstance(groups.block, np.ndarray):
+            return groups
+        return self._kept(
+            "groups", groups, lambda: Groups(**{k: self.to_device(v) for k, v in vars(groups).items()})
+        )  # fmt: skip
 
     def plan(self, slices: Slices, groups: Groups) -> Any:
         """The groups sorted by block, and the orientations that they need."""
@@ -387,12 +448,10 @@ class CudaBackend:
             "list_pairs", len(g.block), g.block, g.psi_start, g.psi_count, g.psi_idx, pair_start, q, len(g.block),
             keys, group_of_pair,
         )  # fmt: skip
+        self._room_to_sort(keys)
         keys, slot_of_pair = xp.unique(keys, return_inverse=True)
         volume_of = (keys // (q * slices.directions)).astype(np.int32)
-        return Plan(
-            g, pair_start, group_of_pair, slot_of_pair.astype(np.int32), keys, volume_of,
-            int(g.psi_count.max()), int(g.slot_count.max()),
-        )  # fmt: skip
+        return Plan(g, pair_start, group_of_pair, slot_of_pair.astype(np.int32), keys, volume_of)
 
     def _tiles(self, plan: Plan, slots: int, angles: int) -> Iterator[tuple[int, int, int, int]]:
         """Ranges of groups and of slots (first, last + 1 of each) that cut no block and have `slots`, if one can."""
@@ -419,17 +478,22 @@ class CudaBackend:
         out = xp.empty(size, np.float32)
         prior, start = self.to_device(table.prior), self.to_device(table.start)
         capacity = max(1, self.work_bytes() // (2 * 8 * slices.pixels * children))
-        # a block of threads does 8 x 8 samples
-        tiles = -(-plan.longest * children // 8), -(-plan.widest * table.children // 8)
+        # groups differ much in size: every block of threads looks up which tile of which one is its own
+        across = (g.slot_count * table.children + (TILE - 1)) // TILE
+        tile_end = xp.cumsum(((g.psi_count * children + (TILE - 1)) // TILE * across).astype(np.int64))
+        tile_start = xp.concatenate([xp.zeros(1, np.int64), tile_end])
+        group_of_tile = xp.empty(int(tile_end[-1]), np.int32)
+        self._launch("list_tiles", len(g.block), tile_start, len(g.block), group_of_tile)
         for first_group, last_group, first_slot, last_slot in self._tiles(plan, capacity, len(slices.psi_table)):
             self._check()
             keys, volume_of = plan.keys[first_slot:last_slot], plan.volume_of[first_slot:last_slot]
             rows = self._project(slices, self._axes(slices, keys), volume_of, children)
+            first_tile, last_tile = int(tile_start[first_group]), int(tile_start[last_group])
             self._launch_blocks(
-                "score_groups", (last_group - first_group, *tiles), rows, first_slot, plan.slot_of_pair,
+                "score_groups", (last_tile - first_tile, 1, 1), rows, first_slot, plan.slot_of_pair,
                 plan.pair_start, children, g.block, g.particle, g.prior, g.psi_start, g.psi_count, g.psi_prior,
                 g.slot_first, g.slot_count, g.out_start, prior, prior.shape[1], start, table.rows, table.children,
-                table.ctf2, slices.directions, slices.pixels, correlate, first_group, out,
+                table.ctf2, slices.directions, slices.pixels, correlate, tile_start, group_of_tile, first_tile, out,
             )  # fmt: skip
         return out
 
@@ -444,7 +508,8 @@ class CudaBackend:
     def select(self, coarse: Coarse, n: int, t: int, fraction: float, max_count: int, best_only: bool) -> Significant:
         """The samples of n particles that hold `fraction` of the weight."""
         xp, there = self.xp, self.to_device
-        c, base = self._uploaded(coarse.groups), there(coarse.base)
+        c = self._uploaded(coarse.groups)
+        base = self._kept("base", coarse.base, lambda: there(coarse.base))
         threshold, count = xp.empty(n, np.float32), xp.zeros(n, np.int64)
         used = xp.zeros((n, t), np.uint8)
         longest = int(coarse.groups.psi_count.max()) if len(coarse.groups.psi_count) else 0
@@ -592,3 +657,20 @@ class CudaBackend:
 def _outside(box: int, radius: float, edge: float) -> NDArray[np.float64]:
     """How much of each pixel of an image (box * box,) is background."""
     return (1.0 - soft_mask(box, radius, edge, 2)).ravel().astype(np.float64)
+
+
+@functools.lru_cache(maxsize=4)
+def _half_plane_by_shell(box: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Where the pixels of each shell are in a half transform (box * (box // 2 + 1),), and where shells begin there.
+
+    The origin is in none, and pixels with kx = 0 count for ky >= 0 only.
+    """
+    columns = box // 2 + 1
+    kx, ky = np.arange(columns), np.arange(box)
+    ky[box // 2 + 1 :] -= box
+    shell = np.rint(np.hypot(kx, ky[:, None])).astype(np.int64)
+    shell[(kx == 0) & (ky[:, None] < 0)] = columns
+    shell[0, 0] = columns
+    flat = shell.ravel()
+    order = np.argsort(flat, kind="stable")
+    return order.astype(np.int32), np.searchsorted(flat[order], np.arange(columns + 1)).astype(np.int32)

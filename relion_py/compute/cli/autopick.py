@@ -76,8 +76,8 @@ def _check(args: Arguments) -> None:
     method = method_name(args)
     if args.on("--amyloid") and not args.on("--helix"):
         raise UserError("--amyloid needs --helix.")
-    if args.on("--gpu") and not method.startswith("--topaz"):
-        raise UserError(f"--gpu is not available with {method}: it runs on the CPU; leave --gpu out.")
+    if args.on("--gpu") and method == "--LoG":  # as RELION, autopicker.cpp, read
+        raise UserError("--gpu is not available with --LoG: it runs on the CPU; leave --gpu out.")
     if args.integer("--j") < 1:
         raise UserError(f"--j must be at least 1, not {args.text('--j')}.")
     name = args.text("--pickname")

@@ -15,14 +15,14 @@ from relion_py.compute.cli.program import Job
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.io.mrc import write_stack
 from relion_py.compute.io.outputs import write_failures
-from relion_py.compute.picking.autopick import FomMaps, LogMethod, Method, PeakSettings, TemplateMethod
+from relion_py.compute.picking.autopick import FomMaps, LogMethod, MakeMatcher, Method, PeakSettings, TemplateMethod
 from relion_py.compute.picking.autopick_files import Micrograph
 from relion_py.compute.picking.filament_method import FilamentMethod
 from relion_py.compute.picking.filaments import FilamentSettings
 from relion_py.compute.picking.log import LogSettings, diameters_of
 from relion_py.compute.picking.micrograph import round_half_up
 from relion_py.compute.picking.references import References, ReferenceSettings, load_references
-from relion_py.compute.picking.templates import TemplateSettings
+from relion_py.compute.picking.templates import Matcher, TemplateSettings
 from relion_py.compute.picking.topaz import (
     TopazMethod,
     TopazSettings,
@@ -73,10 +73,11 @@ def make_method(args: Arguments, micrographs: Sequence[Micrograph], job: Job, st
     if method_name(args) == "--topaz_extract":
         told = topaz_settings(args, pixel_size(micrographs), job)
         return TopazMethod(told, f"{args.text('--odir').rstrip('/')}/proc/", stop)
+    make_matcher = _on_device(args, job) if args.on("--gpu") and not maps.read else Matcher
     references = _references(args, micrographs, job)
     matching, peaks = template_settings(args), peak_settings(args)
     if not args.on("--helix"):
-        return TemplateMethod(references, matching, peaks, maps, stop)
+        return TemplateMethod(references, matching, peaks, maps, stop, make_matcher)
     if references.projections is not None:
         raise UserError("--helix needs 2D references, such as class averages, not a map.")
     filaments = FilamentSettings(
@@ -88,7 +89,23 @@ def make_method(args: Arguments, micrographs: Sequence[Micrograph], job: Job, st
         amyloid=args.on("--amyloid"),
         local=finite(args, "--max_diam_local_avg"),
     )
-    return FilamentMethod(references, matching, peaks, maps, stop, filaments)
+    return FilamentMethod(references, matching, peaks, maps, stop, filaments, make_matcher)
+
+
+def _on_device(args: Arguments, job: Job) -> MakeMatcher:
+    """References on this rank's GPU. As in RELION (autopicker_mpi.cpp, deviceInitialise) a rank uses one: the first of
+    its own in a list such as 0,1:2,3, and each the next in turn without a list.
+
+    All ranks must call this together. UserError where it cannot be used.
+    """
+    from relion_py.compute.backend.cuda_device import first_of_each, open_devices
+    from relion_py.compute.picking.templates_cuda import CudaMatching
+
+    (share,) = open_devices(first_of_each(args.text("--gpu")), 0, job.comm)
+    for rank, name in enumerate(job.comm.allgather(share.device.name)):
+        if args.integer("--verb") > 0:
+            job.say(f" Rank {rank} picks on GPU {name}")
+    return CudaMatching(share.device, share.budget).matcher
 
 
 def log_settings(args: Arguments) -> LogSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -32,6 +32,10 @@ class FomMaps:
 
     write: bool = False
     read: bool = False
+
+
+MakeMatcher = Callable[[References, Geometry, TemplateSettings], Matcher]
+"""References ready for micrographs of one size."""
 
 
 class Method(Protocol):
@@ -128,12 +132,13 @@ class PeakSettings:
 
 
 class TemplateMethod:
-    """Picking with references."""
+    """Picking with references. make_matcher: `Matcher`, or what makes one that computes elsewhere."""
 
     def __init__(
         self, references: References, settings: TemplateSettings, peaks: PeakSettings, maps: FomMaps,
-        stop: threading.Event,
+        stop: threading.Event, make_matcher: MakeMatcher = Matcher,
     ) -> None:  # fmt: skip
+        self._make_matcher = make_matcher
         self._references, self._settings, self._peaks, self._maps = references, settings, peaks, maps
         self._stop = stop
         self._matchers: dict[Geometry, Matcher] = {}
@@ -196,5 +201,5 @@ class TemplateMethod:
         """The references ready for micrographs of this size; made once."""
         with self._lock:
             if geometry not in self._matchers:
-                self._matchers[geometry] = Matcher(self._references, geometry, self._settings)
+                self._matchers[geometry] = self._make_matcher(self._references, geometry, self._settings)
             return self._matchers[geometry]

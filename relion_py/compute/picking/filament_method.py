@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from relion_py.compute.io.mrc import read_header, read_image
 from relion_py.compute.io.spider import write_spider
 from relion_py.compute.io.star import Table
-from relion_py.compute.picking.autopick import FomMaps, PeakSettings, TemplateMethod
+from relion_py.compute.picking.autopick import FomMaps, MakeMatcher, PeakSettings, TemplateMethod
 from relion_py.compute.picking.autopick_files import Micrograph
 from relion_py.compute.picking.filaments import FilamentSettings, noise_ring, pick_amyloids, pick_filaments
 from relion_py.compute.picking.micrograph import Geometry, Image, geometry_of
 from relion_py.compute.picking.references import References
 from relion_py.compute.picking.template_files import read_fom_map, read_noise, write_noise
-from relion_py.compute.picking.templates import Noise, TemplateSettings, mask_transform
+from relion_py.compute.picking.templates import Matcher, Noise, TemplateSettings, mask_transform
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class FilamentMethod(TemplateMethod):
 
     def __init__(
         self, references: References, settings: TemplateSettings, peaks: PeakSettings, maps: FomMaps,
-        stop: threading.Event, filaments: FilamentSettings,
+        stop: threading.Event, filaments: FilamentSettings, make_matcher: MakeMatcher = Matcher,
     ) -> None:  # fmt: skip
-        super().__init__(references, settings, peaks, maps, stop)
+        super().__init__(references, settings, peaks, maps, stop, make_matcher)
         self._filaments = filaments
 
     def pick(self, micrograph: Micrograph, root: str, number: int) -> Table:

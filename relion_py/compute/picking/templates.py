@@ -14,6 +14,7 @@ Source: RELION 5, autopicker.cpp (initialise, autoPickOneMicrograph, calculateSt
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -126,6 +127,9 @@ class Matcher:
     pixels: the Fourier pixels that are matched; band: those of the references' resolution.
     """
 
+    keeps_turned = True
+    """Whether the transforms of turned references stay in memory, if they are few."""
+
     def __init__(self, references: References, geometry: Geometry, settings: TemplateSettings) -> None:
         self.references, self.geometry, self.settings = references, geometry, settings
         self.noise_mask = mask_transform(squared_distance(references.box) >= references.radius**2, geometry)
@@ -138,7 +142,7 @@ class Matcher:
         self.has_opposites = len(psis) % 2 == 0
         self.angles = psis[: len(psis) // 2] if self.has_opposites else psis
         count = len(references.images)
-        keep = count * len(self.angles) * self.pixels.kx.nbytes * 2 <= _KEPT_REFERENCES
+        keep = self.keeps_turned and count * len(self.angles) * self.pixels.kx.nbytes * 2 <= _KEPT_REFERENCES
         self._kept = [list(self._turned_reference(number)) for number in range(count)] if keep else None
         self._unturned = (
             [self._read_off(self._table(number), 0.0, self.band) for number in range(count)] if keep else None
@@ -196,8 +200,8 @@ class Started:
         square = standard_square(micrograph, geometry, settings.outlier_zscore, 1.0, seed)
         if settings.highpass > 0:
             square = _without_low(square, geometry, settings.highpass)
-        self._plain = window(square, geometry.work)
-        self._squared = window(square * square, geometry.work)
+        self._plain = self._windowed(square)
+        self._squared = self._windowed(square * square)
         self._ctf = ctf if settings.ctf else None
         particle = int(matcher.references.inside().sum())
         pixels = matcher.pixels
@@ -232,6 +236,14 @@ class Started:
             figures_of_merit(best, noise.mean, noise.deviation, moment, square)
             yield Match(best, psis[which], float(np.exp(0.5 * square)))
 
+    def _windowed(self, square: Image) -> Transform:
+        """The lowest frequencies of an image at its full size, see `micrograph.window`."""
+        return window(square, self._matcher.geometry.work)
+
+    @functools.cached_property
+    def _ctf_in_band(self) -> NDArray[np.float32]:
+        return self._ctf_at(self._matcher.band)
+
     def _ctf_at(self, pixels: Pixels) -> NDArray[np.float32]:
         """The CTF that references are multiplied by, (P,); 1 without one."""
         if self._ctf is None:
@@ -247,7 +259,7 @@ class Started:
         One is added to the number of pixels, as RELION does.
         """
         matcher = self._matcher
-        inside = matcher.circle_of(matcher.unturned_reference(number) * self._ctf_at(matcher.band))
+        inside = matcher.circle_of(matcher.unturned_reference(number) * self._ctf_in_band)
         return float(inside.sum() / (len(inside) + 1)), float((inside**2).sum() / (len(inside) + 1))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,7 @@ from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.backend.cuda import GIB, CudaBackend
 from relion_py.compute.backend.cuda_device import Share, bytes_of_maps
+from relion_py.compute.backend.work import Array
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling, next_perturbation
@@ -69,11 +70,11 @@ def grid_of(sampling: SamplingState) -> Sampling:
 class Batch:
     """Particles `index` (N,) that are treated together, their images (N, box, box), and how they are compared.
 
-    geometry: that of all the images; distortion (2, 2): see `estep_numba.block_rotations`.
+    geometry: that of all the images; distortion (2, 2): see `estep_numba.block_rotations`. images may be the device's.
     """
 
     index: NDArray[np.int64]
-    images: NDArray[np.float32]
+    images: Array
     coarse: DiscPixels
     fine: DiscPixels
     geometry: ImageGeometry
@@ -343,7 +344,12 @@ class Engine:
         found: list[tuple[NDArray[np.int64], Assignments]] = []
         lock = threading.Lock()
         if self.devices:
-            batches = source.ahead(batches)
+            first = steps[0].backend
+            # not with several devices, as any may take a batch; tubes are masked on the host
+            if isinstance(first, CudaBackend) and len(steps) == 1 and not self.options.masks_tubes:
+                batches = source.ahead(self._staged(batches, first))
+            else:
+                batches = source.ahead(batches)
 
         def go_through(step: Expectation) -> None:
             try:
@@ -370,6 +376,12 @@ class Engine:
 
         steps[0].backend.side_by_side(go_through, steps)
         return found
+
+    def _staged(self, batches: Iterator[Batch], backend: CudaBackend) -> Iterator[Batch]:
+        """The batches, their images on the device: the way there takes as long as some of the work on them."""
+        for batch in batches:
+            backend.use()  # of the thread that reads ahead
+            yield replace(batch, images=backend.staged(batch.images))
 
     def _batches(
         self, steps: list[Expectation], sizes: convergence.ImageSizes, members: NDArray[np.int64]

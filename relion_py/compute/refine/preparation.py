@@ -84,7 +84,7 @@ class ImagePreparation:
         backend: Backend,
         model: ModelState,
         index: NDArray[np.int64],
-        images: NDArray[np.float32],
+        images: Array,
         coarse: DiscPixels,
         fine: DiscPixels,
     ) -> PreparedImages:

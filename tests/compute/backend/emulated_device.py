@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from strict_arrays import CURRENT, Array, xp
+from strict_arrays import CURRENT, Array, products, xp
 
 from relion_py.compute.backend import kernel_sources
 
@@ -40,8 +40,9 @@ class EmulatedDevice:
     xp = xp
     memory_errors = (MemoryError,)
 
-    def __init__(self, free: int = 1 << 30, fail_at: tuple[int, ...] = ()) -> None:
+    def __init__(self, free: int = 1 << 30, fail_at: tuple[int, ...] = (), tensor_cores: bool = False) -> None:
         self.library, self.free, self.fail_at = _library(), free, set(fail_at)
+        self.has_tensor_cores = tensor_cores
         self.launches: list[str] = []
         self.released = 0
 
@@ -66,6 +67,10 @@ class EmulatedDevice:
         pointers = (ctypes.c_void_p * len(places))(*[place.ctypes.data for place in places])
         sizes = (ctypes.c_int * 4)(*grid, kernel_sources.THREADS)
         getattr(self.library, f"launch_{kernel}")(sizes, pointers)
+
+    def products(self, a, b, out, rough):
+        """With rounded factors where it pretends to have tensor cores."""
+        products(a, b, out, rough and self.has_tensor_cores)
 
     def to_host(self, array):
         """A copy."""

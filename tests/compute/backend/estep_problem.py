@@ -137,13 +137,15 @@ def solve(backend, problem: Problem) -> tuple[Assignments, WeightedSums]:
 def assert_same(ours: tuple[Assignments, WeightedSums], wanted: tuple[Assignments, WeightedSums]) -> None:
     """That two solutions are equal up to single precision."""
     found, right = ours[0], wanted[0]
-    for name in ("matrix", "offset", "class_index", "nr_significant", "failed"):
+    for name in ("matrix", "offset", "class_index", "failed"):
         np.testing.assert_array_equal(getattr(found, name), getattr(right, name), err_msg=name)
+    # a sample whose weight is that of the threshold, up to rounding, may be in or out
+    np.testing.assert_allclose(found.nr_significant, right.nr_significant, rtol=1e-3, atol=1)
     np.testing.assert_allclose(found.pmax, right.pmax, atol=3e-4)
     np.testing.assert_allclose(found.log_likelihood, right.log_likelihood, rtol=1e-6, atol=2e-3)
     np.testing.assert_allclose(found.norm_correction, right.norm_correction, rtol=1e-5)
     sums, correct = ours[1], wanted[1]
-    mine, theirs = _folded(sums.grids), _folded(correct.grids)
+    mine, theirs = folded(sums.grids), folded(correct.grids)
     for channel, name in enumerate(("real", "imaginary", "weight")):
         largest = np.abs(theirs[..., channel]).max()
         assert largest > 0
@@ -156,7 +158,7 @@ def assert_same(ours: tuple[Assignments, WeightedSums], wanted: tuple[Assignment
     assert sums.failed == correct.failed
 
 
-def _folded(grids: np.ndarray) -> np.ndarray:
+def folded(grids: np.ndarray) -> np.ndarray:
     """The sums with Friedel mates at x = 0 added up: which of the two gets a pixel is a matter of rounding."""
     grids = grids.copy()
     for grid in grids:

@@ -134,6 +134,21 @@ for _name in ("gt", "lt", "ge", "le", "eq", "ne"):
     setattr(Array, f"__{_name}__", _forward(_name))
 
 
+def _rounded(array):
+    """float32 with the rest beyond 10 bits behind the point cut off: the most that tensor cores take from factors."""
+    return (array.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def products(a, b, out, rough):
+    """out (R, M) = a (R, K) b (M, K)^T; rough: with rounded factors."""
+    factors = [_inner(each) for each in (a, b)]
+    assert all(f.dtype == np.float32 and f.flags.c_contiguous for f in (*factors, _inner(out)))
+    if rough:
+        assert all(f.shape[1] % 8 == 0 for f in factors), "rows that tensor cores cannot read at full speed"
+        factors = [_rounded(f) for f in factors]
+    np.matmul(factors[0], factors[1].T, out=_inner(out))
+
+
 def _asarray(array):
     return array if isinstance(array, Array) else Array(np.array(array))
 
@@ -172,5 +187,8 @@ xp = SimpleNamespace(
     dot=_dot,
     concatenate=lambda arrays: Array(np.concatenate([_inner(a) for a in arrays])),
     ascontiguousarray=lambda array: Array(np.ascontiguousarray(_inner(array))),
-    fft=SimpleNamespace(rfft2=lambda array: Array(np.fft.rfft2(_inner(array)))),
+    fft=SimpleNamespace(
+        rfft2=lambda array: Array(np.fft.rfft2(_inner(array))),
+        ifft2=lambda array, norm: Array(np.fft.ifft2(_inner(array), norm=norm)),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from emulated_device import EmulatedDevice
 from strict_arrays import xp
 
 from relion_py.compute.backend import cuda_device, kernel_sources
+from relion_py.compute.backend.cuda import CudaBackend
 from relion_py.compute.backend.cuda_device import CupyDevice, Share, bytes_of_maps, devices_of_rank, open_devices
 from relion_py.compute.cli import refine
 from relion_py.compute.errors import UserError
@@ -24,6 +26,17 @@ from relion_py.compute.parallel.comm import SerialComm
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.simulate import simulate_particles
+
+
+@pytest.fixture(autouse=True)
+def _pretended_devices_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that `_cupy` makes compute nothing, so they cannot be tried out."""
+    tried = cuda_device.try_out
+    monkeypatch.setattr(
+        cuda_device,
+        "try_out",
+        lambda d: None if isinstance(d.xp, SimpleNamespace) and not hasattr(d.xp, "fft") else tried(d),
+    )
 
 
 @pytest.mark.req("A3")
@@ -64,7 +77,7 @@ def test_a_device_that_is_not_there_is_told() -> None:
 
 def _cupy(count: int = 2, free: int = 8 << 30, capability: str = "70") -> SimpleNamespace:
     """As much of CuPy as opening a device takes; `modules` collects what was compiled."""
-    modules = []
+    modules, limits = [], []
 
     class Device:
         compute_capability = capability
@@ -90,11 +103,11 @@ def _cupy(count: int = 2, free: int = 8 << 30, capability: str = "70") -> Simple
         getDeviceProperties=lambda number: {"name": b"NVIDIA Test"},
         memGetInfo=lambda: (free, 2 * free),
     )
-    memory = SimpleNamespace(OutOfMemoryError=MemoryError)
-    pool = SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0)
+    memory = SimpleNamespace(OutOfMemoryError=type("OutOfMemoryError", (MemoryError,), {}))
+    pool = SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: 0, set_limit=lambda size: limits.append(size))
     return SimpleNamespace(
         cuda=SimpleNamespace(runtime=runtime, memory=memory, Device=Device), RawModule=raw_module, modules=modules,
-        get_default_memory_pool=lambda: pool,
+        limits=limits, get_default_memory_pool=lambda: pool,
     )  # fmt: skip
 
 
@@ -121,6 +134,7 @@ def test_ranks_on_one_device_share_its_memory() -> None:
     assert spread.device.name == "1 (NVIDIA Test)" and spread.budget == 8 << 30
     (shared,) = open_devices("0", 1024, _Ranks((0,)), cupy)
     assert shared.budget == 7 << 29, "half of what is left when 1 GB stays free"
+    assert cupy.limits == [8 << 30, 8 << 30, 7 << 29], "CuPy keeps no more than that either"
     assert [share.device.name[0] for share in open_devices("0,1", 0, SerialComm(), cupy)] == ["0", "1"]
 
 
@@ -155,6 +169,85 @@ def test_without_cupy_or_a_driver_a_sentence_says_what_to_do(monkeypatch: pytest
         open_devices("", 0, SerialComm())
 
 
+@pytest.mark.req("A3")
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("asarray", "Failure finding .libnvrtc.so.12."),
+        ("products", "libcublas.so.12: cannot open"),
+        ("rfft2", "libcufft.so.11: cannot open"),
+    ],
+)
+def test_a_library_that_is_missing_is_told(missing: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy loads them when they are used, and raises errors of several types, of several lines."""
+    device = EmulatedDevice()
+    device.use()
+    cuda_device.try_out(device)
+
+    def fail(*_: object, **__: object) -> None:
+        raise {"rfft2": ImportError, "products": ImportError, "asarray": RuntimeError}[missing](
+            {"asarray": 'Failure finding "libnvrtc.so.12":\n no such file', "products": "libcublas.so.12: cannot open",
+             "rfft2": "libcufft.so.11: cannot open"}[missing]
+        )  # fmt: skip
+
+    owner = {"asarray": xp, "products": device, "rfft2": xp.fft}[missing]
+    monkeypatch.setattr(owner, missing, fail)
+    with pytest.raises(UserError, match=rf"^--gpu: CUDA does not work on GPU emulation \({words}.*\[ctk\]' .*\.$"):
+        cuda_device.try_out(device)
+
+
+def test_a_device_that_another_program_holds_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From CUDA 12 on a context is made when a device becomes the current one."""
+    cupy = _cupy()
+
+    def busy(self: object) -> None:
+        raise RuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
+
+    monkeypatch.setattr(cupy.cuda.Device, "use", busy)
+    with pytest.raises(UserError, match=r"^--gpu: CUDA does not work on GPU 0 \(NVIDIA Test\) \(cudaErrorDevices.*\.$"):
+        CupyDevice(cupy, 0)
+
+
+def test_tensor_cores_are_given_what_cublas_wants() -> None:
+    """cuBLAS sees matrices by columns: its arguments say the product that NumPy's arrays mean."""
+    rng = np.random.default_rng(0)
+    a, b, out = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 8), (7, 8), (5, 7)))
+
+    def matrix(address: int, rows: int, columns: int, leading: int) -> np.ndarray:
+        raw = (ctypes.c_float * (leading * columns)).from_address(address)
+        return np.frombuffer(raw, np.float32).reshape(columns, leading).T[:rows]
+
+    def gemm(handle, op_a, op_b, m, n, k, alpha, at_a, ta, lda, at_b, tb, ldb, beta, at_c, tc, ldc, kind, _) -> None:
+        assert (handle, ta, tb, tc, kind) == (42, 0, 0, 0, 77)
+        left = matrix(at_a, k, m, lda).T if op_a else matrix(at_a, m, k, lda)
+        right = matrix(at_b, n, k, ldb).T if op_b else matrix(at_b, k, n, ldb)
+        scale, old = (ctypes.c_float.from_address(x).value for x in (alpha, beta))
+        result = matrix(at_c, m, n, ldc)
+        result[...] = scale * (left @ right) + old * result
+
+    class There:
+        def __init__(self, array: np.ndarray) -> None:
+            self.shape, self.data, self.array = array.shape, SimpleNamespace(ptr=array.ctypes.data), array
+
+        def __len__(self) -> int:
+            return self.shape[0]
+
+    cupy = _cupy(capability="90")
+    cupy.cuda.cublas = SimpleNamespace(gemmEx=gemm)
+    cupy.cuda.device = SimpleNamespace(get_cublas_handle=lambda: 42)
+    CupyDevice(cupy, 0).products(There(a), There(b), There(out), rough=True)
+    np.testing.assert_allclose(out, a @ b.T, rtol=1e-5)
+
+
+def test_too_little_memory_is_known_whoever_finds_it() -> None:
+    """CuPy's allocator has an error of its own; sorting in Thrust raises what it is derived from."""
+    cupy = _cupy()
+    backend = CudaBackend(CupyDevice(cupy, 0))
+    assert backend.out_of_memory(cupy.cuda.memory.OutOfMemoryError())
+    assert backend.out_of_memory(MemoryError("std::bad_alloc"))
+    assert not backend.out_of_memory(RuntimeError("cudaErrorIllegalAddress"))
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("padding", [1, 2])
 def test_the_estimate_is_what_the_arrays_take(dimensions: int, padding: int) -> None:
@@ -169,11 +262,12 @@ def test_cupy_has_what_the_backend_uses() -> None:
     cupy = pytest.importorskip("cupy")
     for name in vars(xp):
         assert hasattr(cupy, name), name
-    assert issubclass(cupy.cuda.memory.OutOfMemoryError, Exception)
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
     for name in ("getDeviceCount", "getDeviceProperties", "memGetInfo"):
         assert callable(getattr(cupy.cuda.runtime, name))
     for name in ("free_bytes", "used_bytes", "free_all_blocks"):
         assert callable(getattr(cupy.get_default_memory_pool(), name))
+    assert callable(cupy.get_default_memory_pool().set_limit) and callable(cupy.cuda.device.get_cublas_handle)
     assert callable(cupy.fft.config.get_plan_cache) and callable(cupy.fft.rfft2)
     assert callable(CupyDevice.launch) and callable(cupy.RawModule) and callable(cupy.asnumpy)
 
@@ -203,11 +297,12 @@ def _run(project: Path, name: str, monkeypatch: pytest.MonkeyPatch, *words: str)
     return project / name
 
 
+@pytest.mark.req("A1")
 def test_a_classification_on_two_devices_is_that_of_the_cpu(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = _run(project, "cpu", monkeypatch)
-    devices = [EmulatedDevice(), EmulatedDevice()]
+    devices = [EmulatedDevice(tensor_cores=True), EmulatedDevice(tensor_cores=True)]
     opened = []
 
     def pretend(text: str, free_mb: int, comm: object) -> list[Share]:
@@ -258,6 +353,7 @@ def test_kept_poses_with_aberrations_and_noise_around_the_particles(
     np.testing.assert_allclose(results[1], results[0], atol=1e-4 * np.abs(results[0]).max())
 
 
+@pytest.mark.req("A1")
 @pytest.mark.gpu
 def test_a_classification_on_a_real_device_is_that_of_the_cpu(
     project: Path, device: object, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from emulated_device import EmulatedDevice
-from estep_problem import assert_same, make, solve
+from estep_problem import assert_same, folded, make, solve
 
 from relion_py.compute.backend import cuda
 from relion_py.compute.backend.cpu import CpuBackend
@@ -53,6 +53,22 @@ def test_a_broad_posterior_in_small_batches_and_tiles(device, monkeypatch: pytes
     monkeypatch.setattr(cuda, "MOST_WORK", 600_000)
     assert_same(solve(CudaBackend(device), problem), wanted)
     assert len(tiles) > 3 and max(tiles) > 3
+
+
+@pytest.mark.parametrize("dimensions", [3, 2])
+def test_tensor_cores_change_where_the_fine_pass_looks_by_little(dimensions: int) -> None:
+    """Coarse scores of rounded factors: a sample at the very limit is in or out, and nothing else."""
+    problem = make(noise=0.02, dimensions=dimensions)
+    wanted, sums = solve(CpuBackend(), problem)
+    found, rough_sums = solve(CudaBackend(EmulatedDevice(tensor_cores=True)), problem)
+    np.testing.assert_allclose(found.nr_significant, wanted.nr_significant, rtol=0.01, atol=2)
+    assert wanted.nr_significant.max() > 100
+    found.nr_significant = wanted.nr_significant
+    np.testing.assert_array_equal(found.matrix, wanted.matrix)
+    np.testing.assert_array_equal(found.offset, wanted.offset)
+    np.testing.assert_allclose(found.pmax, wanted.pmax, atol=1e-4)
+    ours, theirs = folded(rough_sums.grids), folded(sums.grids)
+    assert np.abs(ours - theirs).max() < 2e-4 * np.abs(theirs).max()
 
 
 def test_a_particle_without_finite_pixels_is_set_aside(device) -> None:
@@ -105,6 +121,23 @@ def test_memory_that_is_too_small_for_one_particle_is_told() -> None:
     backend = CudaBackend(Full(free=1 << 20))
     with pytest.raises(UserError, match=r"^GPU emulation has too little free memory for the references: .*\.$"):
         backend.references(problem.volumes)
+
+
+def test_images_of_the_next_batch_go_ahead_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.ones((4, 8, 8), np.float32)
+    device = EmulatedDevice()
+    backend = CudaBackend(device)
+    backend.use()
+    there = backend.staged(images)
+    np.testing.assert_array_equal(backend.to_host(there), images)
+    assert backend.to_device(there) is there
+    assert CudaBackend(device, budget=1000).staged(images) is images
+
+    def full(array: np.ndarray) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(device.xp, "asarray", full)
+    assert backend.staged(images) is images
 
 
 def test_the_work_space_is_a_share_of_what_is_left() -> None:

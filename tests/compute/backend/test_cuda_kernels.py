@@ -21,7 +21,7 @@ FILES = kernel_sources.files()
 
 
 def test_files_and_signatures_are_found() -> None:
-    assert {path.stem for path in FILES} == {"images", "scores", "selection", "sums"}
+    assert {path.stem for path in FILES} == {"images", "picking", "scores", "selection", "sums"}
     found = kernel_sources.signatures()
     assert len(found) == sum(path.read_text().count("\nKERNEL(") for path in FILES) > 15
     assert found["row_maxima"] == (

@@ -222,7 +222,6 @@ def test_ranks_give_the_same_files(truth: dict[str, np.ndarray]) -> None:
         (f"{REFS} --ang 0", "--ang must"),
         (f"{REFS} --shrink -1", "--shrink must"),
         (f"{REFS} --threshold inf", "--threshold must"),
-        (f"{REFS} --gpu 0", "--gpu is not available"),
         (f"{REFS} --pad 0.5", "--pad must"),
         (f"{REFS} --helix", "--helical_tube_outer_diameter must"),
         (f"{REFS} --amyloid", "--amyloid needs --helix"),

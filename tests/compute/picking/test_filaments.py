@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from emulated_device import EmulatedDevice
 from scipy import ndimage
 
+from relion_py.compute.backend import cuda_device
+from relion_py.compute.backend.cuda_device import Share
 from relion_py.compute.cli import autopick
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map, write_stack
@@ -153,6 +156,22 @@ def test_amyloids_begin_where_relion_begins(project: Lines, debian_relion: Calla
         first.append(np.stack([table.floats(label)[heads] for label in labels], 1))
     assert len(first[0]) == len(first[1]) >= 2
     np.testing.assert_allclose(first[0], first[1], atol=2e-3)
+
+
+@pytest.mark.req("A1")
+def test_filaments_on_a_gpu_are_those_of_the_cpu(project: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(f"{REFS} --shrink 0.6")
+    wanted, device = picks(), EmulatedDevice()
+    monkeypatch.setattr(cuda_device, "open_devices", lambda *_: [Share(device, 1 << 30)])
+    run(f"{REFS} --shrink 0.6 --gpu 0")
+    found = picks()
+    assert "figures_of_merit" in device.launches and found.labels == wanted.labels and len(found) > 20
+    # where segments lie follows from the best maps, in which the CPU may choose its own way of matching;
+    # psi is that of a track's direction to a step of --ang
+    for label, tolerance in (
+        ("rlnCoordinateX", 1.0), ("rlnCoordinateY", 1.0), ("rlnAutopickFigureOfMerit", 0.01), ("rlnAnglePsiPrior", 5.0),
+    ):  # fmt: skip
+        np.testing.assert_allclose(found.floats(label), wanted.floats(label), atol=tolerance, err_msg=label)
 
 
 def test_limits(project: Lines) -> None:

@@ -59,21 +59,28 @@ KERNEL(gather_disc, const float2* transforms, const int* kx, const int* ky, int 
     }
 }
 
-// out (N, shells) += |F|^2 / box^4 over the half plane (kx = 0 counted for ky >= 0 only).
-KERNEL(shell_power, const float2* transforms, int box, int shells, int64 total, double* out) {
+// out (N, shells): |F|^2 / box^4 of half transforms (N, box, box / 2 + 1), summed over the pixels of each shell, which
+// are by_shell[shell_ptr[s] ...]; one block an image and shell.
+KERNEL(shell_power, const float2* transforms, const int* by_shell, const int* shell_ptr, int shells, int box,
+       double* out) {
+    SHARED(double, partial, BLOCK_THREADS);
+    int s = blockIdx.x % shells;
+    const float2* image = transforms + (int64)(blockIdx.x / shells) * box * (box / 2 + 1);
     PHASE {
-        int64 i = thread_number();
-        if (i >= total) SKIP;
-        int columns = box / 2 + 1;
-        int64 n = i / ((int64)box * columns), rest = i % ((int64)box * columns);
-        int row = (int)(rest / columns), k_x = (int)(rest % columns);
-        int k_y = row <= box / 2 ? row : row - box;
-        if (k_x == 0 && k_y < 0) SKIP;
-        int shell = (int)rint(sqrt((double)k_x * k_x + (double)k_y * k_y));
-        if (shell <= 0 || shell >= shells) SKIP;
-        double scale = 1.0 / ((double)box * box);
-        double re = transforms[i].x * scale, im = transforms[i].y * scale;
-        atomicAdd(out + n * shells + shell, re * re + im * im);
+        double scale = 1.0 / ((double)box * box), sum = 0.0;
+        for (int e = shell_ptr[s] + threadIdx.x; e < shell_ptr[s + 1]; e += blockDim.x) {
+            double re = image[by_shell[e]].x * scale, im = image[by_shell[e]].y * scale;
+            sum += re * re + im * im;
+        }
+        partial[threadIdx.x] = sum;
+    }
+    BARRIER
+    PHASE {
+        if (threadIdx.x == 0) {
+            double sum = 0.0;
+            for (int t = 0; t < blockDim.x; ++t) sum += partial[t];
+            out[blockIdx.x] = sum;
+        }
     }
 }
 

@@ -72,21 +72,32 @@ KERNEL(add_dense_terms, float* products, const float* norms, const float* orient
     }
 }
 
-// Log-weights of groups: one block a tile of TILE_ROWS orientations and TILE_COLUMNS shifts of group first_group + x.
+// Which group each tile of score_groups belongs to, from tile_start (groups + 1,); one thread a group.
+KERNEL(list_tiles, const int64* tile_start, int64 groups, int* group_of_tile) {
+    PHASE {
+        int64 g = thread_number();
+        if (g >= groups) SKIP;
+        for (int64 i = tile_start[g]; i < tile_start[g + 1]; ++i) group_of_tile[i] = (int)g;
+    }
+}
+
+// Log-weights of groups: one block a tile of TILE_ROWS orientations and TILE_COLUMNS shifts, the first_tile + x-th of all
+// tiles; those of a group follow each other, shifts fastest.
 // rows: projections of the slots from first_slot on, children each. A group's angle i has slot slot_of_pair[pair_start
 // + i]. Otherwise as estep_numba.score_groups.
 KERNEL(score_groups, const float2* rows, int first_slot, const int* slot_of_pair, const int64* pair_start, int children,
        const int* block, const int* particle, const float* prior, const int64* psi_start, const int* psi_count,
        const float* psi_prior, const int* slot_first, const int* slot_count, const int64* out_start,
        const float* slot_prior, int64 prior_stride, const int64* table_start, const float2* shifted, int n_shifts,
-       const float* ctf2, int n_dir, int pixels, int correlate, int64 first_group, float* out) {
+       const float* ctf2, int n_dir, int pixels, int correlate, const int64* tile_start,
+       const int* group_of_tile, int64 first_tile, float* out) {
     SHARED(float, partial, TILE_SUMS * (BLOCK_THREADS + 1));
     SHARED(float, sums, TILE_SUMS);
     PER_THREAD(float, acc, TILE_SUMS);
-    int64 g = first_group + blockIdx.x;
+    int64 g = group_of_tile[first_tile + blockIdx.x];
     int n_rows = psi_count[g] * children, columns = slot_count[g] * n_shifts;
-    int row_0 = blockIdx.y * TILE_ROWS, column_0 = blockIdx.z * TILE_COLUMNS;
-    if (row_0 >= n_rows || column_0 >= columns) return;
+    int tile = (int)(first_tile + blockIdx.x - tile_start[g]), across = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    int row_0 = tile / across * TILE_ROWS, column_0 = tile % across * TILE_COLUMNS;
     int64 table_0 = table_start[particle[g]] + (int64)slot_first[g] * n_shifts + column_0;
     const float* power_weight = ctf2 + (int64)particle[g] * pixels;
     PHASE {

@@ -64,7 +64,9 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--no_fom_limit", "flag", "", "write maps of more than 30 micrographs", _GENERAL),
     Flag("--skip_optimise_scale", "flag", "", "keep the working size, slow transforms or not", _GENERAL),
     Flag("--j", "value", "1", "micrographs at a time", _GENERAL),
-    Flag("--gpu", "optional", "", "Topaz: its device; everything else runs on the CPU and refuses it", _GENERAL),
+    Flag(
+        "--gpu", "optional", "", "references and Topaz on GPUs: 0:1 for two ranks (none: in turn); not --LoG", _GENERAL
+    ),
     Flag("--ref", "value", "", 'stack, map, STAR file of class averages, or "gauss"', _REFERENCES),
     Flag("--angpix_ref", "value", "-1", "pixel size of the references (A)", _REFERENCES),
     Flag("--invert", "flag", "", "particles are dark and references white, or the other way round", _REFERENCES),
