@@ -1,0 +1,113 @@
+"""Cross-correlations of references at all in-plane angles from the maps of a basis of harmonics: the best are kept.
+
+The maps are inverse transforms; sums of them with cosines and sines of the angles are matrix products, over blocks
+of pixels that stay in the processor's cache, where the best angle of each is taken at once. An angle and its
+opposite differ in the sign of odd harmonics: one pair of sums, of even and of odd ones, serves both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from relion_py.compute.picking.harmonics import Basis, Mix
+from relion_py.compute.picking.micrograph import Image
+from relion_py.compute.picking.template_kernels import best_pair, harmonic_product, next_harmonic, side_by_side
+
+if TYPE_CHECKING:
+    from relion_py.compute.picking.templates import Pixels
+
+_BLOCK = 1024  # pixels
+
+Transform = NDArray[np.complex64]
+
+
+class Correlator:
+    """Some references, ready for micrographs of one size. Safe to share between threads.
+
+    basis: of the references. pixels: Fourier pixels that are matched, of micrographs of `size` pixels. psis: degrees,
+    from 0 on, evenly spaced around the circle.
+    """
+
+    def __init__(self, basis: Basis, pixels: Pixels, size: int, psis: NDArray[np.float64]) -> None:
+        self._basis, self._pixels = basis, pixels
+        radius = np.hypot(pixels.kx, pixels.ky) * (basis.density / size)
+        self._index = radius.astype(np.int32)
+        self._fraction = (radius - self._index).astype(np.float32)
+        self._step = np.exp(-1j * np.arctan2(pixels.ky, pixels.kx)).astype(np.complex64)
+        self._halved = len(psis) % 2 == 0
+        angles = np.deg2rad(psis[: len(psis) // 2] if self._halved else psis)
+        # harmonics whose sums are taken together, and the rows of these sums
+        self._families = [self._family(parity, angles) for parity in range(2)]
+
+    def maps(self, signal: Transform, work: int, check: Callable[[], None]) -> Transform:
+        """The basis' maps (K, work * work) of a micrograph whose transform at the pixels is `signal`; check: called
+        before each."""
+        pixels, wave, order = self._pixels, np.ones(signal.size, np.complex64), 0
+        out = np.empty((len(self._basis), work, work), np.complex64)
+        for number, wanted in enumerate(self._basis.orders):
+            check()
+            while order < wanted:
+                next_harmonic(wave, self._step)
+                order += 1
+            harmonic_product(
+                signal, wave, self._basis.tables[number], self._index, self._fraction, pixels.plus, pixels.minus,
+                bool(wanted % 2), out[number].reshape(-1),
+            )  # fmt: skip
+            out[number] = fft.ifft2(out[number], norm="forward", overwrite_x=True)
+        return out.reshape(len(out), -1)
+
+    def best(self, maps: Transform, check: Callable[[], None]) -> tuple[Image, NDArray[np.int16]]:
+        """Of all angles the highest cross-correlations, and their angles' numbers, (R, n), from maps (K, n)."""
+        count, total = len(self._basis.most), maps.shape[1]
+        best, which = np.empty((count, total), np.float32), np.empty((count, total), np.int16)
+        for start in range(0, total, _BLOCK):
+            check()
+            block = slice(start, min(start + _BLOCK, total))
+            planes = np.empty((2 * len(maps), block.stop - start), np.float32)
+            side_by_side(maps, start, planes)
+            parts = [family.mixed(planes, count) for family in self._families]
+            for number in range(count):
+                even, odd = (
+                    family.sums(part, number) for family, part in zip(self._families, parts, strict=True)
+                )  # fmt: skip
+                best_pair(even, odd, best[number, block], which[number, block])
+        return best, which
+
+    def _family(self, parity: int, angles: NDArray[np.float64]) -> _Family:
+        mixes = [mix for mix in self._basis.mixes if (mix.order % 2 if self._halved else 0) == parity]
+        return _Family(mixes, angles, self._basis.most)
+
+
+class _Family:
+    """Harmonics of which sums are taken together. most: (R,), the highest harmonic of each reference."""
+
+    def __init__(self, mixes: list[Mix], angles: NDArray[np.float64], most: NDArray[np.int64]) -> None:
+        self._mixes = mixes
+        weights: list[NDArray[np.float64]] = []
+        for mix in mixes:
+            turns = mix.order * angles
+            weights += [np.ones_like(turns)] if mix.order == 0 else [2 * np.cos(turns), 2 * np.sin(turns)]
+        self._weights = np.array(weights, np.float32).reshape(-1, len(angles)).T.copy()
+        orders = np.array([mix.order for mix in mixes for _ in range(2 if mix.order else 1)], np.int64)
+        self._rows = [int((orders <= highest).sum()) for highest in most]
+
+    def mixed(self, planes: Image, count: int) -> Image:
+        """Real and imaginary parts of C_m of `count` references, (rows, R, B), from those of the maps (2 K, B)."""
+        out = np.empty((self._weights.shape[1], count, planes.shape[1]), np.float32)
+        row = 0
+        for mix in self._mixes:
+            after = row + (2 if mix.order else 1)
+            maps = planes[2 * mix.maps.start : 2 * mix.maps.stop]
+            np.matmul(mix.matrix, maps, out=out[row:after].reshape(len(mix.matrix), -1))
+            row = after
+        return out
+
+    def sums(self, mixed: Image, number: int) -> Image:
+        """Of one reference, at each angle, (A, B)."""
+        rows = self._rows[number]
+        return self._weights[:, :rows] @ mixed[:rows, number]
