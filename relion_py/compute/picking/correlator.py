@@ -7,8 +7,9 @@ opposite differ in the sign of odd harmonics: one pair of sums, of even and of o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,14 +42,16 @@ class Correlator:
         self._step = np.exp(-1j * np.arctan2(pixels.ky, pixels.kx)).astype(np.complex64)
         self._halved = len(psis) % 2 == 0
         angles = np.deg2rad(psis[: len(psis) // 2] if self._halved else psis)
+        self._count = len(angles)
         # harmonics whose sums are taken together, and the rows of these sums
         self._families = [self._family(parity, angles) for parity in range(2)]
+        self._room = threading.local()  # fresh memory costs as much as what is done in it
 
     def maps(self, signal: Transform, work: int, check: Callable[[], None]) -> Transform:
-        """The basis' maps (K, work * work) of a micrograph whose transform at the pixels is `signal`; check: called
-        before each."""
+        """The basis' maps (K, work * work) of a micrograph whose transform at the pixels is `signal`, until the next
+        call in the same thread; check: called before each."""
         pixels, wave, order = self._pixels, np.ones(signal.size, np.complex64), 0
-        out = np.empty((len(self._basis), work, work), np.complex64)
+        out = self._buffer("maps", (len(self._basis), work, work), np.complex64)
         for number, wanted in enumerate(self._basis.orders):
             check()
             while order < wanted:
@@ -58,25 +61,41 @@ class Correlator:
                 signal, wave, self._basis.tables[number], self._index, self._fraction, pixels.plus, pixels.minus,
                 bool(wanted % 2), out[number].reshape(-1),
             )  # fmt: skip
-            out[number] = fft.ifft2(out[number], norm="forward", overwrite_x=True)
+            done = fft.ifft2(out[number], norm="forward", overwrite_x=True)
+            if not np.may_share_memory(done, out):
+                out[number] = done
         return out.reshape(len(out), -1)
 
     def best(self, maps: Transform, check: Callable[[], None]) -> tuple[Image, NDArray[np.int16]]:
         """Of all angles the highest cross-correlations, and their angles' numbers, (R, n), from maps (K, n)."""
         count, total = len(self._basis.most), maps.shape[1]
         best, which = np.empty((count, total), np.float32), np.empty((count, total), np.int16)
+        planes_room = self._buffer("planes", (2 * len(maps) * _BLOCK,))
+        rooms = [self._buffer(f"mixed{n}", (family.rows * count * _BLOCK,)) for n, family in enumerate(self._families)]
+        sums = [self._buffer(f"sums{n}", (self._count * _BLOCK,)) for n in range(2)]
         for start in range(0, total, _BLOCK):
             check()
             block = slice(start, min(start + _BLOCK, total))
-            planes = np.empty((2 * len(maps), block.stop - start), np.float32)
+            width = block.stop - start
+            planes = planes_room[: 2 * len(maps) * width].reshape(-1, width)
             side_by_side(maps, start, planes)
-            parts = [family.mixed(planes, count) for family in self._families]
+            parts = [
+                family.mixed(planes, room[: family.rows * count * width].reshape(family.rows, count, width))
+                for family, room in zip(self._families, rooms, strict=True)
+            ]
+            even, odd = (one[: self._count * width].reshape(-1, width) for one in sums)
             for number in range(count):
-                even, odd = (
-                    family.sums(part, number) for family, part in zip(self._families, parts, strict=True)
-                )  # fmt: skip
+                for family, part, out in zip(self._families, parts, (even, odd), strict=True):
+                    family.sums(part, number, out)
                 best_pair(even, odd, best[number, block], which[number, block])
         return best, which
+
+    def _buffer(self, name: str, shape: tuple[int, ...], kind: type = np.float32) -> NDArray[Any]:
+        """Memory of this thread, the same at each call."""
+        if not hasattr(self._room, name):
+            setattr(self._room, name, np.empty(shape, kind))
+        room: NDArray[Any] = getattr(self._room, name)
+        return room
 
     def _family(self, parity: int, angles: NDArray[np.float64]) -> _Family:
         mixes = [mix for mix in self._basis.mixes if (mix.order % 2 if self._halved else 0) == parity]
@@ -96,9 +115,13 @@ class _Family:
         orders = np.array([mix.order for mix in mixes for _ in range(2 if mix.order else 1)], np.int64)
         self._rows = [int((orders <= highest).sum()) for highest in most]
 
-    def mixed(self, planes: Image, count: int) -> Image:
-        """Real and imaginary parts of C_m of `count` references, (rows, R, B), from those of the maps (2 K, B)."""
-        out = np.empty((self._weights.shape[1], count, planes.shape[1]), np.float32)
+    @property
+    def rows(self) -> int:
+        """Real and imaginary parts of the C_m."""
+        return self._weights.shape[1]
+
+    def mixed(self, planes: Image, out: Image) -> Image:
+        """From parts of the maps (2 K, B) those of C_m of all references, in `out`, (rows, R, B)."""
         row = 0
         for mix in self._mixes:
             after = row + (2 if mix.order else 1)
@@ -107,7 +130,7 @@ class _Family:
             row = after
         return out
 
-    def sums(self, mixed: Image, number: int) -> Image:
+    def sums(self, mixed: Image, number: int, out: Image) -> None:
         """Of one reference, at each angle, (A, B)."""
         rows = self._rows[number]
-        return self._weights[:, :rows] @ mixed[:rows, number]
+        np.matmul(self._weights[:, :rows], mixed[:rows, number], out=out)

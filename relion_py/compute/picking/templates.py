@@ -31,7 +31,6 @@ from relion_py.compute.picking.harmonics import FIRST_PEAK, make_basis
 from relion_py.compute.picking.micrograph import Geometry, Image, lowpass_size, standard_square, window
 from relion_py.compute.picking.references import References, squared_distance
 from relion_py.compute.picking.template_kernels import figures_of_merit, keep_best, paired_products, turned
-from relion_py.compute.refine.projector import FourierReference, padded_box
 
 _OVERSAMPLING = 8.0
 _KEPT_REFERENCES = 256 * 2**20  # bytes of turned references that stay in memory between micrographs
@@ -139,7 +138,6 @@ class Matcher:
         self.band = Pixels.within(radius, 2 * radius + 2)
         self.pixels = Pixels.within(radius, geometry.work)
         self._table_size = 2 * int(np.ceil(radius / geometry.size * references.box)) + 2
-        self._step = padded_box(references.box, _OVERSAMPLING) / geometry.size
         psis = settings.psis
         self.has_opposites = len(psis) % 2 == 0
         self.angles = psis[: len(psis) // 2] if self.has_opposites else psis
@@ -150,7 +148,10 @@ class Matcher:
         bytes_needed = count * len(self.angles) * self.pixels.kx.nbytes * 2
         keep = not self.correlators and bytes_needed <= _KEPT_REFERENCES
         self._kept = [list(self._turned_reference(number)) for number in range(count)] if keep else None
-        self._unturned = [self._read_off(self._table(number), 0.0, self.band) for number in range(count)]
+        rows, columns = _waves(2 * radius + 1, geometry.size, references.box)
+        self._unturned = [
+            (rows @ image.astype(np.complex64) @ columns.T)[self.band.ky, self.band.kx] for image in references.images
+        ]
         self._waves = _waves(2 * radius + 1, geometry.size, 2 * references.radius + 1)
 
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
@@ -202,6 +203,8 @@ class Matcher:
             yield self._read_off(table, angle, self.pixels)
 
     def _table(self, number: int) -> Transform:
+        from relion_py.compute.refine.projector import FourierReference  # its kernels take a while to load
+
         image = self.references.images[number]
         made = FourierReference.from_map(image, self._table_size, _OVERSAMPLING)
         return made.data[1] * np.float32(self.references.box**2)
@@ -209,7 +212,8 @@ class Matcher:
     def _read_off(self, table: Transform, angle: float, pixels: Pixels) -> Transform:
         out = np.empty(pixels.kx.size, np.complex64)
         radians = np.deg2rad(angle)
-        turned(table, self._step, np.cos(radians), np.sin(radians), pixels.kx, pixels.ky, out)
+        step = self.references.box * _OVERSAMPLING / self.geometry.size
+        turned(table, step, np.cos(radians), np.sin(radians), pixels.kx, pixels.ky, out)
         return out
 
 
