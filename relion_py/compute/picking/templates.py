@@ -186,7 +186,7 @@ class Matcher:
         references, geometry, settings = self.references, self.geometry, self.settings
         # there are about as many harmonics as waves fit around a reference
         waves = 2 * np.pi * references.radius * cutoff
-        if len(self.angles) < _FEW_ANGLES or waves > min(_MOST_WAVES, 3 * len(self.angles)):
+        if len(self.angles) < _FEW_ANGLES or not 1 < waves < min(_MOST_WAVES, 3 * len(self.angles)):
             return []
         has_peak = settings.ctf and not settings.intact_first_peak
         basis = make_basis(images, references.radius, cutoff, geometry.angpix / FIRST_PEAK if has_peak else 0.0)
