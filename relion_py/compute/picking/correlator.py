@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from relion_py.compute.picking.templates import Pixels
 
 _BLOCK = 1024  # pixels
+_TOGETHER = 2**20  # bytes of maps that are transformed in one call: what a cache holds
 
 Transform = NDArray[np.complex64]
 
@@ -49,21 +50,25 @@ class Correlator:
 
     def maps(self, signal: Transform, work: int, check: Callable[[], None]) -> Transform:
         """The basis' maps (K, work * work) of a micrograph whose transform at the pixels is `signal`, until the next
-        call in the same thread; check: called before each."""
+        call in the same thread; check: called on the way."""
         pixels, wave, order = self._pixels, np.ones(signal.size, np.complex64), 0
         out = self._buffer("maps", (len(self._basis), work, work), np.complex64)
-        for number, wanted in enumerate(self._basis.orders):
+        at_once = max(1, _TOGETHER // out[0].nbytes)
+        for start in range(0, len(out), at_once):
             check()
-            while order < wanted:
-                next_harmonic(wave, self._step)
-                order += 1
-            harmonic_product(
-                signal, wave, self._basis.tables[number], self._index, self._fraction, pixels.plus, pixels.minus,
-                bool(wanted % 2), out[number].reshape(-1),
-            )  # fmt: skip
-            done = fft.ifft2(out[number], norm="forward", overwrite_x=True)
-            if not np.may_share_memory(done, out):
-                out[number] = done
+            some = out[start : start + at_once]
+            for number, one in enumerate(some, start=start):
+                wanted = self._basis.orders[number]
+                while order < wanted:
+                    next_harmonic(wave, self._step)
+                    order += 1
+                harmonic_product(
+                    signal, wave, self._basis.tables[number], self._index, self._fraction, pixels.plus, pixels.minus,
+                    bool(wanted % 2), one.reshape(-1),
+                )  # fmt: skip
+            done = fft.ifft2(some, norm="forward", overwrite_x=True)
+            if not np.may_share_memory(done, some):
+                some[...] = done
         return out.reshape(len(out), -1)
 
     def best(self, maps: Transform, check: Callable[[], None]) -> tuple[Image, NDArray[np.int16]]:

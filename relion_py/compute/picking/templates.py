@@ -175,7 +175,10 @@ class Matcher:
         kx, ky = self.band.kx, self.band.ky
         half = np.zeros((len(rows), len(columns)), np.complex64)
         half[ky, kx] = np.where((kx == 0) & (ky == 0), 1, 2) * transform  # and their opposites
-        image = (rows.conj().T @ half @ columns.conj()).real / np.float32(self.geometry.size) ** 2
+        across = half @ columns.conj()
+        # the real part of rows.conj().T @ across
+        image = rows.real.T @ across.real + rows.imag.T @ across.imag
+        image /= np.float32(self.geometry.size) ** 2
         return image[squared_distance(len(image)) < self.references.radius**2].astype(np.float64)
 
     def _correlators(self, images: Image, cutoff: float) -> list[Correlator]:
@@ -231,6 +234,7 @@ class Started:
         self._ctf = ctf if settings.ctf else None
         particle = int(matcher.references.inside().sum())
         pixels = matcher.pixels
+        self._band_ctf = self._ctf_at(matcher.band)
         self._signal = self._plain[pixels.ky, pixels.kx] * (self._ctf_at(pixels) / np.float32(particle))
 
     def noise(self, mask: Transform) -> Noise:
@@ -297,7 +301,7 @@ class Started:
         One is added to the number of pixels, as RELION does.
         """
         matcher = self._matcher
-        inside = matcher.circle_of(matcher.unturned_reference(number) * self._ctf_at(matcher.band))
+        inside = matcher.circle_of(matcher.unturned_reference(number) * self._band_ctf)
         return float(inside.sum() / (len(inside) + 1)), float((inside**2).sum() / (len(inside) + 1))
 
 
