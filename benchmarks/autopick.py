@@ -1,6 +1,6 @@
 """relion_autopick beside another RELION's, on the same micrographs: time, CPU time, recall, precision.
 
-    python benchmarks/autopick.py [--other /usr/bin/relion_autopick] [--size 4096x4096] [--micrographs 8] [--j 1]
+    python benchmarks/autopick.py [--other /usr/bin/relion_autopick ...] [--size 4096x4096] [--micrographs 8] [--j 1]
     python benchmarks/autopick.py --micrographs-star MotionCorr/job002/corrected_micrographs.star --truth truth.star
     python benchmarks/autopick.py --movies ../shared/data/movies [--copies 10] [--tiles 4]
 
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--gpu", default="", help="with --movies: pick on these GPUs as well")
     parser.add_argument("--tiles", type=int, default=1)
     parser.add_argument("--copies", type=int, default=1)
-    parser.add_argument("--other", default="/usr/bin/relion_autopick")
+    parser.add_argument("--other", nargs="*", default=["/usr/bin/relion_autopick"], help="programs beside ours")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -193,18 +193,17 @@ def main() -> None:
         programs = {"relion_py": [sys.executable, "-m", "relion_py.compute.cli.autopick", "--j", args.j]}
         if args.gpu and args.movies:
             programs[f"relion_py --gpu {args.gpu}"] = [*programs["relion_py"], "--gpu", args.gpu]
-        if os.access(args.other, os.X_OK):
-            programs[args.other] = [args.other]
+        programs.update({other: [other] for other in args.other if os.access(other, os.X_OK)})
         print(f"--j {args.j} (relion_py); load {os.getloadavg()[0]:.1f}")
-        print(f"{'':12s} {'program':26s} {'wall s':>8s} {'CPU s':>8s} {'picks':>7s} {'recall':>8s} {'precision':>10s}")
+        print(f"{'':12s} {'program':36s} {'wall s':>8s} {'CPU s':>8s} {'picks':>7s} {'recall':>8s} {'precision':>10s}")
         for number, (kind, flags) in enumerate(kinds.items()):
             run(programs["relion_py"], flags, directory / f"warm{number}", place)  # kernels are compiled once
-            for program, words in programs.items():
-                output = directory / f"run{number}{Path(program).name}".replace(" ", "_")
+            for which, (program, words) in enumerate(programs.items()):
+                output = directory / f"run{number}_{which}"
                 wall, cpu = run(words, flags, output, place)
                 recall, precision, picked = score(truth, output, radius) if truth else (float("nan"), float("nan"), 0)
                 print(
-                    f"{kind:12s} {program:26s} {wall:8.1f} {cpu:8.1f} {picked:7d} {recall:8.3f} {precision:10.3f}",
+                    f"{kind:12s} {program:36s} {wall:8.1f} {cpu:8.1f} {picked:7d} {recall:8.3f} {precision:10.3f}",
                     flush=True,
                 )
 

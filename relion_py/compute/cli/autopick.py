@@ -16,6 +16,8 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
+from threadpoolctl import threadpool_limits
+
 from relion_py.compute.cli.autopick_methods import FAILURES, ctf_flag, make_method, method_name, train_topaz, unused
 from relion_py.compute.cli.many import go_through
 from relion_py.compute.cli.options.autopick import FLAGS, REFUSED
@@ -108,7 +110,9 @@ class _Picker:
     def pick(self, todo: Sequence[Numbered]) -> dict[str, str]:
         """Work through the list with --j threads; micrograph -> sentence for those that failed."""
         items = [(micrograph.name, (number, micrograph)) for number, micrograph in todo]
-        return go_through(self._job, items, self._pick_one, self._threads, shown=self._talks, stop=self._stop)
+        # --j threads share the work; the products of matrices in them shall not start threads of their own
+        with threadpool_limits(limits=1, user_api="blas"):
+            return go_through(self._job, items, self._pick_one, self._threads, shown=self._talks, stop=self._stop)
 
     def finish(self, micrographs: Sequence[Micrograph], failures: dict[str, str]) -> None:
         """Join the results of all ranks, and of earlier runs."""

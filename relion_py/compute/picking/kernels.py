@@ -87,3 +87,80 @@ def keep_apart(points, label, distance):  # type: ignore[no-untyped-def]
             if apart < distance * distance - 1e-6:
                 kept[other] = False
     return kept
+
+
+@numba.njit(**_OPTIONS)
+def clusters(points, order, squared):  # type: ignore[no-untyped-def]
+    """The first point of each point's cluster, int64 (N,): steps between points of a cluster are, squared, less than
+    `squared`.
+
+    points: float64 (N, 2). order: their numbers, the first coordinate rising.
+    """
+    count = len(points)
+    parent = np.arange(count)
+    for place in range(count):
+        one = order[place]
+        for after in range(place + 1, count):
+            other = order[after]
+            down, right = points[other, 0] - points[one, 0], points[other, 1] - points[one, 1]
+            if down * down >= squared:
+                break
+            if down * down + right * right < squared:
+                first, second = _root(parent, one), _root(parent, other)
+                parent[max(first, second)] = min(first, second)
+    for one in range(count):
+        parent[one] = _root(parent, one)
+    return parent
+
+
+@numba.njit(**_OPTIONS)
+def _root(parent, one):  # type: ignore[no-untyped-def]
+    while parent[one] != one:
+        parent[one] = parent[parent[one]]  # shorter ways for those who follow
+        one = parent[one]
+    return one
+
+
+@numba.njit(**_OPTIONS)
+def lonely(points, order, squared):  # type: ignore[no-untyped-def]
+    """Which points (N, 2) have no other within a distance whose square is `squared`, bool (N,); order: as above."""
+    count = len(points)
+    alone = np.ones(count, np.bool_)
+    for place in range(count):
+        one = order[place]
+        for after in range(place + 1, count):
+            other = order[after]
+            down, right = points[other, 0] - points[one, 0], points[other, 1] - points[one, 1]
+            if down * down > squared:
+                break
+            if down * down + right * right <= squared:
+                alone[one] = alone[other] = False
+    return alone
+
+
+@numba.njit(**_OPTIONS)
+def peaks_of(merit, allowed, top, bottom, left, right, threshold, beside):  # type: ignore[no-untyped-def]
+    """Pixels that no direct neighbour exceeds: rows and columns, int64, in their order.
+
+    merit: float32 (n, n); allowed: bool (n, n); the area's neighbours lie within them. threshold: the least height;
+    beside: that of all four neighbours.
+    """
+    rows, columns = np.empty(64, np.int64), np.empty(64, np.int64)
+    found = 0
+    for row in range(top, bottom):
+        for column in range(left, right):
+            value = merit[row, column]
+            if not value >= threshold:
+                continue
+            up, down = merit[row - 1, column], merit[row + 1, column]
+            before, after = merit[row, column - 1], merit[row, column + 1]
+            if up > value or down > value or before > value or after > value or not allowed[row, column]:
+                continue
+            if not (up >= beside and down >= beside and before >= beside and after >= beside):
+                continue
+            if found == rows.size:
+                rows = np.concatenate((rows, np.empty(found, np.int64)))
+                columns = np.concatenate((columns, np.empty(found, np.int64)))
+            rows[found], columns[found] = row, column
+            found += 1
+    return rows[:found], columns[:found]

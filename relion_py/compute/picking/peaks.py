@@ -9,11 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
-from relion_py.compute.picking.kernels import keep_apart
+from relion_py.compute.picking.kernels import clusters, keep_apart, lonely, peaks_of
 from relion_py.compute.picking.micrograph import Geometry, Image
 
 
@@ -69,14 +66,11 @@ def find_peaks(
     many, all four neighbours must reach the threshold, too.
     """
     rows, columns = area
-    high = merit[area]
-    peak = (high >= threshold) & allowed[area]
-    for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
-        beside = merit[rows.start + down : rows.stop + down, columns.start + right : columns.stop + right]
-        peak &= ~(beside > high)
-        if not shrunk:
-            peak &= beside >= threshold
-    row, column = (place + part.start for place, part in zip(np.nonzero(peak), area, strict=True))
+    least = np.float32(threshold)
+    row, column = peaks_of(
+        merit, allowed, rows.start, rows.stop, columns.start, columns.stop, least,
+        np.float32(-np.inf) if shrunk else least,
+    )  # fmt: skip
     return Peaks(row, column, merit[row, column], psi[row, column], np.full(len(row), reference))
 
 
@@ -87,25 +81,16 @@ def prune_clusters(peaks: Peaks, radius: float, distance: float) -> Peaks:
     """
     if not len(peaks):
         return peaks
-    pairs = _close_pairs(peaks, radius)
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(peaks),) * 2)
-    _, label = connected_components(graph, directed=False)
-    _, first = np.unique(label, return_index=True)
-    rank = np.argsort(np.argsort(first))[label]  # clusters in the order of their first peaks
-    order = np.lexsort((-peaks.merit, rank))
-    return peaks[order[keep_apart(peaks.points[order], label[order], distance)]]
+    points = peaks.points
+    # clusters in the order of their first peaks
+    first = clusters(points, np.argsort(points[:, 0]), radius * radius - 1e-6)
+    order = np.lexsort((-peaks.merit, first))
+    return peaks[order[keep_apart(points[order], first[order], distance)]]
 
 
 def remove_crowded(peaks: Peaks, distance: float) -> Peaks:
     """Only the peaks that have no other within `distance` (pixels at work)."""
     if len(peaks) < 2:
         return peaks
-    nearest = cKDTree(peaks.points).query(peaks.points, k=2)[0][:, 1]
-    return peaks[nearest**2 > np.float32(distance) ** 2 + 1e-6]
-
-
-def _close_pairs(peaks: Peaks, radius: float) -> NDArray[np.int64]:
-    """Pairs (M, 2) of peaks nearer than `radius` to each other."""
-    pairs = cKDTree(peaks.points).query_pairs(radius, output_type="ndarray").astype(np.int64)
-    apart = peaks.points[pairs[:, 0]] - peaks.points[pairs[:, 1]]
-    return pairs[(apart**2).sum(1) < radius * radius - 1e-6]
+    points = peaks.points
+    return peaks[lonely(points, np.argsort(points[:, 0]), float(np.float32(distance) ** 2 + 1e-6))]

@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.geometry.healpix import Sampling
 from relion_py.compute.image.fourier import disc_pixels, real_image, resize_map, scatter
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_image, read_stack
 from relion_py.compute.picking.micrograph import Image, round_half_up
-from relion_py.compute.refine.projector import FourierReference
 
 GAUSSIAN = "gauss"
 """What --ref says for a Gaussian blob."""
@@ -166,6 +164,10 @@ def _gaussian(how: ReferenceSettings, angpix: float) -> Image:
 
 def _project(volume: Image, how: ReferenceSettings, pixel_size: float) -> Image:
     """The map seen from every direction of an asymmetric unit, float32 (D, box, box)."""
+    # only maps need what takes a while to load
+    from relion_py.compute.geometry.healpix import Sampling
+    from relion_py.compute.refine.projector import FourierReference
+
     box = len(volume)
     sampling = Sampling(how.healpix_order, symmetry=how.symmetry)
     current = 2 * math.ceil(box * pixel_size / how.lowpass) if how.lowpass > 0 else -1

@@ -74,6 +74,65 @@ def keep_best(pair, number, opposite, best, which):  # type: ignore[no-untyped-d
         index[pixel] = name if better else index[pixel]
 
 
+@numba.njit(**_OPTIONS, fastmath=True)
+def next_harmonic(wave, step):  # type: ignore[no-untyped-def]
+    """exp(-i m phi) becomes exp(-i (m + 1) phi), in place, complex64 (P,); step: exp(-i phi)."""
+    for pixel in range(wave.size):
+        wave[pixel] *= step[pixel]
+
+
+@numba.njit(**_OPTIONS, fastmath=True)
+def harmonic_product(signal, wave, table, index, fraction, plus, minus, odd, out):  # type: ignore[no-untyped-def]
+    """The transform of a micrograph times conj(A(k)) exp(-i m phi).
+
+    signal: complex64 (P,), its transform at the pixels of a half plane; wave: complex64 (P,), exp(-i m phi) there.
+    table: complex64 (S,), conj(A) at even steps of k; index, fraction: int32 and float32 (P,), where the pixels' k
+    lie. plus, minus: where the pixels and their opposites are in out, complex64 (n * n,), 0 elsewhere; odd: whether
+    m is, so that exp(-i m phi) has the other sign at opposites.
+    """
+    out[:] = 0
+    sign = np.float32(-1.0 if odd else 1.0)
+    for pixel in range(signal.size):
+        low, high, part = table[index[pixel]], table[index[pixel] + 1], fraction[pixel]
+        factor_re = low.real + (high.real - low.real) * part
+        factor_im = low.imag + (high.imag - low.imag) * part
+        turn = wave[pixel]
+        c = factor_re * turn.real - factor_im * turn.imag
+        d = factor_re * turn.imag + factor_im * turn.real
+        value = signal[pixel]
+        ac, bd, ad, bc = value.real * c, value.imag * d, value.real * d, value.imag * c
+        out[minus[pixel]] = complex(sign * (ac + bd), sign * (ad - bc))
+        out[plus[pixel]] = complex(ac - bd, ad + bc)
+
+
+@numba.njit(**_OPTIONS)
+def side_by_side(maps, start, out):  # type: ignore[no-untyped-def]
+    """Real and imaginary parts, by turns, of the pixels from `start` on of complex64 (K, n): float32 (2 K, B)."""
+    for number in range(maps.shape[0]):
+        for pixel in range(out.shape[1]):
+            value = maps[number, start + pixel]
+            out[2 * number, pixel] = value.real
+            out[2 * number + 1, pixel] = value.imag
+
+
+@numba.njit(**_OPTIONS)
+def best_pair(even, odd, best, which):  # type: ignore[no-untyped-def]
+    """The best of A angles and their opposites: even + odd and even - odd, float32 (A, B) each.
+
+    best: float32 (B,); which: int16 (B,), number of the angle, A added for an opposite.
+    """
+    count = np.int16(even.shape[0])
+    best[:] = -np.inf
+    for angle in range(even.shape[0]):
+        number, opposite = np.int16(angle), np.int16(angle + count)
+        for pixel in range(best.size):
+            value = even[angle, pixel] + abs(odd[angle, pixel])
+            name = number if odd[angle, pixel] >= 0 else opposite
+            better = value > best[pixel]
+            best[pixel] = value if better else best[pixel]
+            which[pixel] = name if better else which[pixel]
+
+
 @numba.njit(**_OPTIONS)
 def figures_of_merit(best, mean, deviation, first_moment, second_moment):  # type: ignore[no-untyped-def]
     """In place: from the highest cross-correlations (mean of A X over the circle) to figures of merit.

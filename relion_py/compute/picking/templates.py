@@ -3,8 +3,9 @@
 The figure of merit compares the probability of a reference at a position with that of nothing but noise there. For
 one reference it rises with the cross-correlation, so only the highest cross-correlation over all in-plane angles is
 kept, and turned into a figure of merit once. Cross-correlations are products of transforms at the resolution of
-`lowpass`; a reference's transform is read off its oversampled transform for each angle; an angle and the one
-opposite share that.
+`lowpass`. Where references have fewer angular harmonics than there are angles, the cross-correlations are put together
+from the maps of these (harmonics.py, correlator.py). Otherwise a reference's transform is read off its oversampled
+transform for each angle; an angle and the one opposite share that.
 
 RELION adds the noise of one random image to the expected probability ratio; here it is left out, so that figures
 of merit do not depend on a seed. They differ by one factor for each reference and micrograph.
@@ -26,14 +27,18 @@ from scipy import fft
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, filter_profile, frequencies, radius_grid
+from relion_py.compute.picking.correlator import Correlator
+from relion_py.compute.picking.harmonics import FIRST_PEAK, make_basis
 from relion_py.compute.picking.micrograph import Geometry, Image, lowpass_size, standard_square, window
 from relion_py.compute.picking.references import References, squared_distance
 from relion_py.compute.picking.template_kernels import figures_of_merit, keep_best, paired_products, turned
-from relion_py.compute.refine.projector import FourierReference, padded_box
 
 _OVERSAMPLING = 8.0
 _KEPT_REFERENCES = 256 * 2**20  # bytes of turned references that stay in memory between micrographs
 _SMALLEST_VARIANCE = 1e-10
+_FEW_ANGLES = 8  # of which transforms cost less than harmonics
+_MOST_WAVES = 200.0
+_MOST_MAPS = 768 * 2**20  # bytes of the maps of a basis, for each thread
 
 Transform = NDArray[np.complex64]
 
@@ -137,16 +142,22 @@ class Matcher:
         self.band = Pixels.within(radius, 2 * radius + 2)
         self.pixels = Pixels.within(radius, geometry.work)
         self._table_size = 2 * int(np.ceil(radius / geometry.size * references.box)) + 2
-        self._step = padded_box(references.box, _OVERSAMPLING) / geometry.size
+        self._step = references.box * _OVERSAMPLING / geometry.size
         psis = settings.psis
         self.has_opposites = len(psis) % 2 == 0
         self.angles = psis[: len(psis) // 2] if self.has_opposites else psis
         count = len(references.images)
-        keep = self.keeps_turned and count * len(self.angles) * self.pixels.kx.nbytes * 2 <= _KEPT_REFERENCES
+        self.correlators: list[Correlator] = []
+        if self.keeps_turned:
+            cutoff = float(np.hypot(self.pixels.kx, self.pixels.ky).max()) / geometry.size
+            self.correlators = self._correlators(references.images, cutoff)
+        bytes_needed = count * len(self.angles) * self.pixels.kx.nbytes * 2
+        keep = self.keeps_turned and not self.correlators and bytes_needed <= _KEPT_REFERENCES
         self._kept = [list(self._turned_reference(number)) for number in range(count)] if keep else None
-        self._unturned = (
-            [self._read_off(self._table(number), 0.0, self.band) for number in range(count)] if keep else None
-        )
+        rows, columns = _waves(2 * radius + 1, geometry.size, references.box)
+        self._unturned = [
+            (rows @ image.astype(np.complex64) @ columns.T)[self.band.ky, self.band.kx] for image in references.images
+        ]
         self._waves = _waves(2 * radius + 1, geometry.size, 2 * references.radius + 1)
 
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
@@ -162,8 +173,7 @@ class Matcher:
 
     def unturned_reference(self, number: int) -> Transform:
         """The transform of a reference at the pixels of `band`."""
-        kept = self._unturned
-        return self._read_off(self._table(number), 0.0, self.band) if kept is None else kept[number]
+        return self._unturned[number]
 
     def circle_of(self, transform: Transform) -> NDArray[np.float64]:
         """Pixels within the circle of an image with a transform (P,) at the pixels of `band`."""
@@ -171,8 +181,30 @@ class Matcher:
         kx, ky = self.band.kx, self.band.ky
         half = np.zeros((len(rows), len(columns)), np.complex64)
         half[ky, kx] = np.where((kx == 0) & (ky == 0), 1, 2) * transform  # and their opposites
-        image = (rows.conj().T @ half @ columns.conj()).real / np.float32(self.geometry.size) ** 2
+        across = half @ columns.conj()
+        # the real part of rows.conj().T @ across
+        image = rows.real.T @ across.real + rows.imag.T @ across.imag
+        image /= np.float32(self.geometry.size) ** 2
         return image[squared_distance(len(image)) < self.references.radius**2].astype(np.float64)
+
+    def _correlators(self, images: Image, cutoff: float) -> list[Correlator]:
+        """Groups of references, in their order, that are matched by harmonics; none where that saves nothing.
+
+        cutoff: highest frequency, cycles per pixel.
+        """
+        references, geometry, settings = self.references, self.geometry, self.settings
+        # there are about as many harmonics as waves fit around a reference
+        waves = 2 * np.pi * references.radius * cutoff
+        if len(self.angles) < _FEW_ANGLES or not 1 < waves < min(_MOST_WAVES, 3 * len(self.angles)):
+            return []
+        has_peak = settings.ctf and not settings.intact_first_peak
+        basis = make_basis(images, references.radius, cutoff, geometry.angpix / FIRST_PEAK if has_peak else 0.0)
+        if len(basis) * geometry.work**2 * 8 <= _MOST_MAPS:
+            fewer = len(basis) < 0.8 * len(images) * len(self.angles)
+            return [Correlator(basis, self.pixels, geometry.size, settings.psis)] if fewer else []
+        half = len(images) // 2
+        groups = [self._correlators(part, cutoff) for part in (images[:half], images[half:])] if half else []
+        return [one for group in groups for one in group] if all(groups) else []
 
     def _turned_reference(self, number: int) -> Iterator[Transform]:
         table = self._table(number)
@@ -180,6 +212,8 @@ class Matcher:
             yield self._read_off(table, angle, self.pixels)
 
     def _table(self, number: int) -> Transform:
+        from relion_py.compute.refine.projector import FourierReference  # its kernels take a while to load
+
         image = self.references.images[number]
         made = FourierReference.from_map(image, self._table_size, _OVERSAMPLING)
         return made.data[1] * np.float32(self.references.box**2)
@@ -217,6 +251,9 @@ class Started:
 
     def match(self, noise: Noise, stop: threading.Event | None = None) -> Iterator[Match]:
         """The references, one after the other; Aborted once `stop` is set."""
+        if self._matcher.correlators:
+            yield from self._match_by_harmonics(noise, stop)
+            return
         matcher, work = self._matcher, self._matcher.geometry.work
         pixels, psis = matcher.pixels, matcher.settings.psis.astype(np.float32)
         pair = np.zeros((work, work), np.complex64)
@@ -243,6 +280,23 @@ class Started:
     @functools.cached_property
     def _ctf_in_band(self) -> NDArray[np.float32]:
         return self._ctf_at(self._matcher.band)
+
+    def _match_by_harmonics(self, noise: Noise, stop: threading.Event | None) -> Iterator[Match]:
+        matcher, work = self._matcher, self._matcher.geometry.work
+        psis = matcher.settings.psis.astype(np.float32)
+
+        def check() -> None:
+            if stop is not None and stop.is_set():
+                raise Aborted("The job was asked to stop.")
+
+        number = 0
+        for correlator in matcher.correlators:
+            for best, which in zip(*correlator.best(correlator.maps(self._signal, work, check), check), strict=True):
+                merit = best.reshape(work, work)
+                moment, square = self._moments(number)
+                figures_of_merit(merit, noise.mean, noise.deviation, moment, square)
+                yield Match(merit, psis[which].reshape(work, work), float(np.exp(0.5 * square)))
+                number += 1
 
     def _ctf_at(self, pixels: Pixels) -> NDArray[np.float32]:
         """The CTF that references are multiplied by, (P,); 1 without one."""

@@ -55,8 +55,7 @@ class CudaMatcher(Matcher):
         self.psis = settings.psis.astype(np.float32)
         radians = np.deg2rad(self.angles)
         self.turns = (np.stack([np.cos(radians), np.sin(radians)], 1) * self._step).astype(np.float32)
-        # band pixels of each reference, made once; a device's array of each reference's oversampled transform
-        self._bands: dict[int, Transform] = {}
+        # a device's array of each reference's oversampled transform
         self._tables: dict[int, Array] = {}
         self._there: tuple[Array, ...] = ()
         self._waves_there: tuple[Array, ...] = ()
@@ -64,12 +63,6 @@ class CudaMatcher(Matcher):
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
         """See `Matcher.start`."""
         return CudaStarted(self, micrograph, ctf, seed)
-
-    def unturned_reference(self, number: int) -> Transform:
-        """See `Matcher.unturned_reference`."""
-        if number not in self._bands:
-            self._bands[number] = super().unturned_reference(number)
-        return self._bands[number]
 
     def circle_of(self, transform: Transform) -> NDArray[np.float64]:
         """See `Matcher.circle_of`: the product of matrices is the device's."""

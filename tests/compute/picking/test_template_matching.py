@@ -80,6 +80,8 @@ CTF = CtfParams(np.array([12000.0]), np.array([10500.0]), np.array([25.0]))
         (TemplateSettings(psi_step=30, lowpass=9.0, ctf=True, highpass=60.0), False),
         (TemplateSettings(psi_step=30, ctf=True, intact_first_peak=True), True),
         (TemplateSettings(psi_step=120, lowpass=6.0), False),  # an odd number of angles
+        (TemplateSettings(psi_step=10, lowpass=9.0, ctf=True), True),  # by harmonics
+        (TemplateSettings(psi_step=360 / 35, lowpass=12.0), True),
     ],
 )
 def test_figures_of_merit_by_their_definition(
@@ -95,13 +97,17 @@ def test_figures_of_merit_by_their_definition(
         ctf = ctf_image(CTF, 96, PIXEL, intact_first_peak=how.intact_first_peak)[0].astype(float)
         ctf = np.concatenate([ctf, ctf[-np.arange(96) % 96][:, 47:0:-1]], 1)  # the other half
     merit, psi = by_definition(image.astype(float), how, references().images[0].astype(float), ctf)
-    started = Matcher(references(), geometry, how).start(image.copy(), CTF, 0)
-    (found,) = started.match(started.noise(Matcher(references(), geometry, how).noise_mask))
+    matcher = Matcher(references(), geometry, how)
+    assert bool(matcher.correlators) == (how.psi_step < 30)
+    started = matcher.start(image.copy(), CTF, 0)
+    (found,) = started.match(started.noise(matcher.noise_mask))
     assert np.abs(found.merit - merit).max() < 0.01 * merit.max()
     high = merit > 0.5 * merit.max()
     assert high.sum() >= 4
-    # two angles may be nearly as good as each other
-    assert np.mean(found.psi[high] == psi[high]) > 0.97
+    # two angles may be nearly as good as each other, neighbours above all
+    turn = np.abs((found.psi[high] - psi[high] + 180) % 360 - 180)
+    assert np.mean(turn < 0.01) > (0.97 if how.psi_step >= 30 else 0.9)
+    assert np.mean(turn < how.psi_step + 0.01) > 0.97
 
 
 def test_a_shrunk_map_holds_every_second_pixel() -> None:
