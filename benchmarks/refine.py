@@ -3,6 +3,7 @@
     python benchmarks/refine.py                                   simulated particles, Debian's relion_refine
     python benchmarks/refine.py --reference /opt/relion5/bin/relion_refine --data MYDATA --sym D7 --diameter 200
     python benchmarks/refine.py --job class3d --classes 3 --max-iterations 10
+    python benchmarks/refine.py --job initial_model --reference /opt/relion5/bin/relion_refine --reference-options=--cpu
 
 A directory given with --data holds particles.star, whose image names start there or at --project; reference.mrc
 (else truth.mrc, low-passed by the programs at --ini-high, is the start); and truth.mrc, if the truth is known.
@@ -36,15 +37,20 @@ from relion_py.compute.simulate import simulate_particles
 HALF_PRECISION = 12
 """MRC's mode of 16-bit floating point numbers."""
 OURS = "relion_py"
+JOBS = ("auto_refine", "class3d", "class2d", "initial_model")
 
 
 @dataclass
 class Result:
-    """What one program needed (s, bytes) and found; area is the mean FSC to the truth up to Nyquist, or NaN."""
+    """What one program needed (s on the clock and of the processor, bytes) and found.
+
+    area is the mean FSC to the truth up to Nyquist, or NaN.
+    """
 
     name: str
     status: int
     seconds: float
+    processor: float
     memory: int
     iterations: int
     resolution: float
@@ -57,7 +63,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--reference", default="/usr/bin/relion_refine", help='RELION\'s program; "" for none')
-    parser.add_argument("--job", default="auto_refine", choices=("auto_refine", "class3d", "class2d"))
+    parser.add_argument("--reference-options", default="", help='more for that program alone, as "--cpu"')
+    parser.add_argument("--job", default="auto_refine", choices=JOBS)
     parser.add_argument("--classes", type=int, default=3, help="of class3d and class2d")
     parser.add_argument("--data", type=Path, help="a data set instead of simulated particles")
     parser.add_argument("--project", type=Path, help="where its image names start, if not in --data")
@@ -121,7 +128,7 @@ def data_set(options: argparse.Namespace, work: Path) -> tuple[Path, Path | None
         (work / entry.name).symlink_to(entry)
     truth = data / "truth.mrc"
     start = next((p for p in (data / "reference.mrc", truth) if p.is_file()), None)
-    if start is None and options.job != "class2d":
+    if start is None and options.job not in ("class2d", "initial_model"):
         raise SystemExit(f"{data} has neither reference.mrc nor truth.mrc; put a starting map there.")
     return data / "particles.star", start, truth if truth.is_file() else None
 
@@ -129,7 +136,13 @@ def data_set(options: argparse.Namespace, work: Path) -> tuple[Path, Path | None
 def refinement_words(options: argparse.Namespace, start: Path | None) -> list[str]:
     """What both programs are told."""
     words = f"--ctf --particle_diameter {options.diameter:g} --norm --scale --zero_mask --oversampling 1".split()
-    words += f"--random_seed {options.seed} --pool 3 --dont_combine_weights_via_disc --pad 2".split()
+    words += f"--random_seed {options.seed} --pool 3 --dont_combine_weights_via_disc".split()
+    if options.job == "initial_model":  # without --norm and --scale, as the job of RELION 5
+        words = [word for word in words if word not in ("--norm", "--scale")]
+        words += ["--grad", "--denovo_3dref", "--K", "1", "--sym", "C1", "--flatten_solvent", "--pad", "1"]
+        words += ["--auto_sampling", "--tau2_fudge", "4", "--healpix_order", "1"]
+        return [*words, "--offset_range", "6", "--offset_step", "2", "--iter", str(options.max_iterations or 200)]
+    words += ["--pad", "2"]
     if options.job == "class2d":
         words += f"--K {options.classes} --tau2_fudge 2 --psi_step 12 --flatten_solvent --center_classes".split()
     else:
@@ -149,13 +162,14 @@ def refinement_words(options: argparse.Namespace, start: Path | None) -> list[st
 def reference_command(options: argparse.Namespace) -> list[str]:
     """RELION's program with the threads, or the ranks, that make the comparison fair."""
     if options.job != "auto_refine":
-        return [options.reference, "--j", str(options.threads)]
+        return [options.reference, "--j", str(options.threads), *options.reference_options.split()]
     beside = Path(options.reference).parent / "mpirun"
     mpirun = str(beside) if beside.is_file() else shutil.which("mpirun", path="/usr/bin:/usr/local/bin")
     if mpirun is None:
         raise SystemExit("RELION's auto-refinement needs mpirun, which was not found; install it.")
+    more = options.reference_options.split()
     as_root = ["--allow-run-as-root", "--oversubscribe"] if os.geteuid() == 0 else ["--oversubscribe"]
-    return [mpirun, *as_root, "-n", "3", f"{options.reference}_mpi", "--j", str(max(1, options.threads // 2))]
+    return [mpirun, *as_root, "-n", "3", f"{options.reference}_mpi", "--j", str(max(1, options.threads // 2)), *more]
 
 
 def in_single_precision(particles: Path, work: Path) -> Path:
@@ -201,8 +215,11 @@ def run(name: str, words: list[str], work: Path, options: argparse.Namespace, tr
     resolution = float("nan")
     if model is not None:
         resolution = float(star.read(model)["model_general"].floats("rlnCurrentResolution")[0])
+    # an initial model has a frame, and perhaps a hand, of its own
+    maps = [] if options.job == "initial_model" else maps
     area = max((area_to_truth(path, truth, options.diameter) for path in maps), default=float("nan"))
-    return Result(name, status, seconds, memory * 1024, iterations, resolution, area, log, stages_in(log))
+    processor = usage.ru_utime + usage.ru_stime
+    return Result(name, status, seconds, processor, memory * 1024, iterations, resolution, area, log, stages_in(log))
 
 
 def last_file(out: Path, name: str, options: argparse.Namespace) -> Path | None:
@@ -262,13 +279,14 @@ def stages_in(log: Path) -> dict[str, float]:
 
 def report(results: list[Result], particles: int) -> None:
     """The table, and where our time went."""
-    print(f"\n{'':28}{'wall':>9}{'memory':>10}{'part.-iter./s':>15}{'iter.':>7}{'resolution':>12}{'FSC area':>10}")
+    heads = f"{'':28}{'wall':>9}{'CPU':>10}{'memory':>10}{'part.-iter./s':>15}{'iter.':>7}{'resolution':>12}"
+    print(f"\n{heads}{'FSC area':>10}")
     for r in results:
         speed = particles * r.iterations / r.seconds
         ended = "" if r.status == 0 else f"  failed ({r.status})"
         print(
-            f"{r.name[-27:]:28}{r.seconds:7.1f} s{r.memory / 2**20:7.0f} MB{speed:15.1f}{r.iterations:7d}"
-            f"{r.resolution:10.2f} A{r.area:10.4f}{ended}"
+            f"{r.name[-27:]:28}{r.seconds:7.1f} s{r.processor:8.1f} s{r.memory / 2**20:7.0f} MB"
+            f"{speed:15.1f}{r.iterations:7d}{r.resolution:10.2f} A{r.area:10.4f}{ended}"
         )
     print("memory: of the largest process. FSC area: mean FSC to the truth up to Nyquist.")
     stages = results[0].stages
