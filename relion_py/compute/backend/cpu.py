@@ -51,15 +51,15 @@ class CpuBackend:
     """Runs kernels over ranges in `threads` threads; use as a context manager.
 
     check() is called between pieces of work, by the thread that waits for them, and may raise to stop; work_mib caps
-    the work space of one batch. `cuda.CudaBackend` offers the same methods.
+    the work space of one batch (0: 48 for each thread, at least 96). `cuda.CudaBackend` offers the same methods.
     """
 
     name = "cpu"
     xp = np
 
-    def __init__(self, threads: int = 1, check: Callable[[], None] | None = None, work_mib: int = 256) -> None:
+    def __init__(self, threads: int = 1, check: Callable[[], None] | None = None, work_mib: int = 0) -> None:
         self.threads = max(1, threads)
-        self.work_mib = work_mib
+        self.work_mib = work_mib or max(96, 48 * self.threads)
         self._check = check or (lambda: None)
         self.members: list[Any] = [self]
         self._stack = ExitStack()
