@@ -26,6 +26,8 @@ from numba import njit
 from relion_py.compute.backend.kernels_numba import insert, project
 from relion_py.compute.backend.selection_numba import KERNEL_OPTIONS, MINUS_INFINITY
 
+_FEW_ROWS = 16
+"""Projections that are made or inserted at a time."""
 _SMALL_PRODUCT = 24
 """Sums of fewer weights than this are added one by one; a call of BLAS would cost more."""
 
@@ -72,6 +74,15 @@ def split(rows, out):
         for p in range(n_pix):
             out[r, p] = rows[r, p].real
             out[r, n_pix + p] = rows[r, p].imag
+
+
+@njit(**KERNEL_OPTIONS)
+def _project_split(volume, rotations, kx, ky, pad, r_max, few, out):
+    """Projections along rotations (R, 3, 3), split, into out (R, 2P); few (F, P) complex64: work space."""
+    for first in range(0, rotations.shape[0], few.shape[0]):
+        last = min(first + few.shape[0], rotations.shape[0])
+        project(volume, rotations[first:last], kx, ky, pad, r_max, few[: last - first])
+        split(few[: last - first], out[first:last])
 
 
 @njit(**KERNEL_OPTIONS)
@@ -184,8 +195,8 @@ def score_groups(
     psis = np.empty(psi_table.shape[0], np.int32)
     capacity = 0
     rotations = np.empty((0, 3, 3), np.float32)
-    rows = np.empty((0, n_pix), np.complex64)
-    split_rows = np.empty((0, 2 * n_pix), np.float32)
+    few = np.empty((_FEW_ROWS, n_pix), np.complex64)
+    rows = np.empty((0, 2 * n_pix), np.float32)
     matched = np.empty((0, 2 * n_pix), np.float32)
     norms = np.empty(0, np.float32)
     products = np.empty(4096, np.float32)
@@ -202,21 +213,19 @@ def score_groups(
         if n_psi * n_children > capacity:
             capacity = n_psi * n_children
             rotations = np.empty((capacity, 3, 3), np.float32)
-            rows = np.empty((capacity, n_pix), np.complex64)
-            split_rows = np.empty((capacity, 2 * n_pix), np.float32)
+            rows = np.empty((capacity, 2 * n_pix), np.float32)
             matched = np.empty((capacity, 2 * n_pix), np.float32)
             norms = np.empty(capacity, np.float32)
         block_rotations(dir_mats[d], psi_table, psis, n_psi, distortion, rotations)
         n_block = n_psi * n_children
-        project(volumes[k], rotations[:n_block], kx, ky, pad, r_max, rows[:n_block])
-        split(rows[:n_block], split_rows)
+        _project_split(volumes[k], rotations[:n_block], kx, ky, pad, r_max, few, rows)
         for gg in range(g, h):
             n = particle[gg]
             n_rows, columns = psi_count[gg] * n_children, slot_count[gg] * n_shifts
             start = table_start[n] + slot_first[gg] * n_shifts
             for r in range(n_rows):
                 slot = slot_of_psi[psi_idx[psi_start[gg] + r // n_children]]
-                norms[r] = _match(split_rows[slot * n_children + r % n_children], images[n], ctf2[n], matched[r])
+                norms[r] = _match(rows[slot * n_children + r % n_children], images[n], ctf2[n], matched[r])
             every = _nearly_all(columns, n_phases)
             width = n_phases if every else columns
             if n_rows * width > products.shape[0]:
@@ -389,8 +398,8 @@ def sum_groups(
     summed = np.empty((1, 2 * n_pix), np.float32)
     capacity = 0
     used_rotations = np.empty((0, 3, 3), np.float32)
-    rows = np.empty((0, n_pix), np.complex64)
-    split_rows = np.empty((0, 2 * n_pix), np.float32)
+    few = np.empty((_FEW_ROWS, n_pix), np.complex64)
+    rows = np.empty((0, 2 * n_pix), np.float32)
     numerators = np.empty((0, 2 * n_pix), np.float32)
     denominators = np.empty((0, n_pix), np.float32)
     signal_sum, power_sum = np.empty(n_pix, np.float32), np.empty(n_pix, np.float32)
@@ -406,8 +415,7 @@ def sum_groups(
         if n_used > capacity:
             capacity = n_used
             used_rotations = np.empty((capacity, 3, 3), np.float32)
-            rows = np.empty((capacity, n_pix), np.complex64)
-            split_rows = np.empty((capacity, 2 * n_pix), np.float32)
+            rows = np.empty((capacity, 2 * n_pix), np.float32)
             numerators = np.empty((capacity, 2 * n_pix), np.float32)
             denominators = np.empty((capacity, n_pix), np.float32)
         if n_used > 0:
@@ -415,10 +423,9 @@ def sum_groups(
             for r in range(n_psi * n_children):
                 if row_place[r] >= 0:
                     used_rotations[row_place[r]] = rotations[r]
-            project(volumes[k], used_rotations[:n_used], kx, ky, pad, r_max, rows[:n_used])
+            _project_split(volumes[k], used_rotations[:n_used], kx, ky, pad, r_max, few, rows)
             numerators[:n_used] = 0.0
             denominators[:n_used] = 0.0
-            split(rows[:n_used], split_rows)
             for gg in range(g, h):
                 n = particle[gg]
                 columns = slot_count[gg] * n_shifts
@@ -440,18 +447,23 @@ def sum_groups(
                     angle = psi_idx[psi_start[gg] + row_list[i] // n_children]
                     place = row_place[slot_of_psi[angle] * n_children + row_list[i] % n_children]
                     _add_row(
-                        row_weight[i], summed[i], split_rows[place], images[n], plain_images[n], ctf2[n],
+                        row_weight[i], summed[i], rows[place], images[n], plain_images[n], ctf2[n],
                         numerators[place], denominators[place], signal_sum, power_sum,
                     )  # fmt: skip
                 for p in range(n_pix):
                     signal[n, shell[p]] += signal_sum[p]
                     power[n, shell[p]] += power_sum[p] * ctf2[n, p]
-            for r in range(n_used):
-                for p in range(n_pix):
-                    numerator = complex(numerators[r, p], numerators[r, n_pix + p])
-                    # the projections are not needed any more: their place takes what is inserted
-                    rows[r, p] = numerator - denominators[r, p] * rows[r, p] if residual else numerator
-            insert(grids[k], rows[:n_used], denominators[:n_used], used_rotations[:n_used], kx, ky, pad, r_max)
+            for r0 in range(0, n_used, _FEW_ROWS):
+                r1 = min(r0 + _FEW_ROWS, n_used)
+                for r in range(r0, r1):
+                    for p in range(n_pix):
+                        re, im = numerators[r, p], numerators[r, n_pix + p]
+                        if residual:
+                            re -= denominators[r, p] * rows[r, p]
+                            im -= denominators[r, p] * rows[r, n_pix + p]
+                        few[r - r0, p] = complex(re, im)
+                values, weight = few[: r1 - r0], denominators[r0:r1]
+                insert(grids[k], values, weight, used_rotations[r0:r1], kx, ky, pad, r_max)
         for i in range(n_psi):
             slot_of_psi[psis[i]] = -1
         g = h
