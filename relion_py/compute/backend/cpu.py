@@ -77,7 +77,7 @@ class CpuBackend:
     ) -> None:
         self._stack.close()
         self._pool = None
-        self._scores = np.empty(0, np.float32)
+        self.release()
 
     def use(self) -> None:
         """Makes this thread work with the backend's device; there is only one here."""
@@ -143,7 +143,8 @@ class CpuBackend:
         return False
 
     def release(self) -> None:
-        """Gives back memory that is kept for later use; there is none."""
+        """Gives back memory that is kept for later use."""
+        self._scores = np.empty(0, np.float32)
 
     def _reused(self, size: int) -> NDArray[np.float32]:
         """Work space (size,) for scores, always the same: fresh memory costs as much as filling it."""
