@@ -4,6 +4,7 @@
     python benchmarks/refine.py --reference /opt/relion5/bin/relion_refine --data MYDATA --sym D7 --diameter 200
     python benchmarks/refine.py --job class3d --classes 3 --max-iterations 10
     python benchmarks/refine.py --job initial_model --reference /opt/relion5/bin/relion_refine --reference-options=--cpu
+    python benchmarks/refine.py --job initial_model --reference "" --seeds 5
 
 A directory given with --data holds particles.star, whose image names start there or at --project; reference.mrc
 (else truth.mrc, low-passed by the programs at --ini-high, is the start); and truth.mrc, if the truth is known.
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import mrcfile
 import numpy as np
+from alignment import aligned
 
 from relion_py.compute.image.fsc import fsc
 from relion_py.compute.image.masks import soft_mask
@@ -48,6 +50,7 @@ class Result:
     """
 
     name: str
+    seed: int
     status: int
     seconds: float
     processor: float
@@ -77,7 +80,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--healpix-order", type=int, default=2, help="1: 30 degrees, 2: 15 degrees, ...")
     parser.add_argument("--max-iterations", type=int, help="stop after so many (default: convergence, or 25)")
     parser.add_argument("--threads", type=int, default=2, help="working threads of each program")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the first run of each program")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each program, each with the next seed")
     parser.add_argument("--keep", type=Path, help="leave data and results in this new directory")
     return parser.parse_args()
 
@@ -102,14 +106,15 @@ def compare(options: argparse.Namespace, work: Path) -> int:
     if options.diameter is None:
         options.diameter = round(0.7 * box * angpix)
     print(f"{count} particles of {box} pixels of {angpix:g} A, {options.sym}, {options.threads} threads\n", flush=True)
-    words = refinement_words(options, start)
     results = []
-    ours = [sys.executable, "-m", "relion_py.compute.cli.refine", "--i", str(particles), *words]
-    results.append(run(OURS, [*ours, "--j", str(options.threads)], work, options, truth))
-    if options.reference:
-        reference = reference_command(options)
-        particles = in_single_precision(particles, work)
-        results.append(run(options.reference, [*reference, "--i", str(particles), *words], work, options, truth))
+    plain = in_single_precision(particles, work) if options.reference else particles
+    for seed in range(options.seed, options.seed + options.seeds):
+        words = [*refinement_words(options, start), "--random_seed", str(seed)]
+        ours = [sys.executable, "-m", "relion_py.compute.cli.refine", "--i", str(particles), *words]
+        results.append(run(OURS, [*ours, "--j", str(options.threads)], seed, work, options, truth))
+        if options.reference:
+            theirs = [*reference_command(options), "--i", str(plain), *words]
+            results.append(run(options.reference, theirs, seed, work, options, truth))
     report(results, count)
     return int(any(result.status for result in results))
 
@@ -136,7 +141,7 @@ def data_set(options: argparse.Namespace, work: Path) -> tuple[Path, Path | None
 def refinement_words(options: argparse.Namespace, start: Path | None) -> list[str]:
     """What both programs are told."""
     words = f"--ctf --particle_diameter {options.diameter:g} --norm --scale --zero_mask --oversampling 1".split()
-    words += f"--random_seed {options.seed} --pool 3 --dont_combine_weights_via_disc".split()
+    words += ["--pool", "3", "--dont_combine_weights_via_disc"]
     if options.job == "initial_model":  # without --norm and --scale, as the job of RELION 5
         words = [word for word in words if word not in ("--norm", "--scale")]
         words += ["--grad", "--denovo_3dref", "--K", "1", "--sym", "C1", "--flatten_solvent", "--pad", "1"]
@@ -194,9 +199,9 @@ def in_single_precision(particles: Path, work: Path) -> Path:
     return work / "float32.star"
 
 
-def run(name: str, words: list[str], work: Path, options: argparse.Namespace, truth: Path | None) -> Result:
+def run(name: str, words: list[str], seed: int, work: Path, options: argparse.Namespace, truth: Path | None) -> Result:
     """Runs one program in `work` and reads its results."""
-    out = work / f"out_{'ours' if name == OURS else 'reference'}"
+    out = work / f"out_{'ours' if name == OURS else 'reference'}_{seed}"
     out.mkdir()
     log = out / "log.txt"
     print(f"running {name} ...", flush=True)
@@ -215,11 +220,12 @@ def run(name: str, words: list[str], work: Path, options: argparse.Namespace, tr
     resolution = float("nan")
     if model is not None:
         resolution = float(star.read(model)["model_general"].floats("rlnCurrentResolution")[0])
-    # an initial model has a frame, and perhaps a hand, of its own
-    maps = [] if options.job == "initial_model" else maps
-    area = max((area_to_truth(path, truth, options.diameter) for path in maps), default=float("nan"))
+    adrift = options.job == "initial_model"
+    area = max((area_to_truth(path, truth, options.diameter, adrift) for path in maps), default=float("nan"))
     processor = usage.ru_utime + usage.ru_stime
-    return Result(name, status, seconds, processor, memory * 1024, iterations, resolution, area, log, stages_in(log))
+    return Result(
+        name, seed, status, seconds, processor, memory * 1024, iterations, resolution, area, log, stages_in(log)
+    )
 
 
 def last_file(out: Path, name: str, options: argparse.Namespace) -> Path | None:
@@ -256,8 +262,11 @@ def results_in(out: Path) -> tuple[Path | None, list[Path], int]:
     return (models[0] if models else None), sorted(out.glob(f"run_it{last:03d}*_class*.mrc")), last
 
 
-def area_to_truth(path: Path, truth: Path | None, diameter: float) -> float:
-    """Mean FSC over all shells to Nyquist of a map and the truth, both in a soft sphere; NaN without a truth."""
+def area_to_truth(path: Path, truth: Path | None, diameter: float, adrift: bool) -> float:
+    """Mean FSC over all shells to Nyquist of a map and the truth, both in a soft sphere; NaN without a truth.
+
+    adrift: the map has a frame, and perhaps a hand, of its own.
+    """
     if truth is None or not path.is_file():
         return float("nan")
     with mrcfile.open(path) as file:
@@ -265,6 +274,8 @@ def area_to_truth(path: Path, truth: Path | None, diameter: float) -> float:
     known = np.array(mrcfile.read(truth))
     if volume.shape != known.shape:
         return float("nan")
+    if adrift:
+        volume, _ = aligned(volume, known, 0.5 * diameter / angpix)
     return float(fsc(volume, known, soft_mask(len(volume), 0.5 * diameter / angpix, 3.0))[1:].mean())
 
 
@@ -279,16 +290,19 @@ def stages_in(log: Path) -> dict[str, float]:
 
 def report(results: list[Result], particles: int) -> None:
     """The table, and where our time went."""
-    heads = f"{'':28}{'wall':>9}{'CPU':>10}{'memory':>10}{'part.-iter./s':>15}{'iter.':>7}{'resolution':>12}"
+    heads = f"{'':28}{'seed':>5}{'wall':>9}{'CPU':>10}{'memory':>10}{'part.-iter./s':>15}{'iter.':>7}{'resolution':>12}"
     print(f"\n{heads}{'FSC area':>10}")
     for r in results:
         speed = particles * r.iterations / r.seconds
         ended = "" if r.status == 0 else f"  failed ({r.status})"
         print(
-            f"{r.name[-27:]:28}{r.seconds:7.1f} s{r.processor:8.1f} s{r.memory / 2**20:7.0f} MB"
+            f"{r.name[-27:]:28}{r.seed:5d}{r.seconds:7.1f} s{r.processor:8.1f} s{r.memory / 2**20:7.0f} MB"
             f"{speed:15.1f}{r.iterations:7d}{r.resolution:10.2f} A{r.area:10.4f}{ended}"
         )
     print("memory: of the largest process. FSC area: mean FSC to the truth up to Nyquist.")
+    for name in dict.fromkeys(r.name for r in results) if len({r.seed for r in results}) > 1 else ():
+        areas = [r.area for r in results if r.name == name]
+        print(f"{name[-27:]}: FSC areas from {min(areas):.4f} to {max(areas):.4f}, mean {np.mean(areas):.4f}")
     stages = results[0].stages
     if stages:
         print(f"\n{OURS}, seconds by stage")

@@ -37,9 +37,13 @@ class Classification(Engine):
 
     def run(self) -> None:
         """Goes through the iterations that were asked for."""
+        self.go_on_until(self.options.max_iterations)
+
+    def go_on_until(self, iteration: int) -> None:
+        """Goes through the iterations up to this one."""
         model = self.models[0]
         self._update_resolution()
-        while self.state.iteration < self.options.max_iterations:
+        while self.state.iteration < iteration:
             self.state.iteration += 1
             self.clock = Stopwatch()
             self.iterate()

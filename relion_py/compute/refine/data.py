@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ _PRIOR_COLUMNS = (
     ("rot_flip_ratio", "rlnAngleRotFlipRatio"),
     ("track", "rlnHelicalTrackLengthAngst"),
 )
+_FOUND = tuple(name for name, _ in (*_POSE_COLUMNS, *_RESULT_COLUMNS))
+"""What a refinement finds for each particle."""
 _PIPELINE_NAME = re.compile(r"/job\d{3}[^/]*/")
 
 
@@ -225,6 +227,16 @@ class ParticleSet:
         """
         order = np.random.default_rng([max(seed, 0), half]).permutation(self.members(half))
         return order[np.argsort(self.optics_group[order], kind="stable")]
+
+    def with_own_poses(self) -> ParticleSet:
+        """The same particles, whose poses and results change on their own."""
+        return replace(self, **{name: getattr(self, name).copy() for name in _FOUND})
+
+    def take_poses(self, other: ParticleSet) -> None:
+        """Poses and results of a set of the same particles, in place."""
+        for name in _FOUND:
+            getattr(self, name)[:] = getattr(other, name)
+        self.has_results = other.has_results
 
     # ---- images ----
 

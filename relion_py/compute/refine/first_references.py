@@ -72,13 +72,20 @@ class RandomAverages:
 
 
 def blobs_like(
-    average: NDArray[np.float32], diameter: float, pixel_size: float, resolution: float, edge: float, seed: int
+    average: NDArray[np.float32],
+    diameter: float,
+    pixel_size: float,
+    resolution: float,
+    edge: float,
+    seed: int,
+    start: int = 0,
 ) -> NDArray[np.float32]:
     """A first reference: random blobs as strong as the average, low-passed and masked.
 
     diameter in A of the particle; resolution in A of the filter; edge in pixels of the mask.
+    Another seed or start makes other blobs.
     """
-    random = np.random.default_rng([seed, 4])
+    random = np.random.default_rng([seed, 4, start])
     width = diameter / pixel_size
     blobs = _blobs(average, width, random) - _blobs(average, width, random) / 2.0
     spread = blobs.std()

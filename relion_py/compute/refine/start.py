@@ -23,6 +23,7 @@ from relion_py.compute.refine.first_noise import first_noise
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
 from relion_py.compute.refine.gradient import GradientClassification
 from relion_py.compute.refine.host import Host
+from relion_py.compute.refine.initial_model import STARTS, InitialModel
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
@@ -51,7 +52,8 @@ def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoR
         if not options.has_reference:
             if options.ini_high <= 0:
                 options = replace(options, ini_high=first_resolution(model.ori_size, model.pixel_size))
-            model.references = _made_references(options, model, averages, state)
+            starts = _made_references(options, model, averages, state)
+            model.references = starts[0]
         mask = _mask(options, model, host)
         if options.auto_refine:
             halves = [model, model.copy()]
@@ -60,6 +62,8 @@ def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoR
             run: AutoRefinement | Classification = AutoRefinement(
                 options, host, particles, ctf, state, sampling, halves, mask
             )
+        elif options.gradient and options.denovo_3d:
+            run = InitialModel(options, host, particles, ctf, state, sampling, [model], mask, starts)
         else:
             kind = GradientClassification if options.gradient else Classification
             run = kind(options, host, particles, ctf, state, sampling, [model], mask)
@@ -119,17 +123,21 @@ def _given_references(options: RefineOptions, particles: ParticleSet, host: Host
 
 def _made_references(
     options: RefineOptions, model: ModelState, averages: RandomAverages | None, state: OptimiserState
-) -> list[NDArray[np.float32]]:
-    """First class averages from the particles: random averages, or random blobs as strong as they are."""
+) -> list[list[NDArray[np.float32]]]:
+    """First references from the particles: random averages, or random blobs as strong as they are.
+
+    Those of several starts for an initial model from blobs, else of one.
+    """
     assert averages is not None
     maps = averages.maps(options.threads)
     filtered = [lowpass(m, model.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32) for m in maps]
     if options.no_init_blobs:
-        return filtered
+        return [filtered]
     diameter = options.mask_diameter(model.ori_size, model.pixel_size)
+    alike = (diameter, model.pixel_size, options.ini_high, options.mask_edge)
     return [
-        blobs_like(each, diameter, model.pixel_size, options.ini_high, options.mask_edge, state.random_seed + k)
-        for k, each in enumerate(filtered)
+        [blobs_like(m, *alike, state.random_seed + k, start) for k, m in enumerate(filtered)]
+        for start in range(STARTS if options.denovo_3d else 1)
     ]
 
 

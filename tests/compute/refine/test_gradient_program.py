@@ -188,7 +188,7 @@ def test_initial_model_of_a_d2_object(tmp_path: Path) -> None:
     """From nothing but images to better than 20 A."""
     simulate_particles(tmp_path, 500, box=32, angpix=6.0, symmetry="D2", seed=7, snr=0.5)
     run = initial_model(tmp_path, 40)
-    assert run.map("run_it010_1moment002.mrc").shape == (32, 32, 34)
+    assert run.map("run_it020_1moment002.mrc").shape == (32, 32, 34)
     curve = best_agreement(run.map("initial_model.mrc"), mrcfile.read(tmp_path / "truth.mrc"))
     assert curve[: int(32 * 6.0 / 20.0) + 1].min() > 0.5
     # three-dimensional moments, step and regularisation go on where they were
