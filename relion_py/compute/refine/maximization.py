@@ -46,10 +46,8 @@ def update_model(
     model.pdf_direction = sums.pdf_direction / sums.sum_weight
     model.pdf_class = model.pdf_direction.sum(axis=1)
     if model.ref_dim == 2:
-        weight = sums.pdf_direction.sum(axis=1)
-        model.prior_offset_class = np.divide(
-            sums.prior_offset, weight[:, None], out=np.zeros_like(sums.prior_offset), where=weight[:, None] > 0
-        )
+        # over all classes, as in the reference: towards the centre from the mean of the class, lest classes drift away
+        model.prior_offset_class = sums.prior_offset / sums.sum_weight
     model.pdf_class /= max(model.pdf_class.sum(), 1e-300)
     if not fix_sigma_offset:
         variance = sums.sigma2_offset / (offset_dimensions * sums.sum_weight)

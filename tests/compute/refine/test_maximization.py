@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -63,6 +65,15 @@ def test_every_parameter_is_its_mean(sums: WeightedSums) -> None:
     for group, weight in enumerate((30.0, 10.0)):
         expected = sums.sigma2_noise[group] / (2.0 * weight * pixels)
         np.testing.assert_allclose(new.sigma2_noise[group, 1:], expected[1:])
+
+
+def test_prior_offsets_of_2d_classes_are_means_over_all_particles(sums: WeightedSums) -> None:
+    """So that a class's prior lies between the centre and the mean offset of its particles (as in RELION)."""
+    sums.prior_offset[:] = (60.0, -20.0)
+    new = ModelState.new(BOX, 2.0, group_names=["a"], nr_particles_per_group=np.array([40]), ref_dim=2, nr_directions=1)
+    keep: dict[str, Any] = {"do_norm": False, "do_scale": False, "fix_sigma_noise": True, "fix_sigma_offset": True}
+    update_model(new, sums, min_sigma2_offset=2.0, by_correlation=False, **keep)
+    np.testing.assert_allclose(new.prior_offset_class, [[1.5, -0.5]])
 
 
 def test_scales_are_kept_near_their_median_and_their_mean_is_one(sums: WeightedSums) -> None:
