@@ -4,9 +4,8 @@ A filament is described by how many of its segments are in each 2D class. Filame
 same way (cosine distance) are joined first; the tree of the joins, cut at a height, gives clusters. The classes are
 ordered by a tree of the same kind, so that classes of one type of filament lie side by side.
 
-Method: Pothula et al. (2019), Ultramicroscopy 203, 132, as D. Li's FilamentTools in RELION 5,
-scripts/filament_selection.in (compute_particle_counts_df, clusterplot_counts_df,
-typecluster_compute_dendrogram_threshold_labels); average linkage (UPGMA) as SciPy has it.
+Facts: D. Li's FilamentTools in RELION 5, scripts/filament_selection.in (compute_particle_counts_df,
+clusterplot_counts_df, typecluster_compute_dendrogram_threshold_labels); average linkage (UPGMA) as SciPy has it.
 """
 
 from __future__ import annotations
@@ -79,8 +78,8 @@ def _refuse_copies(segments: Table, filament_index: NDArray[np.int64], where: st
         copies = int((times - 1).sum())
         raise UserError(
             f"{where} has {copies} segment{'s' * (copies > 1)} more than once: of tube "
-            f"{segments.strings(TUBE)[row]} of "
-            f"{segments.strings(MICROGRAPH)[row]}, for one, two lie at {segments.strings(TRACK)[row]} A. "
+            f"{segments.strings(TUBE)[row]} of {segments.strings(MICROGRAPH)[row]}, for one, two lie at "
+            f"{segments.strings(TRACK)[row]} A. "
             "Remove the duplicates first (Subset selection can)."
         )
 
