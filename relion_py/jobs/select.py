@@ -536,5 +536,8 @@ SPEC = JobSpec(
         Display("Particles", "particles*.star", "particles"),
         Display("Micrographs", "micrographs*.star", "micrographs"),
         Display("Class averages", "class_averages.star", "stack"),
+        Display("Clusters of filaments", "run_cluster*_particles.star", "particles"),
+        Display("Classes in the order of the dendrogram", "run_optimiser.star", "classes"),
+        Display("Dendrogram", "logfile.pdf", "pdf"),
     ),
 )

@@ -18,6 +18,7 @@ from relion_py.compute.cli.options.postprocess import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
+from relion_py.compute.image.fsc import fsc
 from relion_py.compute.image.masks import check_solvent_mask
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map, write_map
@@ -29,7 +30,7 @@ from relion_py.compute.post.local_resolution import (
     sampling_points,
     write_histogram,
 )
-from relion_py.compute.post.postprocess import Correlations, Settings, correlate, sharpen
+from relion_py.compute.post.postprocess import Correlations, Settings, correlate, from_one, sharpen
 from relion_py.compute.post.postprocess_output import Names, write_outputs
 from relion_py.compute.post.sharpening import read_mtf
 
@@ -241,7 +242,8 @@ def _local_resolution(
     resolution, filtered = sums.maps()
     write_map(f"{root}_locres.mrc", resolution, settings.angpix)
     write_map(f"{root}_locres_filtered.mrc", filtered, settings.angpix)
-    star.write(f"{root}_locres_fscs.star", fsc_tables(sums.curves, box, settings.angpix))
+    unmasked = from_one(fsc(inputs.half1, inputs.half2))
+    star.write(f"{root}_locres_fscs.star", fsc_tables(sums.curves, unmasked, box, settings.angpix))
     say(f"{'  + Metadata output file: ':<35}{root}_locres_fscs.star")
     if inputs.mask is not None:
         path = os.path.join(os.path.dirname(root), "histogram.pdf")

@@ -17,7 +17,8 @@ from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.aberrations import Aberrations
+from relion_py.compute.image.ctf import ctf_values
 from relion_py.compute.image.fourier import disc_pixels, phase_shift, real_image, scatter
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
@@ -46,10 +47,9 @@ def _main(argv: list[str], job: Job) -> None:
         if mask.shape != volume.shape:
             raise UserError(f"{args.text('--mask')} and the map differ in size.")
         volume = volume * mask
-    if args.number("--angpix") > 0:
-        angpix = args.number("--angpix")
-    if angpix <= 0:
-        raise UserError(f"{args.text('--i')} does not tell its pixel size; give it with --angpix.")
+    random = args.integer("--nr_uniform") > 0
+    poses = None if random or args.text("--ang") == "None" else read_poses(args.text("--ang"))
+    angpix = _pixel_size(args, angpix, poses)
     if not 1 <= args.number("--pad") <= 8:
         raise UserError("--pad must lie between 1 and 8.")
     noise = _noise(args)
@@ -57,7 +57,7 @@ def _main(argv: list[str], job: Job) -> None:
     if args.number("--maxres") > 0:
         current_size = 2 * ceil(len(volume) * angpix / args.number("--maxres"))
     reference = FourierReference.from_map(volume, current_size, args.number("--pad"))
-    if args.integer("--nr_uniform") > 0:
+    if random:
         _project_many(
             reference,
             angpix,
@@ -66,10 +66,22 @@ def _main(argv: list[str], job: Job) -> None:
             args,
             job,
         )
-    elif args.text("--ang") == "None":
+    elif poses is None:
         _project_one(reference, angpix, noise, args, job)
     else:
-        _project_many(reference, angpix, read_poses(args.text("--ang")), noise, args, job)
+        _project_many(reference, angpix, poses, noise, args, job)
+
+
+def _pixel_size(args: Arguments, header: float, poses: StarFile | None) -> float:
+    """That of --angpix, else of the first optics group of --ang, else of the map's header (A)."""
+    if args.number("--angpix") > 0:
+        return args.number("--angpix")
+    optics = poses.get("optics") if poses is not None else None
+    if optics is not None and "rlnImagePixelSize" in optics and len(optics):
+        return float(optics.floats("rlnImagePixelSize")[0])
+    if header <= 0:
+        raise UserError(f"{args.text('--i')} does not tell its pixel size; give it with --angpix.")
+    return header
 
 
 def read_poses(path: str) -> StarFile:
@@ -149,7 +161,7 @@ def _project_many(
     for axis, name in enumerate("XY"):
         if f"rlnOrigin{name}Angst" in table:
             shifts[axis] = table.floats(f"rlnOrigin{name}Angst") / angpix
-    params = ctf_params(ParticleTable(poses)) if args.on("--ctf") or args.on("--ctf2") else None
+    particles = ParticleTable(poses) if args.on("--ctf") or args.on("--ctf2") else None
     with (
         StackWriter(f"{root}.mrcs", (reference.box,) * 2, angpix, _dtype(args)) as writer,
         job.progress(len(table)) as bar,
@@ -157,7 +169,7 @@ def _project_many(
         for start in range(0, len(table), _BATCH):
             job.check_abort()
             rows = slice(start, min(start + _BATCH, len(table)))
-            ctf = None if params is None else _ctf(params[rows], reference, angpix, args)
+            ctf = None if particles is None else _ctf(particles, rows, reference, angpix, args)
             images = _noisy(project(reference, angles[:, rows], shifts[:, rows], ctf), noise, random)
             if measured is not None:
                 images = measured.read_images(np.arange(rows.start, rows.stop)) - images
@@ -188,12 +200,22 @@ def project(
     return real_image(transform, reference.box).astype(np.float32)
 
 
-def _ctf(params: CtfParams, reference: FourierReference, angpix: float, args: Arguments) -> NDArray[np.float32]:
+def _ctf(
+    particles: ParticleTable, rows: slice, reference: FourierReference, angpix: float, args: Arguments
+) -> NDArray[np.float32]:
+    """CTFs (N, P) of some particles, with the magnification and the even aberrations of their optics groups."""
     kx, ky = disc_pixels(reference.r_max, include_dc=True)
-    values = ctf_values(
-        params, kx, ky, reference.box, angpix,
-        absolute=args.on("--ctf_phase_flip"), intact_first_peak=args.on("--ctf_intact_first_peak"),
-    )  # fmt: skip
+    params, groups = ctf_params(particles)[rows], particles.group_index[rows]
+    values = np.empty((len(groups), len(kx)), np.float32)
+    for number in np.unique(groups):
+        group, members = particles.optics_groups[number], np.flatnonzero(groups == number)
+        fault = Aberrations.of_group(group.values, group.voltage, group.cs)
+        values[members] = ctf_values(
+            params[members], kx, ky, reference.box, angpix,
+            magnification=fault.magnification,
+            gamma_offset=fault.gamma_offset(kx, ky, reference.box, angpix),
+            absolute=args.on("--ctf_phase_flip"), intact_first_peak=args.on("--ctf_intact_first_peak"),
+        )  # fmt: skip
     return values * values if args.on("--ctf2") else values
 
 

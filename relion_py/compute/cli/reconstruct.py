@@ -185,7 +185,8 @@ def _insert(
     images = table.read_images(rows)
     box = images.shape[-1]
     scale = sums.box * angpix / (box * group.pixel_size)
-    kx, ky = disc_pixels(min(box // 2, int(sums.r_max / scale)), include_dc=True)
+    fault = Aberrations.of_group(group.values, group.voltage, group.cs)
+    kx, ky = _pixels(box, sums.r_max, scale * fault.distortion)
     values = gather(half_transform(images), kx, ky) / np.float32(box) ** 2
     values[:, (kx == 0) & (ky == 0)] = 0  # the mean of an image says nothing, but its weight counts
     shift = [column(f"rlnOrigin{axis}Angst") for axis in "XY"]
@@ -195,7 +196,6 @@ def _insert(
         if name == "Psi" or not settings.flat:
             angles[axis] = column(f"rlnAngle{name}", None) + rng.normal(0, settings.angular_error, len(rows))
     values *= phase_shift(kx, ky, shift[0] / group.pixel_size, shift[1] / group.pixel_size, box)
-    fault = Aberrations.of_group(group.values, group.voltage, group.cs)
     weights = np.ones(values.shape, np.float32)
     if settings.ctf:
         undo = fault.phase_factors(kx, ky, box, group.pixel_size)
@@ -211,6 +211,17 @@ def _insert(
     matrices = euler_to_matrix(*angles) * scale
     matrices[:, :2] = fault.distortion @ matrices[:, :2]
     sums.insert(values, weights, matrices, kx, ky)
+
+
+def _pixels(box: int, r_max: int, distortion: NDArray[np.floating]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Pixels kx, ky of an image's transform that may lie within `r_max` of the map's, those of its corners too.
+
+    box: of the image, even; distortion (2, 2): where a pixel of the image lies in the plane of the map's transform.
+    """
+    reach = r_max / np.linalg.svd(distortion, compute_uv=False)[-1]
+    kx, ky = disc_pixels(min(float(reach) + 1e-3, box), include_dc=True)
+    inside = (kx <= box // 2) & (ky <= box // 2) & (ky > -box // 2)
+    return kx[inside], ky[inside]
 
 
 def _ctf(

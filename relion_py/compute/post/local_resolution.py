@@ -15,11 +15,11 @@ from scipy import fft
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.image import fsc as correlation
-from relion_py.compute.image.fourier import filter_profile, radius_grid
+from relion_py.compute.image.fourier import filter_profile, radius_grid, shell_grid
 from relion_py.compute.io.atomic import atomic_file
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.post import sharpening
-from relion_py.compute.post.postprocess import THRESHOLD, Settings
+from relion_py.compute.post.postprocess import THRESHOLD, Settings, from_one
 from relion_py.compute.post.sharpening import Curve
 
 Map = NDArray[np.float32]
@@ -37,18 +37,27 @@ class LocalSettings:
     worst: float
 
 
+@dataclass(frozen=True)
+class LocalCurves:
+    """FSC by shell (box // 2 + 1,) within one sphere, and the resolution (A) that the corrected one tells."""
+
+    masked: Curve
+    random_masked: Curve
+    corrected: Curve
+    resolution: float
+
+
 @dataclass
 class LocalSums:
     """Weighted sums over points, (box, box, box) float32 each: weights, 1 / resolution (1/A), filtered map.
 
-    curves: point (z, y, x; voxels from the centre) -> corrected FSC, resolution in A.  Sums of parts of the
-    points may be added.
+    curves: of each point (z, y, x; voxels from the centre).  Sums of parts of the points may be added.
     """
 
     weight: Map
     frequency: Map
     filtered: Map
-    curves: dict[Point, tuple[Curve, float]]
+    curves: dict[Point, LocalCurves]
 
     def maps(self) -> tuple[Map, Map]:
         """Local resolution (A) and locally filtered map; 0 where no sphere reached."""
@@ -96,21 +105,20 @@ def local_sums(
     rng = np.random.default_rng(settings.seed if settings.seed >= 0 else None)
     random1 = correlation.randomise_phases(half1, first_random, rng)
     random2 = correlation.randomise_phases(half2, first_random, rng)
-    shells = np.minimum(np.floor(radius_grid(box, 3) + 0.5).astype(np.int32), box // 2 + 1)
+    shells = np.minimum(shell_grid(box, 3), box // 2 + 1)
+    squared = np.rint(radius_grid(box, 3) ** 2).astype(np.int32)
     radius, edge = int(local.radius / angpix + 0.5), int(local.edge / angpix + 0.5)
     weight, frequency, filtered_sum = (np.zeros((box,) * 3, np.float32) for _ in range(3))
     sums = LocalSums(weight, frequency, filtered_sum, {})
     for number, point in enumerate(points, 1):
         window, mask = _sphere(point, box, radius, edge)
-        masked = _shell_correlation(half1, half2, window, mask, shells)
-        random = _shell_correlation(random1, random2, window, mask, shells)
+        masked = from_one(_shell_correlation(half1, half2, window, mask, shells))
+        random = from_one(_shell_correlation(random1, random2, window, mask, shells))
         curve = correlation.corrected(masked, random, first_random)
         resolution = min(local.worst, correlation.resolution_at(curve, box, angpix, THRESHOLD))
-        sums.curves[point] = (curve, resolution)
-        factor = np.append(sharpening.fsc_weights(curve), 0.0)
-        edge_factor = filter_profile(np.arange(box // 2 + 2), box, angpix, resolution, settings.filter_edge)
-        factor = (factor * edge_factor).astype(np.float32)
-        filtered = fft.irfftn(transform * factor[shells], s=half1.shape)
+        sums.curves[point] = LocalCurves(masked, random, curve, resolution)
+        factor = _local_filter(curve, resolution, int(squared.max()), box, settings)
+        filtered = fft.irfftn(transform * factor[squared], s=half1.shape)
         sums.filtered[window] += mask * filtered[window]
         sums.frequency[window] += mask / np.float32(resolution)
         sums.weight[window] += mask
@@ -134,6 +142,16 @@ def _sphere(point: Point, box: int, radius: int, edge: int) -> tuple[tuple[slice
     return tuple(window), (0.5 - 0.5 * np.cos(np.pi * beyond)).astype(np.float32)
 
 
+def _local_filter(curve: Curve, resolution: float, largest: int, box: int, settings: Settings) -> NDArray[np.float32]:
+    """Factor for each squared radius (Fourier pixels) up to `largest`: the weights of the FSC, by shell, times the
+    edge of the low-pass filter, which is a function of the radius itself."""
+    radius = np.sqrt(np.arange(largest + 1))
+    shell = np.minimum(np.floor(radius + 0.5).astype(np.int64), len(curve))
+    weights = np.append(sharpening.fsc_weights(curve), 0.0)[shell]
+    edge = filter_profile(radius, box, settings.angpix, resolution, settings.filter_edge)
+    return (weights * edge).astype(np.float32)
+
+
 def _shell_correlation(
     half1: Any, half2: Any, window: tuple[slice, ...], mask: Map, shells: NDArray[np.int32]
 ) -> Curve:
@@ -155,18 +173,24 @@ def _shell_correlation(
     return np.divide(product, np.sqrt(power), out=np.zeros(count), where=power > 0)
 
 
-def fsc_tables(curves: dict[Point, tuple[Curve, float]], box: int, angpix: float) -> StarFile:
-    """A table ``fsc_<z>_<y>_<x>`` for every point, its resolution in a comment."""
+def fsc_tables(curves: dict[Point, LocalCurves], unmasked: Curve, box: int, angpix: float) -> StarFile:
+    """A table ``fsc_<x>_<y>_<z>`` for every point, its resolution in a comment; `unmasked` is the whole maps' FSC.
+
+    RELION calls its loops' variables kk, ii and jj, but hands them to ``raisedCosineMask`` as x, y and z.
+    """
     star_file = StarFile()
     index = np.arange(box // 2 + 1)
     angstrom = np.where(index > 0, box * angpix / np.maximum(index, 1), correlation.NO_RESOLUTION)
-    for (z, y, x), (curve, resolution) in sorted(curves.items()):
-        table = Table(comments=(f"# kk= {z} ii= {y} jj= {x} local resolution= {resolution:g}",))
+    for (x, y, z), found in sorted((point[::-1], found) for point, found in curves.items()):
+        table = Table(comments=(f"# kk= {x} ii= {y} jj= {z} local resolution= {found.resolution:g}",))
         table.set("rlnSpectralIndex", index)
         table.set("rlnResolution", 1.0 / angstrom)
         table.set("rlnAngstromResolution", angstrom)
-        table.set("rlnFourierShellCorrelationCorrected", curve)
-        star_file[f"fsc_{z:05d}_{y:05d}_{x:05d}"] = table
+        table.set("rlnFourierShellCorrelationCorrected", found.corrected)
+        table.set("rlnFourierShellCorrelationUnmaskedMaps", unmasked)
+        table.set("rlnFourierShellCorrelationMaskedMaps", found.masked)
+        table.set("rlnCorrectedFourierShellCorrelationPhaseRandomizedMaskedMaps", found.random_masked)
+        star_file[f"fsc_{x:05d}_{y:05d}_{z:05d}"] = table
     return star_file
 
 

@@ -56,11 +56,12 @@ class Settings:
 class Correlations:
     """FSC curves by shell and what follows from them.
 
-    true: the curve that counts. masked, random_masked, part_mask: None without a mask; part_weight: None
-    without a molecular weight. resolution: where ``true`` falls below 0.143; fractional_resolution: the same,
+    box: of the maps. true: the curve that counts. masked, random_masked, part_mask: None without a mask; part_weight:
+    None without a molecular weight. resolution: where ``true`` falls below 0.143; fractional_resolution: the same,
     interpolated. fraction: box over mask (RELION's f), 0 without a mask. shell: first with random phases.
     """
 
+    box: int
     unmasked: Curve
     true: Curve
     resolution: float
@@ -95,7 +96,7 @@ def correlate(half1: Map, half2: Map, mask: Map | None, settings: Settings, say:
     Raises UserError if the halves are too alike to be independent.
     """
     box, angpix = half1.shape[-1], settings.angpix
-    unmasked = _from_one(correlation.fsc(half1, half2))
+    unmasked = from_one(correlation.fsc(half1, half2))
     weight_fraction, part_weight = 0.0, None
     if settings.molecular_weight > 0:
         weight_fraction = SPHERE_FRACTION * (box * angpix) ** 3 * PROTEIN_VOLUME
@@ -103,7 +104,7 @@ def correlate(half1: Map, half2: Map, mask: Map | None, settings: Settings, say:
         part_weight = correlation.particle_fsc(unmasked, weight_fraction)
     if mask is None:
         return Correlations(
-            unmasked, unmasked, *_resolutions(unmasked, box, angpix),
+            box, unmasked, unmasked, *_resolutions(unmasked, box, angpix),
             part_weight=part_weight, weight_fraction=weight_fraction,
         )  # fmt: skip
     if settings.randomise_at > 0:
@@ -113,10 +114,11 @@ def correlate(half1: Map, half2: Map, mask: Map | None, settings: Settings, say:
     say(f"{'  + randomize phases beyond: ':<35}{box * angpix / shell:g} Angstroms")
     rng = np.random.default_rng(settings.seed if settings.seed >= 0 else None)
     curves = correlation.masked_fsc(half1, half2, mask, rng, shell=shell)
-    masked, random_masked = _from_one(curves.masked), _from_one(curves.random_masked)
+    masked, random_masked = from_one(curves.masked), from_one(curves.random_masked)
     true, warnings = _trusted(unmasked, curves.corrected, random_masked, settings.force_mask)
     fraction = SPHERE_FRACTION / max(float((mask > 0.5).mean()), 1.0 / mask.size)
     return Correlations(
+        box,
         unmasked,
         true,
         *_resolutions(true, box, angpix),
@@ -131,7 +133,7 @@ def correlate(half1: Map, half2: Map, mask: Map | None, settings: Settings, say:
     )
 
 
-def _from_one(curve: Curve) -> Curve:
+def from_one(curve: Curve) -> Curve:
     """The origin may correlate negatively; it is then 1, as in ``calculateFSCtrue``."""
     return np.where((np.arange(len(curve)) == 0) & (curve <= 0.0), 1.0, curve)
 

@@ -36,10 +36,10 @@ def write_outputs(names: Names, curves: Correlations, sharpened: Sharpened, sett
     tables = {
         "general": _general(names, curves, sharpened, settings),
         "fsc": _fsc(curves, settings),
-        "guinier": _guinier(sharpened, settings),
+        "guinier": _guinier(sharpened, curves.box, settings),
     }
     star.write(f"{names.root}.star", StarFile(tables))
-    x = [f"{1.0 / value:g}" for value in _angstrom(len(curves.true), settings.angpix)]
+    x = [f"{1.0 / value:g}" for value in _angstrom(curves.box, settings.angpix)]
     y = [f"{value:g}" for value in curves.true]
     points = "".join(
         f"  <coordinate>\n    <x>{a}</x>\n    <y>{b}</y>\n  </coordinate>\n" for a, b in zip(x, y, strict=True)
@@ -51,10 +51,10 @@ def write_outputs(names: Names, curves: Correlations, sharpened: Sharpened, sett
     write_log(os.path.join(os.path.dirname(names.root), "logfile.pdf"), curves, sharpened, settings)
 
 
-def _angstrom(shells: int, angpix: float) -> Curve:
-    """Resolution of each shell; 999 for the first."""
-    index = np.arange(shells)
-    return np.where(index > 0, 2 * (shells - 1) * angpix / np.maximum(index, 1), NO_RESOLUTION)
+def _angstrom(box: int, angpix: float) -> Curve:
+    """Resolution of each shell (box // 2 + 1,); 999 for the first."""
+    index = np.arange(box // 2 + 1)
+    return np.where(index > 0, box * angpix / np.maximum(index, 1), NO_RESOLUTION)
 
 
 def _general(names: Names, curves: Correlations, sharpened: Sharpened, settings: Settings) -> Table:
@@ -73,10 +73,9 @@ def _general(names: Names, curves: Correlations, sharpened: Sharpened, settings:
         table.set("rlnMolecularWeight", settings.molecular_weight)
         table.set("rlnParticleBoxFractionMolecularWeight", curves.weight_fraction)
     if curves.masked is not None:
-        box = 2 * (len(curves.true) - 1)
         table.set("rlnParticleBoxFractionSolventMask", curves.fraction)
         table.set("rlnMaskName", names.mask)
-        table.set("rlnRandomiseFrom", box * settings.angpix / curves.shell)
+        table.set("rlnRandomiseFrom", curves.box * settings.angpix / curves.shell)
         table.set("rlnPostprocessedMapMasked", f"{names.root}_masked.mrc")
     if sharpened.fit is not None:
         table.set("rlnFittedSlopeGuinierPlot", sharpened.fit.slope)
@@ -86,7 +85,7 @@ def _general(names: Names, curves: Correlations, sharpened: Sharpened, settings:
 
 
 def _fsc(curves: Correlations, settings: Settings) -> Table:
-    angstrom = _angstrom(len(curves.true), settings.angpix)
+    angstrom = _angstrom(curves.box, settings.angpix)
     table = Table()
     table.set("rlnSpectralIndex", np.arange(len(angstrom)))
     table.set("rlnResolution", 1.0 / angstrom)
@@ -105,9 +104,8 @@ def _fsc(curves: Correlations, settings: Settings) -> Table:
     return table
 
 
-def _guinier(sharpened: Sharpened, settings: Settings) -> Table:
+def _guinier(sharpened: Sharpened, box: int, settings: Settings) -> Table:
     plots = sharpened.guinier
-    box = 2 * (len(plots["in"]) - 1)
     table = Table()
     table.set("rlnResolutionSquared", guinier_squares(box, settings.angpix))
     table.set("rlnLogAmplitudesOriginal", plots["in"])
@@ -141,7 +139,7 @@ def write_log(path: str, curves: Correlations, sharpened: Sharpened, settings: S
 
 
 def _draw_fsc(axes: Any, curves: Correlations, sharpened: Sharpened, settings: Settings) -> None:
-    x = 1.0 / _angstrom(len(curves.true), settings.angpix)
+    x = 1.0 / _angstrom(curves.box, settings.angpix)
     lines = (
         ("corrected" if curves.masked is not None else "unmasked", curves.true, "black", 2.0),
         ("unmasked", curves.unmasked if curves.masked is not None else None, "green", 1.0),
@@ -167,10 +165,10 @@ def _draw_guinier(axes: Any, curves: Correlations, sharpened: Sharpened, setting
     for stage, (label, colour) in names.items():
         curve = sharpened.guinier.get(stage)
         if curve is not None:
-            x = guinier_squares(2 * (len(curve) - 1), settings.angpix)
+            x = guinier_squares(curves.box, settings.angpix)
             axes.plot(x, np.where(curve > NO_AMPLITUDE, curve, np.nan), color=colour, label=label)
     if sharpened.fit is not None:
-        x = guinier_squares(2 * (len(curves.true) - 1), settings.angpix)
+        x = guinier_squares(curves.box, settings.angpix)
         axes.plot(x, sharpened.fit.intercept + sharpened.fit.slope * x, color="grey", linestyle="--", label="fit")
     axes.set(xlabel="resolution^2 (1/A^2)", ylabel="ln(amplitudes)")
     axes.set_title(f"Guinier plots; B-factor = {sharpened.bfactor:.1f} A^2")

@@ -165,7 +165,11 @@ class GridPanel(QWidget):
         if keep and self.sort.findText(sort) >= 0:
             _set_quietly(self.sort, sort)
             _set_quietly(self.caption, caption)
-        elif images.kind == "classes" and "rlnClassDistribution" in images.sort_columns:
+        elif (
+            images.kind == "classes"
+            and "rlnClassDistribution" in images.sort_columns
+            and "clusteredOrder" not in images.sort_columns  # relion_filament_selection has put them in order
+        ):
             _set_quietly(self.sort, "rlnClassDistribution")
             self.reverse.blockSignals(True)
             self.reverse.setChecked(True)

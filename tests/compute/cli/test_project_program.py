@@ -84,6 +84,26 @@ def blobs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_optics_groups_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str]) -> None:
+    """The pixel size is the first optics group's; the CTF has the group's magnification and aberrations."""
+    poses = star.read(blobs / "truth.star")
+    poses["optics"].set("rlnImagePixelSize", 3.9)
+    matrix = {"rlnMagMat00": 1.03, "rlnMagMat01": 0.01, "rlnMagMat10": 0.015, "rlnMagMat11": 0.96}
+    for label, value in {**matrix, "rlnEvenZernike": "[0.1,0.2,-0.3,0.4,0.5,0.1,-0.2,0.3,0.1]"}.items():
+        poses["optics"].set(label, value)
+    star.write(blobs / "ang.star", poses)
+    words = ["--i", "map.mrc", "--ang", "ang.star", "--ctf"]
+    code, err = project(blobs, *words, "--o", "ours")
+    assert code == 0, err
+    command = [debian_relion("relion_project"), *words, "--angpix", "3.9", "--o", "theirs"]
+    subprocess.run(command, cwd=blobs, check=True, capture_output=True)
+    ours, theirs = read(blobs / "ours.mrcs"), read(blobs / "theirs.mrcs")
+    assert np.sqrt(((ours - theirs) ** 2).mean()) < 3e-3 * theirs.std()
+    without = [*words, "--angpix", "4", "--o", "other"]
+    assert project(blobs, *without)[0] == 0
+    assert np.sqrt(((read(blobs / "other.mrcs") - theirs) ** 2).mean()) > 3e-2 * theirs.std()
+
+
 def test_what_is_left_of_experimental_images(blobs: Path, debian_relion: Callable[[str], str]) -> None:
     """As Debian's; and next to nothing, for the images are the map's projections."""
     words = ["--i", "map.mrc", "--ang", "truth.star", "--ctf", "--subtract_exp", "--angpix", "4"]

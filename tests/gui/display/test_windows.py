@@ -217,6 +217,19 @@ def test_unreadable_images_are_marked_and_the_rest_is_shown(qtbot, project: Path
     assert not isinstance(window.grid._tiles[0], str)
 
 
+def test_classes_in_the_order_of_a_dendrogram_stay_in_it(qtbot, project: Path) -> None:
+    path = project / "Class2D/job002/run_it001_model.star"
+    model = star.read(path)
+    classes = model["model_classes"].select([2, 0, 1])
+    classes.set("rlnClassNumber", [3, 1, 2])
+    classes.set("clusteredOrder", [0, 1, 2])
+    model["model_classes"] = classes
+    star.write(path, model)
+    window = show(qtbot, GridWindow(images_of_star(path, project)))
+    assert window.grid.order.tolist() == [0, 1, 2]
+    assert window.images.class_number(0) == 3
+
+
 def test_particles_of_selected_classes_open(qtbot, project: Path) -> None:
     window = show(qtbot, open_file(project / "Class2D/job002/run_it001_model.star"))
     window.grid.select([0, 2])

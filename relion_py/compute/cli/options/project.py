@@ -29,7 +29,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--ctf2", "flag", "", "apply the square of the CTF"),
     Flag("--ctf_phase_flip", "flag", "", "apply the absolute value of the CTF"),
     Flag("--ctf_intact_first_peak", "flag", "", "leave the CTF alone up to its first peak"),
-    Flag("--angpix", "value", "-1", "pixel size (A); -1: that of the map"),
+    Flag("--angpix", "value", "-1", "pixel size (A); -1: that of the first optics group of --ang, else of the map"),
     Flag("--mask", "value", "", "map that the map is multiplied with first"),
     Flag("--ang", "value", "None", "STAR file with a projection a row; without it, one projection is made"),
     Flag("--rot", "value", "0", "first Euler angle of the one projection (degrees)"),
