@@ -181,6 +181,8 @@ class AutoRefinement(Engine):
             self._join_sums()
         for half, model in enumerate(self.models):
             halves.maximise(half, model, fsc, options.tau2_fudge_factor, self.fixed_tau2, last)
+        if not last:
+            self.impose_local_symmetry()
         self._make_helical(last)
         self._update_models()
         self.update_helical_priors(self.models[0])

@@ -19,6 +19,7 @@ from relion_py.compute.geometry.symmetry import canonical
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.io.mrc import check_size, read_header
 from relion_py.compute.io.particles import OpticsGroup
+from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import SAME_PIXEL_SIZE
@@ -161,6 +162,14 @@ def _maps(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
             yield from _reference_size(options, particles)
     if options.has_solvent_mask:
         yield from _map(options.solvent_mask, "solvent mask", "--solvent_mask")
+    if options.has_local_symmetry:
+        for region in read_regions(options.local_symmetry):
+            yield from _map(region.mask, f"mask that {options.local_symmetry} names", "--local_symmetry")
+            if os.path.exists(region.mask) and read_header(region.mask).nx != particles.box_size:
+                yield (
+                    f"The mask {region.mask} of --local_symmetry has {read_header(region.mask).nx} pixels along a "
+                    f"side, the references will have {particles.box_size}: make it again."
+                )
     if options.tau_spectrum not in ("", "None") and not os.path.exists(options.tau_spectrum):
         yield f"The tau2 spectrum {options.tau_spectrum} does not exist: name another with --tau."
 

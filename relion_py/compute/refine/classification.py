@@ -236,7 +236,8 @@ class Classification(Engine):
         )
 
     def _finish_iteration(self) -> None:
-        """Centres and masks the references, and writes the files."""
+        """Makes the references locally symmetric, centres and masks them, and writes the files."""
+        self.impose_local_symmetry()
         if self.options.center_classes:
             self._center_classes()
         if self.options.flatten_solvent:

@@ -29,6 +29,8 @@ from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.image.masks import flatten_solvent
+from relion_py.compute.post.local_symmetry import Region, symmetrised
+from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.accuracy import expected_errors
 from relion_py.compute.refine.backprojector import BackProjector
@@ -567,6 +569,21 @@ class Engine:
             told = update_priors(self.particles, model, self.options)
             if told:
                 self.job.say(told)
+
+    @cached_property
+    def _local_symmetry(self) -> list[Region]:
+        return read_regions(self.options.local_symmetry) if self.options.has_local_symmetry else []
+
+    def impose_local_symmetry(self) -> None:
+        """Averages the parts of the references of all models that --local_symmetry says are alike."""
+        if not self._local_symmetry:
+            return
+        self.job.say(" Applying local symmetry in real space...")
+        for model in self.models:
+            model.references = [
+                symmetrised(volume, self._local_symmetry, self.pixel_size, self.job.check_abort)
+                for volume in model.references
+            ]
 
     def write_particles(self, names: outputs.OutputNames) -> None:
         """The particles' file alone, by the first rank, as --skip_maximize asks for."""

@@ -95,7 +95,7 @@ def optimiser_to_star(
         "rlnSmallestChangesOrientations": float(state.smallest_changes_optimal_orientations),
         "rlnSmallestChangesOffsets": float(state.smallest_changes_optimal_offsets),
         "rlnSmallestChangesClasses": int(state.smallest_changes_optimal_classes),
-        "rlnLocalSymmetryFile": "None",
+        "rlnLocalSymmetryFile": options.local_symmetry or "None",
         **_helix(options),
         "rlnHasConverged": state.has_converged,
         "rlnHasHighFscAtResolLimit": state.has_high_fsc_at_limit,
@@ -197,7 +197,6 @@ def _helix_options(general: ListValues) -> dict[str, Any]:
 
 _FOREIGN: Mapping[str, tuple[str, str]] = {
     "rlnBodyStarFile": ("None", "several bodies"),
-    "rlnLocalSymmetryFile": ("None", "local symmetry"),
     "rlnDoBlush": ("0", "Blush regularisation"),
     "rlnDoExternalReconstruct": ("0", "external reconstruction"),
     "rlnSolventMask2Name": ("None", "a second solvent mask"),
@@ -273,6 +272,7 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         particles=files.data,
         output_root=files.output_root,
         solvent_mask=general.text("rlnSolventMaskName"),
+        local_symmetry=general.text("rlnLocalSymmetryFile", "None"),
         tau_spectrum=general.text("rlnTauSpectrumName"),
         auto_refine=auto_refine,
         split_random_halves=bool(general.integer("rlnDoSplitRandomHalves")),

@@ -68,6 +68,7 @@ class RefineOptions:
     reference: str = _option("--ref", "text", "None")  # MRC file
     continue_from: str = _option("--continue", "text", "", on_continue="again")  # _optimiser.star
     solvent_mask: str = _option("--solvent_mask", "text", "None", on_continue="change")
+    local_symmetry: str = _option("--local_symmetry", "text", "None")  # masks and operators
     tau_spectrum: str = _option("--tau", "text", "None", on_continue="change")  # STAR file
     pipeline_control: str = _option("--pipeline_control", "text", "", on_continue="again")  # directory
 
@@ -301,6 +302,11 @@ class RefineOptions:
         return self.has_reference or self.denovo_3d
 
     @property
+    def has_local_symmetry(self) -> bool:
+        """Whether parts of the maps are averaged with what is like them."""
+        return self.local_symmetry not in ("", "None")
+
+    @property
     def has_solvent_mask(self) -> bool:
         return self.solvent_mask not in ("", "None")
 
@@ -468,6 +474,8 @@ def _problems_of_new_run(options: RefineOptions) -> list[str]:
         problems += _problems_of_auto_refinement(options)
     elif options.split_random_halves:
         problems.append("--split_random_halves goes with --auto_refine: add that, or leave it out.")
+    if options.has_local_symmetry and not options.is_3d:
+        problems.append("--local_symmetry is about parts of maps: leave it out for 2D classes.")
     if options.denovo_3d and options.has_reference:
         problems.append("--denovo_3dref makes a reference from the particles: leave it out, or --ref.")
     if options.force_converge:

@@ -220,7 +220,6 @@ NOT_IN_THIS_RELEASE: Mapping[str, str] = {
     "--solvent_mask2": "it masks the references with one mask",
     "--lowpass_mask": "it filters whole references only",
     "--lowpass": "it filters whole references only",
-    "--local_symmetry": "it imposes point groups only",
     "--offset_range_x": _SEARCH,
     "--offset_range_y": _SEARCH,
     "--offset_range_z": _SEARCH,
