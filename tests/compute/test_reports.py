@@ -9,8 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from relion_py.compute.ctf.report import write_report as write_ctf_report
+from relion_py.compute.ctf_refine.micrographs import Micrograph
+from relion_py.compute.ctf_refine.report import write_report as write_refined_report
+from relion_py.compute.ctf_refine.results import Picture, Results
+from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.io.mrc import write_map
-from relion_py.compute.io.star import Table
+from relion_py.compute.io.particles import ParticleTable
+from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.motion.model import LocalShifts, MovieMotion, fit
 from relion_py.compute.motion.report import write_report as write_motion_report
 from relion_py.compute.polish.bfactors import FrameFactors
@@ -22,11 +27,16 @@ from relion_py.compute.post.postprocess_output import write_log
 from relion_py.compute.post.sharpening import NO_AMPLITUDE, LineFit
 
 
+def streams(path: Path, beginning: bytes) -> list[bytes]:
+    """Contents of the streams whose entries begin so."""
+    content = path.read_bytes()
+    found = re.finditer(b"<< " + beginning + rb"/Length (\d+) /Filter /FlateDecode >>\nstream\n", content)
+    return [zlib.decompress(content[one.end() : one.end() + int(one[1])]) for one in found]
+
+
 def pages(path: Path) -> list[str]:
     """The operators of each page."""
-    content = path.read_bytes()
-    found = re.finditer(rb"<< /Length (\d+) /Filter /FlateDecode >>\nstream\n", content)
-    return [zlib.decompress(content[one.end() : one.end() + int(one[1])]).decode("latin-1") for one in found]
+    return [one.decode("latin-1") for one in streams(path, b"")]
 
 
 def paths(page: str, colour: str) -> list[np.ndarray]:
@@ -125,3 +135,33 @@ def test_curves_of_post_processing(tmp_path: Path) -> None:
     fsc = pages(tmp_path / "masked.pdf")[0]
     for name in ("corrected", "unmasked", "masked", "masked, phases randomised"):
         assert f"({name}) Tj" in fsc
+
+
+def test_pictures_and_places_of_refined_ctfs(tmp_path: Path) -> None:
+    path, n = tmp_path / "log.pdf", 30
+    defocus = np.full(n, 1e4)
+    before = CtfParams(defocus, defocus, np.zeros(n))
+    after = CtfParams(defocus + np.arange(n), defocus + np.arange(n), np.zeros(n))
+    image = np.array([[-2.0, 0.0], [2.0, np.nan]], np.float32)
+    results = Results(after, [Picture("Tilt", (("observed", image, 2.0),))])
+    x, y = np.arange(n) * 10.0, np.arange(n) ** 2 * 1.0
+    rows = Table({"rlnCoordinateX": x, "rlnCoordinateY": y, "rlnImageName": [f"{i + 1}@a.mrcs" for i in range(n)]})
+    table = ParticleTable(StarFile({"optics": Table({"rlnOpticsGroup": [1]}), "particles": rows}))
+    write_refined_report(str(path), table, before, results, [Micrograph("a.mrc", "a", np.arange(n))], ["defocus_u"])
+    picture, histogram, places = pages(path)
+    assert "(Tilt) Tj" in picture and "(observed) Tj" in picture
+    entries = rb"/Type /XObject /Subtype /Image /Width 2 /Height 2 /ColorSpace /DeviceRGB /BitsPerComponent 8 "
+    (colours,) = streams(path, entries)
+    red, blue, white = (103, 0, 31), (5, 48, 97), (247, 247, 247)
+    assert colours == bytes([*red, *white, *blue, *white]), "the first row at the bottom; white where nothing is known"
+    assert "(CTF refinement: 30 particles) Tj" in histogram and "(particles) Tj" in histogram
+    assert "(range 29 A) Tj" in places
+    dots = re.findall(r"^q 1 J 3 w ([\d.]+) ([\d.]+) ([\d.]+) RG (.*) S Q$", places, re.M)
+    found = np.array(
+        [(a, b, r) for r, _, _, marks in dots for a, b in re.findall(r"([\d.]+) ([\d.]+) m", marks)], float
+    )
+    found = found[np.argsort(found[:, 0])]
+    assert len(found) == n and np.corrcoef(found[:, 1], y)[0, 1] > 1 - 1e-6
+    np.testing.assert_allclose(found[:, 2], np.arange(n) / 29, atol=0.026)
+    write_refined_report(str(path), table, before, Results(after), [], [])
+    assert "(CTF refinement: nothing was fitted) Tj" in pages(path)[0]

@@ -1,4 +1,4 @@
-"""PDF files of a few lines, words and grey pictures, which logs of programs need.
+"""PDF files of a few lines, words and pictures, which logs of programs need.
 
 A page is written as the operators that draw it. Matplotlib does more, but takes longer to start than many jobs take
 altogether.
@@ -100,9 +100,9 @@ class Page:
         yield
         self.add("Q")
 
-    def picture(self, x: float, y: float, width: float, height: float, grey: NDArray[np.uint8]) -> None:
-        """A picture (rows, columns), its first row on top; 0 is black."""
-        self.images.append(np.ascontiguousarray(grey, np.uint8))
+    def picture(self, x: float, y: float, width: float, height: float, pixels: NDArray[np.uint8]) -> None:
+        """A picture, its first row on top: grey (rows, columns), 0 is black, or coloured (rows, columns, 3)."""
+        self.images.append(np.ascontiguousarray(pixels, np.uint8))
         self.add(f"q {width:.2f} 0 0 {height:.2f} {x:.2f} {y:.2f} cm /I{len(self.images)} Do Q")
 
     def operators(self) -> bytes:
@@ -118,9 +118,10 @@ def write_pages(file: IO[bytes], pages: Iterable[Page]) -> None:
     for page in pages:
         names = []
         for number, image in enumerate(page.images, start=1):
-            rows, columns = image.shape
-            what = b"/Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /DeviceGray /BitsPerComponent 8 "
-            names.append(b"/I%d %d 0 R" % (number, out.stream(what % (columns, rows), image.tobytes())))
+            rows, columns = image.shape[:2]
+            colours = b"DeviceGray" if image.ndim == 2 else b"DeviceRGB"
+            what = b"/Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /%b /BitsPerComponent 8 "
+            names.append(b"/I%d %d 0 R" % (number, out.stream(what % (columns, rows, colours), image.tobytes())))
         content = out.stream(b"", page.operators())
         pictures = b"/XObject << %b >> " % b" ".join(names) if names else b""
         kids.append(out.number())
