@@ -437,6 +437,6 @@ def test_a_hundred_thousand_rows(tmp_path):
     again = star.read(tmp_path / "big.star")["particles"]
     read = time.process_time()
     assert again == table
-    # 0.9 s and 0.8 s where nothing else runs; the bounds leave room for a busy machine
+    # 0.6 s and 0.6 s where nothing else runs; the bounds leave room for a busy machine
     assert written - start < 4.0
     assert read - written < 4.0
