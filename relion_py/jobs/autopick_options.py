@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import nodes
-from .common import COUNT, GPU_IDS, NOT_NEGATIVE, NUMBER, POSITIVE, SAMPLING, USE_GPU
+from .common import ASYMMETRIC_UNITS, GPU_IDS, NOT_NEGATIVE, NUMBER, POSITIVE, SAMPLING, TUBE_DIAMETER, USE_GPU
 from .conditions import all_of, on
 from .spec import Limits, Page, Row, choice, file, node, slider, text, yes_no
 
@@ -459,17 +461,7 @@ HELIX = Page(
             help="Yes for helical filaments or tubes.",
             on_continue="inactive",
         ),
-        slider(
-            "helical_tube_outer_diameter",
-            "Tube diameter (A): ",
-            "200",
-            100,
-            1000,
-            10,
-            help="Outer diameter (A) of the helical tube or filament.",
-            enabled_when=on("do_pick_helical_segments"),
-            limits=POSITIVE,
-        ),
+        replace(TUBE_DIAMETER, enabled_when=on("do_pick_helical_segments")),
         slider(
             "helical_tube_length_min",
             "Minimum length (A): ",
@@ -493,19 +485,7 @@ HELIX = Page(
             ),
             enabled_when=on("do_pick_helical_segments"),
         ),
-        slider(
-            "helical_nr_asu",
-            "Number of unique asymmetrical units:",
-            "1",
-            1,
-            100,
-            1,
-            help=(
-                "Number of asymmetric units that one segment adds: the distance between segments divided by the rise."
-            ),
-            enabled_when=on("do_pick_helical_segments"),
-            limits=COUNT,
-        ),
+        replace(ASYMMETRIC_UNITS, enabled_when=on("do_pick_helical_segments")),
         slider(
             "helical_rise",
             "Helical rise (A):",

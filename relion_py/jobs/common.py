@@ -88,6 +88,29 @@ GPU_IDS = text(
     enabled_when=on("use_gpu"),
 )
 
+TUBE_DIAMETER = slider(
+    "helical_tube_outer_diameter",
+    "Tube diameter (A): ",
+    "200",
+    100,
+    1000,
+    10,
+    help="Outer diameter (A) of the helical tube or filament.",
+    limits=POSITIVE,
+)
+"""Of helical jobs, as the next one: each says with `replace` when it counts."""
+
+ASYMMETRIC_UNITS = slider(
+    "helical_nr_asu",
+    "Number of unique asymmetrical units:",
+    "1",
+    1,
+    100,
+    1,
+    help="Number of asymmetric units that one segment adds: the distance between segments divided by the rise.",
+    limits=COUNT,
+)
+
 _RUNNING = (
     slider(
         "nr_mpi",

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from . import nodes
-from .common import COUNT, EVEN_BOX, FLOAT16, NUMBER, OTHER_ARGS, POSITIVE, empty_input, running
+from .common import (
+    ASYMMETRIC_UNITS,
+    EVEN_BOX,
+    FLOAT16,
+    NUMBER,
+    OTHER_ARGS,
+    TUBE_DIAMETER,
+    empty_input,
+    running,
+)
 from .conditions import Values, all_of, continuing, not_, number, off, on, that
 from .numeric import format_number, whole
 from .spec import (
@@ -225,6 +235,9 @@ EXTRACT = Page(
     ),
 )
 
+_HELIX = on("do_extract_helix")
+_TUBES = all_of(_HELIX, on("do_extract_helical_tubes"))
+
 HELIX = Page(
     "Helix",
     (
@@ -235,25 +248,14 @@ HELIX = Page(
             help="Yes for helical segments.",
             on_continue="inactive",
         ),
-        slider(
-            "helical_tube_outer_diameter",
-            "Tube diameter (A): ",
-            "200",
-            100,
-            1000,
-            10,
-            help="Outer diameter (A) of the helical tube or filament.",
-            on_continue="inactive",
-            enabled_when=on("do_extract_helix"),
-            limits=POSITIVE,
-        ),
+        replace(TUBE_DIAMETER, on_continue="inactive", enabled_when=_HELIX),
         yes_no(
             "helical_bimodal_angular_priors",
             "Use bimodal angular priors?",
             True,
             help=("Yes lets filaments point either way, as is right unless their polarity is known."),
             on_continue="inactive",
-            enabled_when=on("do_extract_helix"),
+            enabled_when=_HELIX,
         ),
         yes_no(
             "do_extract_helical_tubes",
@@ -261,7 +263,7 @@ HELIX = Page(
             True,
             help="Yes if coordinates are the start and end of each filament.",
             on_continue="inactive",
-            enabled_when=on("do_extract_helix"),
+            enabled_when=_HELIX,
         ),
         yes_no(
             "do_cut_into_segments",
@@ -269,22 +271,9 @@ HELIX = Page(
             True,
             help=("Yes cuts filaments into overlapping segments; No takes one box at each filament's middle."),
             on_continue="inactive",
-            enabled_when=all_of(on("do_extract_helix"), on("do_extract_helical_tubes")),
+            enabled_when=_TUBES,
         ),
-        slider(
-            "helical_nr_asu",
-            "Number of unique asymmetrical units:",
-            "1",
-            1,
-            100,
-            1,
-            help=(
-                "Number of asymmetric units that one segment adds: the distance between segments divided by the rise."
-            ),
-            on_continue="inactive",
-            enabled_when=all_of(on("do_extract_helix"), on("do_extract_helical_tubes")),
-            limits=COUNT,
-        ),
+        replace(ASYMMETRIC_UNITS, on_continue="inactive", enabled_when=_TUBES),
         slider(
             "helical_rise",
             "Helical rise (A):",
@@ -297,7 +286,7 @@ HELIX = Page(
                 "distance between segments."
             ),
             on_continue="inactive",
-            enabled_when=all_of(on("do_extract_helix"), on("do_extract_helical_tubes")),
+            enabled_when=_TUBES,
         ),
     ),
 )
@@ -306,8 +295,6 @@ HELIX = Page(
 _AGAIN = on("do_reextract")
 _PICKED = off("do_reextract")
 _OLD_LIST = that(lambda values: "coords_suffix" in values["coords_suffix"], "coordinates are a suffix file")
-_HELIX = on("do_extract_helix")
-_TUBES = all_of(_HELIX, on("do_extract_helical_tubes"))
 _SEGMENTS = all_of(_TUBES, on("do_cut_into_segments"))
 _WHOLE_TUBES = all_of(_TUBES, off("do_cut_into_segments"))
 _RECENTRE = all_of(_AGAIN, off("do_reset_offsets"), on("do_recenter"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import nodes
-from .common import COUNT, GPU_IDS, NOT_NEGATIVE, NUMBER, PERCENT, POSITIVE, USE_GPU
+from .common import ASYMMETRIC_UNITS, COUNT, GPU_IDS, NOT_NEGATIVE, NUMBER, PERCENT, POSITIVE, USE_GPU
 from .conditions import all_of, off, on
 from .spec import Page, Row, file, node, slider, text, yes_no
 
@@ -258,6 +260,10 @@ CTF = Page(
     ),
 )
 
+_HELIX = on("do_helix")
+_SYMMETRY = all_of(_HELIX, on("do_apply_helical_symmetry"))
+_SEARCH = all_of(_HELIX, on("do_local_search_helical_symmetry"))
+
 HELIX_3D = Page(
     "Helix",
     (
@@ -274,7 +280,7 @@ HELIX_3D = Page(
             "-1",
             help="Inner diameter (A) of the tube; negative for none (a filled helix).",
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
             limits=NUMBER,
         ),
         text(
@@ -283,7 +289,7 @@ HELIX_3D = Page(
             "-1",
             help="Outer diameter (A) of the helical tube or filament.",
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
             limits=POSITIVE,
         ),
         text(
@@ -292,7 +298,7 @@ HELIX_3D = Page(
             "-1",
             help="Local search range (degrees) of the first angle.",
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
             limits=NUMBER,
         ),
         text(
@@ -301,7 +307,7 @@ HELIX_3D = Page(
             "15",
             help=("Local search range (degrees) of the tilt angle around its prior, usually 90 degrees."),
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
             limits=NUMBER,
         ),
         text(
@@ -310,7 +316,7 @@ HELIX_3D = Page(
             "10",
             help="Local search range (degrees) of the in-plane angle around its prior.",
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
             limits=NUMBER,
         ),
         slider(
@@ -325,7 +331,7 @@ HELIX_3D = Page(
                 "each other's priors. Negative: none."
             ),
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
             limits=NUMBER,
         ),
         yes_no(
@@ -334,7 +340,7 @@ HELIX_3D = Page(
             True,
             help=("Yes keeps the tilt priors as given; No updates them from the last iteration."),
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
         ),
         yes_no(
             "do_apply_helical_symmetry",
@@ -342,29 +348,16 @@ HELIX_3D = Page(
             True,
             help="Yes imposes helical symmetry with the twist and rise below.",
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
         ),
-        slider(
-            "helical_nr_asu",
-            "Number of unique asymmetrical units:",
-            "1",
-            1,
-            100,
-            1,
-            help=(
-                "Number of asymmetric units that one segment adds: the distance between segments divided by the rise."
-            ),
-            on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_apply_helical_symmetry")),
-            limits=COUNT,
-        ),
+        replace(ASYMMETRIC_UNITS, on_continue="inactive", enabled_when=_SYMMETRY),
         text(
             "helical_twist_initial",
             "Initial helical twist (deg):",
             "0",
             help=("Starting twist (degrees) from one subunit to the next; positive is right-handed."),
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_apply_helical_symmetry")),
+            enabled_when=_SYMMETRY,
             limits=NUMBER,
         ),
         text(
@@ -373,7 +366,7 @@ HELIX_3D = Page(
             "0",
             help="Starting rise (A) from one subunit to the next.",
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_apply_helical_symmetry")),
+            enabled_when=_SYMMETRY,
             limits=NUMBER,
         ),
         slider(
@@ -385,7 +378,7 @@ HELIX_3D = Page(
             1,
             help=("Symmetry is imposed and searched in this central part of the box's Z length (%)."),
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_apply_helical_symmetry")),
+            enabled_when=_SYMMETRY,
             limits=PERCENT,
         ),
         yes_no(
@@ -394,7 +387,7 @@ HELIX_3D = Page(
             False,
             help="Yes refines twist and rise within the ranges below.",
             on_continue="inactive",
-            enabled_when=on("do_helix"),
+            enabled_when=_HELIX,
         ),
         text(
             "helical_twist_min",
@@ -402,7 +395,7 @@ HELIX_3D = Page(
             "0",
             help="Smallest twist (degrees) to try.",
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_local_search_helical_symmetry")),
+            enabled_when=_SEARCH,
             limits=NUMBER,
         ),
         text(
@@ -411,7 +404,7 @@ HELIX_3D = Page(
             "0",
             help="Largest twist (degrees) to try.",
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_local_search_helical_symmetry")),
+            enabled_when=_SEARCH,
             limits=NUMBER,
         ),
         text(
@@ -420,7 +413,7 @@ HELIX_3D = Page(
             "0",
             help="First step (degrees) of the twist search; 0: chosen from the range.",
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_local_search_helical_symmetry")),
+            enabled_when=_SEARCH,
             limits=NUMBER,
         ),
         text(
@@ -429,7 +422,7 @@ HELIX_3D = Page(
             "0",
             help="Smallest rise (A) to try.",
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_local_search_helical_symmetry")),
+            enabled_when=_SEARCH,
             limits=NUMBER,
         ),
         text(
@@ -438,7 +431,7 @@ HELIX_3D = Page(
             "0",
             help="Largest rise (A) to try.",
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_local_search_helical_symmetry")),
+            enabled_when=_SEARCH,
             limits=NUMBER,
         ),
         text(
@@ -447,7 +440,7 @@ HELIX_3D = Page(
             "0",
             help="First step (A) of the rise search; 0: chosen from the range.",
             on_continue="inactive",
-            enabled_when=all_of(on("do_helix"), on("do_local_search_helical_symmetry")),
+            enabled_when=_SEARCH,
             limits=NUMBER,
         ),
     ),

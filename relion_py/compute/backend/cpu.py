@@ -39,7 +39,7 @@ GRIDS_MIB = 4096
 class AtShifts:
     """Images (N, 2P) and the shifts that they are looked at, row r at phases[phase_of_row[r]] (U, 2P); float32.
 
-    The last axis holds real parts, then imaginary ones.
+    The last axis holds real parts, then imaginary ones. Other images at the same shifts have the same phases.
     """
 
     images: NDArray[np.float32]
@@ -192,12 +192,13 @@ class CpuBackend:
         Here the images and the phases of the shifts, which the kernels multiply when they need them.
         """
         phases = self.shift_rows(np.ones((1, len(kx)), np.complex64), np.zeros(len(x), np.int32), x, y, kx, ky, box)
-        split = np.empty((len(images), 2 * len(kx)), np.float32)
-        kernels.split(images, split)
-        return AtShifts(split, phases.reshape(len(x), -1), np.ascontiguousarray(which, np.int64))
+        return AtShifts(_split(images), phases.reshape(len(x), -1), np.ascontiguousarray(which, np.int64))
 
     def bytes_at_shifts(self, pixels: int, shared: bool) -> int:
-        """Memory that :meth:`at_shifts` takes for each row; shared: the shifts are the same for all images."""
+        """Memory for each row of :meth:`at_shifts`, and for what :meth:`sum_groups` makes of the unmasked images.
+
+        shared: the shifts are the same for all images.
+        """
         return 0 if shared else 8 * pixels
 
     def dense_scores(
@@ -392,14 +393,15 @@ class CpuBackend:
         accumulators.clear()
 
     def sum_groups(
-        self, slices: Slices, plan: Any, weights: NDArray, table: Shifted, recon_row: NDArray, recon: AtShifts,
-        residual: bool, accumulators: list[NDArray[np.float32]], shells: int,
+        self, slices: Slices, plan: Any, weights: NDArray, table: Shifted, unmasked: NDArray, residual: bool,
+        accumulators: list[NDArray[np.float32]], shells: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
         """Back-projections, and signal and reference power (N, shells), see `estep_numba.sum_groups`.
 
-        recon: the unmasked images at the shifts with weight, the rows recon_row >= 0 of the table's.
+        The table's images, masked as they were for the scores, give the powers; unmasked (N, P) complex64, also
+        CTF X / sigma2, are what is back-projected, at the table's shifts.
         """
-        g, at = plan, table.rows
+        g, at, plain = plan, table.rows, _split(unmasked)
         threads = len(accumulators)
         signal = np.zeros((threads, len(table.ctf2), shells))
         power = np.zeros_like(signal)
@@ -409,7 +411,7 @@ class CpuBackend:
                 slices.volumes, slices.pad, slices.r_max, slices.kx, slices.ky, slices.shell, slices.distortion,
                 slices.dir_mats, slices.psi_table,
                 g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
-                table.start, at.images, recon.images, at.phases, at.phase_of_row, table.children, table.ctf2, weights,
+                table.start, at.images, plain, at.phases, at.phase_of_row, table.children, table.ctf2, weights,
                 residual, accumulators[thread], signal[thread], power[thread], a, b,
             )  # fmt: skip
 
@@ -418,3 +420,10 @@ class CpuBackend:
         for first in range(0, len(ranges), threads):
             self.map(work, [(i, a, b) for i, (a, b) in enumerate(ranges[first : first + threads])])
         return signal.sum(axis=0), power.sum(axis=0)
+
+
+def _split(images: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Images (N, P) as the kernels of groups take them, (N, 2P): real parts, then imaginary ones."""
+    out = np.empty((len(images), 2 * images.shape[1]), np.float32)
+    kernels.split(images, out)
+    return out

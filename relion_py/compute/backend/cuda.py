@@ -77,6 +77,17 @@ class Device(Protocol):
         """Give back memory that is kept for later use."""
 
 
+@dataclass(frozen=True)
+class AtShifts:
+    """Images at their shifts, moved (R, P) complex64, and how to move others alike: see `CudaBackend.shift_rows`."""
+
+    moved: Array
+    image_of_row: Array
+    x: Array
+    y: Array
+    box: int
+
+
 @dataclass
 class Plan:
     """Groups on the device, sorted by block, and the coarse orientations ("slots") that they need, sorted.
@@ -324,25 +335,25 @@ class CudaBackend:
         )  # fmt: skip
         return out
 
-    def shift_rows(self, images: Array, rows: NDArray, x: NDArray, y: NDArray, kx: Array, ky: Array, box: int) -> Array:
+    def shift_rows(self, images: Array, rows: Array, x: Array, y: Array, kx: Array, ky: Array, box: int) -> Array:
         """images[rows] (N, P) moved by x, y (R,) pixels -> (R, P) complex64."""
         out = self.xp.empty((len(rows), len(kx)), np.complex64)
         there = self.to_device
         self._launch(
-            "shift_rows", out.size, images, there(rows.astype(np.int32)), there(x), there(y), kx, ky, box, len(kx),
-            out.size, out,
+            "shift_rows", out.size, images, there(rows), there(x), there(y), kx, ky, box, len(kx), out.size, out,
         )  # fmt: skip
         return out
 
     def at_shifts(
         self, images: Array, rows: NDArray, x: NDArray, y: NDArray, which: NDArray, kx: Array, ky: Array, box: int
-    ) -> Array:
-        """images[rows] (N, P) moved by shift `which` (R,) of x, y (U,) pixels -> (R, P) complex64."""
-        return self.shift_rows(images, rows, x[which], y[which], kx, ky, box)
+    ) -> AtShifts:
+        """images[rows] (N, P) moved by shift `which` (R,) of x, y (U,) pixels."""
+        rows, x, y = (self.to_device(values) for values in (rows, x[which], y[which]))
+        return AtShifts(self.shift_rows(images, rows, x, y, kx, ky, box), rows, x, y, box)
 
     def bytes_at_shifts(self, pixels: int, shared: bool) -> int:
-        """Memory that :meth:`at_shifts` takes for each row."""
-        return 8 * pixels
+        """Memory for each row of :meth:`at_shifts`, and for what :meth:`sum_groups` makes of the unmasked images."""
+        return 16 * pixels
 
     # ---- scores ----
 
@@ -492,8 +503,9 @@ class CudaBackend:
             self._launch_blocks(
                 "score_groups", (last_tile - first_tile, 1, 1), rows, first_slot, plan.slot_of_pair,
                 plan.pair_start, children, g.block, g.particle, g.prior, g.psi_start, g.psi_count, g.psi_prior,
-                g.slot_first, g.slot_count, g.out_start, prior, prior.shape[1], start, table.rows, table.children,
-                table.ctf2, slices.directions, slices.pixels, correlate, tile_start, group_of_tile, first_tile, out,
+                g.slot_first, g.slot_count, g.out_start, prior, prior.shape[1], start, table.rows.moved,
+                table.children, table.ctf2, slices.directions, slices.pixels, correlate, tile_start, group_of_tile,
+                first_tile, out,
             )  # fmt: skip
         return out
 
@@ -602,10 +614,10 @@ class CudaBackend:
     # ---- sums ----
 
     def sum_groups(
-        self, slices: Slices, plan: Any, weights: Array, table: Shifted, recon_row: NDArray, recon: Array,
-        residual: bool, accumulators: list[Array], shells: int,
+        self, slices: Slices, plan: Any, weights: Array, table: Shifted, unmasked: Array, residual: bool,
+        accumulators: list[Array], shells: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
-        """Back-projections, and signal and reference power (N, shells).
+        """Back-projections, of the unmasked images, and signal and reference power (N, shells).
 
         The grids change in the last step, which needs no more memory: a batch that failed before can be repeated.
         """
@@ -613,12 +625,20 @@ class CudaBackend:
         n, children, pixels = len(table.ctf2), slices.children, slices.pixels
         _, depth, height, width = slices.volumes.shape
         pairs, slots, chunks = len(plan.slot_of_pair), len(plan.keys), -(-slices.pixels // THREADS)
-        start, recon_rows = there(table.start), there(recon_row)
+        start, at = there(table.start), table.rows
         totals, row_used = xp.empty(pairs * children, np.float32), xp.zeros(slots * children, np.uint8)
+        shift_used = xp.zeros(len(at.moved), np.uint8)
         self._launch(
-            "row_totals", totals.size, weights, plan.group_of_pair, plan.pair_start, plan.slot_of_pair, g.slot_count,
-            g.out_start, children, table.children, totals.size, totals, row_used,
+            "row_totals", totals.size, weights, plan.group_of_pair, plan.pair_start, plan.slot_of_pair, g.particle,
+            g.slot_first, g.slot_count, g.out_start, children, table.children, start, totals.size, totals, row_used,
+            shift_used,
         )  # fmt: skip
+        in_use = xp.nonzero(shift_used)[0]
+        plain_row = xp.zeros(len(shift_used), np.int64)
+        plain_row[in_use] = xp.arange(len(in_use), dtype=np.int64)
+        plain = self.shift_rows(
+            unmasked, at.image_of_row[in_use], at.x[in_use], at.y[in_use], slices.kx, slices.ky, at.box
+        )
         used = xp.nonzero(row_used)[0]
         row_place = xp.zeros(slots * children, np.int32)
         row_place[used] = xp.arange(len(used), dtype=np.int32)
@@ -629,7 +649,7 @@ class CudaBackend:
         self._launch_blocks(
             "signal_and_power", (n * chunks, 1, 1), chunks, group_ptr, by_particle, plan.pair_start, g.psi_count,
             plan.slot_of_pair, totals, weights, g.slot_first, g.slot_count, g.out_start, children, table.children,
-            start, table.rows, table.ctf2, slices.volumes, volume_of, axes, row_place, depth, height, width,
+            start, at.moved, table.ctf2, slices.volumes, volume_of, axes, row_place, depth, height, width,
             slices.kx, slices.ky, pixels, slices.r_max, signal, power,
         )  # fmt: skip
         sums = self._shell_sums(signal, slices, shells), self._shell_sums(power, slices, shells)
@@ -639,7 +659,7 @@ class CudaBackend:
         self._launch_blocks(
             "sum_and_insert", (len(used) * chunks, 1, 1), used, chunks, slot_ptr, pairs_by_slot, plan.group_of_pair,
             plan.pair_start, totals, weights, g.particle, g.slot_first, g.slot_count, g.out_start, children,
-            table.children, start, recon_rows, recon, table.ctf2, slices.volumes, volume_of, axes, depth, height,
+            table.children, start, plain_row, plain, table.ctf2, slices.volumes, volume_of, axes, depth, height,
             width, slices.kx, slices.ky, pixels, slices.r_max, residual, accumulators[0],
         )  # fmt: skip
         return sums

@@ -1,28 +1,24 @@
-"""PDF pages of plain charts: values one after the other, and their histograms.
-
-A log needs dots, bars and a few words, which a page of PDF operators draws; Matplotlib takes longer to start than
-many jobs take altogether.
-
-Source of the file's structure and operators: ISO 32000-1 (7.5 file structure, 8.5 paths, 9.4 text; Helvetica is one of
-the fonts that every viewer has, 9.6.2.2).
-"""
+"""Charts on PDF pages: values one after the other with their histograms, and curves with a legend."""
 
 from __future__ import annotations
 
 import math
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 595.0, 842.0  # A4 in points
+from relion_py.compute.io.pdf import BLUE, Page, text_width
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60.0, 25.0, 70.0, 50.0
 _GAP, _UNDER = 65.0, 60.0  # between columns and between rows, for titles and labels
-_LETTER = 0.556  # of a Helvetica digit, in its size; near the mean of its letters
 _TICK = 3.0
-_BLUE = "0.12 0.47 0.71"
+_ROOM = 0.05  # beyond the values, of their range, so that no mark lies on a side
+_LEGEND_LINE, _LEGEND_STEP = 22.0, 12.0
+
+Values = NDArray[np.float64]
+Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -30,150 +26,135 @@ class Curve:
     """Values of one kind, in order; not a number: left out."""
 
     title: str
-    values: NDArray[np.float64]
+    values: Values
 
 
-def write_charts(file: IO[bytes], heading: str, curves: list[Curve], things: str) -> None:
-    """One page: on the left each curve over the number of the thing (`things`: "micrograph"), on the right how many
-    have which value."""
-    page = _Page()
-    page.text(WIDTH / 2, HEIGHT - 40, heading, 13, middle=True)
-    wide = (WIDTH - _LEFT - _RIGHT - _GAP) / 2
-    high = (HEIGHT - _TOP - _BOTTOM - _UNDER * (len(curves) - 1)) / max(1, len(curves))
-    for row, curve in enumerate(curves):
-        bottom = HEIGHT - _TOP - high - row * (high + _UNDER)
-        values = np.asarray(curve.values, np.float64)
-        numbers = np.flatnonzero(np.isfinite(values))
-        values = values[numbers]
-        axes = _Axes(page, _LEFT, bottom, wide, high, curve.title)
-        axes.scale((1, max(len(curve.values), 1)), _ends(values))
-        axes.name(f"{things}", "")
-        axes.dots(1.0 + numbers.astype(np.float64), values)
-        bins = min(50, max(5, int(np.sqrt(len(values)) * 2)))
-        counts, edges = np.histogram(values, bins, _ends(values)) if len(values) else (np.zeros(1), np.arange(2.0))
-        axes = _Axes(page, _LEFT + wide + _GAP, bottom, wide, high, curve.title)
-        axes.scale((float(edges[0]), float(edges[-1])), (0.0, float(max(1, counts.max()))), grown_below=False)
-        axes.name("", f"{things}s")
-        axes.bars(edges, counts)
-    file.write(_document(page.operators()))
+def curve_pages(heading: str, curves: Sequence[Curve], things: str, per_page: int = 4) -> list[Page]:
+    """On the left each curve over the number of the thing (`things`: "micrograph"), on the right how many have which
+    value."""
+    pages = []
+    for first in range(0, len(curves), per_page):
+        page = Page()
+        page.text(page.width / 2, page.height - 40, heading, 13, middle=True)
+        some = curves[first : first + per_page]
+        for row, curve in enumerate(some):
+            left, right = panels(page, row, len(some), 2)
+            values = np.asarray(curve.values, np.float64)
+            numbers = np.flatnonzero(np.isfinite(values))
+            axes = Axes(page, *left, curve.title)
+            axes.scale(widened((1, max(len(values), 1))), widened(ends(values)))
+            axes.name(things, "")
+            axes.dots(1.0 + numbers.astype(np.float64), values[numbers])
+            bins = min(50, max(5, int(np.sqrt(len(numbers)) * 2)))
+            Axes(page, *right, curve.title).histogram(values, bins, "", f"{things}s")
+        pages.append(page)
+    return pages
 
 
-def _ends(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Lowest and highest; some room where they are the same."""
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+def panels(page: Page, row: int, rows: int, columns: int = 1) -> list[tuple[float, float, float, float]]:
+    """Places of the axes in a row of a page under a heading: x, y, width, height."""
+    wide = (page.width - _LEFT - _RIGHT - _GAP * (columns - 1)) / columns
+    high = (page.height - _TOP - _BOTTOM - _UNDER * (rows - 1)) / rows
+    bottom = page.height - _TOP - high - row * (high + _UNDER)
+    return [(_LEFT + column * (wide + _GAP), bottom, wide, high) for column in range(columns)]
+
+
+def ends(*values: Values) -> Ends:
+    """Lowest and highest of all finite values; some room where they are the same."""
+    kept = np.concatenate([each[np.isfinite(each)] for each in values])
+    low, high = (float(kept.min()), float(kept.max())) if len(kept) else (0.0, 1.0)
     room = 0.5 * max(abs(low) * 1e-3, 1.0) if high == low else 0.0
     return low - room, high + room
 
 
-class _Page:
-    """PDF operators, gathered."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = ["0.6 w"]
-
-    def add(self, operators: str) -> None:
-        self._lines.append(operators)
-
-    def text(
-        self, x: float, y: float, words: str, size: float = 8.0, middle: bool = False, end: bool = False,
-        upwards: bool = False,
-    ) -> None:  # fmt: skip
-        """Words that begin at x, y, or have their middle or end there; in Latin letters."""
-        back = len(words) * size * _LETTER * (0.46 if middle else 1.0 if end else 0.0)
-        x, y = (x, y - back) if upwards else (x - back, y)
-        safe = words.encode("latin-1", "replace").decode("latin-1")
-        for special in "\\()":
-            safe = safe.replace(special, "\\" + special)
-        turn = "0 1 -1 0" if upwards else "1 0 0 1"
-        self.add(f"BT /F1 {size:g} Tf {turn} {x:.2f} {y:.2f} Tm ({safe}) Tj ET")
-
-    def operators(self) -> bytes:
-        return "\n".join(self._lines).encode("latin-1")
+def widened(between: Ends, below: bool = True) -> Ends:
+    """A little more on both sides, or above only."""
+    more = _ROOM * (between[1] - between[0]) or 0.5
+    return between[0] - more * below, between[1] + more
 
 
-class _Axes:
+class Axes:
     """A frame on a page, with ticks."""
 
-    def __init__(self, page: _Page, x: float, y: float, width: float, height: float, title: str) -> None:
+    def __init__(self, page: Page, x: float, y: float, width: float, height: float, title: str) -> None:
         self._page, self._x, self._y, self._width, self._height = page, x, y, width, height
-        page.add(f"0 G 0 g {x:.2f} {y:.2f} {width:.2f} {height:.2f} re S")
+        self._named: list[tuple[str, str, float, bool]] = []
+        page.frame(x, y, width, height)
         page.text(x + width / 2, y + height + 7, title, 10, middle=True)
 
-    def scale(self, across: tuple[float, float], up: tuple[float, float], grown_below: bool = True) -> None:
-        """What the sides stand for; a little more, so that no mark lies on them."""
-        more = 0.05 * (across[1] - across[0]) or 0.5
-        self._from_x, self._to_x = across[0] - more, across[1] + more
-        more = 0.05 * (up[1] - up[0]) or 0.5
-        self._from_y, self._to_y = up[0] - more * grown_below, up[1] + more
-        for value, name in _ticks(self._from_x, self._to_x):
+    def scale(self, across: Ends, up: Ends) -> None:
+        """What the sides stand for."""
+        self._across, self._up = across, up
+        for value, name in _ticks(*across):
             x = self._place_x(value)
-            self._page.add(f"{x:.2f} {self._y:.2f} m {x:.2f} {self._y - _TICK:.2f} l S")
+            self._page.lines([np.array([(x, self._y), (x, self._y - _TICK)])])
             self._page.text(x, self._y - 12, name, middle=True)
-        for value, name in _ticks(self._from_y, self._to_y):
+        for value, name in _ticks(*up):
             y = self._place_y(value)
-            self._page.add(f"{self._x:.2f} {y:.2f} m {self._x - _TICK:.2f} {y:.2f} l S")
+            self._page.lines([np.array([(self._x, y), (self._x - _TICK, y)])])
             self._page.text(self._x - 5, y - 2.5, name, end=True)
 
     def name(self, across: str, up: str) -> None:
         """Labels of the sides."""
         self._page.text(self._x + self._width / 2, self._y - 25, across, 9, middle=True)
-        self._page.text(self._x - 33, self._y + self._height / 2, up, 9, middle=True, upwards=True)
+        self._page.text(self._x - 35, self._y + self._height / 2, up, 9, middle=True, upwards=True)
 
-    def dots(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-        """A dot for each pair: a line of no length with round ends."""
-        points = zip(self._place_x(x), self._place_y(y), strict=True)
-        marks = " ".join(f"{a:.2f} {b:.2f} m {a:.2f} {b:.2f} l" for a, b in points)
-        if marks:
-            self._page.add(f"q 1 J 2.5 w {_BLUE} RG {marks} S Q")
+    def dots(self, x: Values, y: Values) -> None:
+        """A dot for each pair."""
+        self._page.dots(self._places(x, y))
 
-    def bars(self, edges: NDArray[np.float64], counts: NDArray[np.float64]) -> None:
-        """A bar from each edge to the next."""
-        left, foot = self._place_x(edges), self._place_y(0.0)
-        tops = self._place_y(counts)
-        marks = [
-            f"{left[i]:.2f} {foot:.2f} {left[i + 1] - left[i]:.2f} {tops[i] - foot:.2f} re"
-            for i in range(len(counts))
-            if counts[i]
-        ]
-        if marks:
-            self._page.add(f"q {_BLUE} rg {' '.join(marks)} f Q")
+    def curve(
+        self, x: Values, y: Values, colour: str = BLUE, width: float = 1.0, dashed: bool = False, name: str = ""
+    ) -> None:
+        """A line through the pairs, broken where one is no number; a named one is in the legend."""
+        breaks = np.flatnonzero(~np.isfinite(y))
+        paths = [path[np.isfinite(path).all(axis=1)] for path in np.split(self._places(x, y), breaks)]
+        with self._page.within(self._x, self._y, self._width, self._height):
+            self._page.lines(paths, colour, width, dashed)
+        if name:
+            self._named.append((name, colour, width, dashed))
+
+    def legend(self) -> None:
+        """The names of the curves, in the upper right corner."""
+        if not self._named:
+            return
+        wide = _LEGEND_LINE + 16 + max(text_width(name, 8) for name, *_ in self._named)
+        high = _LEGEND_STEP * len(self._named) + 4
+        x, y = self._x + self._width - wide - 6, self._y + self._height - high - 6
+        self._page.filled(np.array([(x, y, wide, high)]), "1 1 1")
+        self._page.frame(x, y, wide, high, "0.8 0.8 0.8")
+        for row, (name, colour, width, dashed) in enumerate(self._named):
+            at = y + high - 2 - _LEGEND_STEP * (row + 0.5)
+            self._page.lines([np.array([(x + 5, at), (x + 5 + _LEGEND_LINE, at)])], colour, width, dashed)
+            self._page.text(x + 10 + _LEGEND_LINE, at - 2.8, name)
+
+    def histogram(self, values: Values, bins: int, across: str, up: str) -> None:
+        """How many of the finite values lie in each bin, with the labels of the sides."""
+        kept = values[np.isfinite(values)]
+        between = ends(kept)
+        counts, edges = np.histogram(kept, bins, between)
+        self.scale(widened(between), widened((0.0, float(max(1, counts.max()))), below=False))
+        self.name(across, up)
+        left, foot, tops = self._place_x(edges), self._place_y(0.0), self._place_y(counts)
+        bars = np.stack([left[:-1], np.full(bins, foot), np.diff(left), tops - foot], axis=1)
+        self._page.filled(bars[counts > 0])
+
+    def _places(self, x: Values, y: Values) -> Values:
+        return np.stack([self._place_x(np.asarray(x, np.float64)), self._place_y(np.asarray(y, np.float64))], axis=1)
 
     def _place_x(self, value):  # type: ignore[no-untyped-def]
-        return self._x + (value - self._from_x) / (self._to_x - self._from_x) * self._width
+        return self._x + (value - self._across[0]) / (self._across[1] - self._across[0]) * self._width
 
     def _place_y(self, value):  # type: ignore[no-untyped-def]
-        return self._y + (value - self._from_y) / (self._to_y - self._from_y) * self._height
+        return self._y + (value - self._up[0]) / (self._up[1] - self._up[0]) * self._height
 
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
-    """Some four to seven round numbers between two, with their names."""
-    raw = (high - low) / 6
+    """Some four to nine round numbers between two, with their names."""
+    raw = (high - low) / 8
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= raw * 0.999) * power
     places = max(0, -math.floor(math.log10(step) + 1e-9))
     numbers = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
     large = max(abs(low), abs(high)) >= 1e6
     return [(number, f"{number:.3g}" if large else f"{number:.{places}f}") for number in numbers]
-
-
-def _document(operators: bytes) -> bytes:
-    """A PDF file of one page."""
-    packed = zlib.compress(operators)
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %d %d] /Contents 5 0 R "
-        b"/Resources << /Font << /F1 4 0 R >> >> >>" % (WIDTH, HEIGHT),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
-        b"<< /Length %d /Filter /FlateDecode >>\nstream\n%b\nendstream" % (len(packed), packed),
-    ]
-    out = bytearray(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n")
-    places = []
-    for number, content in enumerate(objects, start=1):
-        places.append(len(out))
-        out += b"%d 0 obj\n%b\nendobj\n" % (number, content)
-    start = len(out)
-    out += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
-    out += b"".join(b"%010d 00000 n \n" % place for place in places)
-    out += b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, start)
-    return bytes(out)

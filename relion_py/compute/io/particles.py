@@ -64,6 +64,21 @@ def split_image_name(name: str) -> tuple[int, str]:
     return int(number) - 1, path
 
 
+def split_image_names(names: list[str]) -> tuple[np.ndarray, list[str]]:
+    """`split_image_name` of all: indices from 0, int64 (N,), and paths."""
+    # names that all read 000123@stack.mrcs are split at once
+    parts = "@\n@".join(names).split("@")
+    numbers, paths = parts[::3], parts[1::3]
+    plain = len(parts) == 3 * len(names) - 1 and parts[2::3] == ["\n"] * (len(names) - 1)
+    plain = plain and all(paths) and ":" not in "".join(paths)
+    if plain and "".join(numbers).isascii() and all(map(str.isdigit, numbers)):
+        sections = np.fromiter(map(int, numbers), dtype=np.int64, count=len(names)) - 1
+        if sections.min() >= 0:
+            return sections, paths
+    pairs = [split_image_name(name) for name in names]
+    return np.array([section for section, _ in pairs], dtype=np.int64), [path for _, path in pairs]
+
+
 class ParticleTable:
     """Particles, their optics groups and their images.
 
@@ -130,9 +145,9 @@ class ParticleTable:
         order = np.argsort(numbers, kind="stable")
         place = np.minimum(np.searchsorted(numbers[order], wanted), len(numbers) - 1)
         index = order[place]
-        missing = np.unique(wanted[numbers[index] != wanted])
+        missing = wanted[numbers[index] != wanted]
         if missing.size:
-            listed = ", ".join(map(str, missing[:10]))
+            listed = ", ".join(map(str, np.unique(missing)[:10]))
             raise StarError(f"{self.path}: particles are in optics group {listed}, which data_optics lacks.")
         return index
 
@@ -143,11 +158,10 @@ class ParticleTable:
 
     @cached_property
     def _places(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        pairs = [split_image_name(name) for name in self.strings("rlnImageName")]
-        stacks = list(dict.fromkeys(path for _, path in pairs))
-        number = {path: index for index, path in enumerate(stacks)}
-        sections = np.array([section for section, _ in pairs], dtype=np.int64)
-        return sections, np.array([number[path] for _, path in pairs], dtype=np.int64), stacks
+        sections, paths = split_image_names(self.strings("rlnImageName"))
+        number = {path: index for index, path in enumerate(dict.fromkeys(paths))}
+        owners = np.fromiter(map(number.__getitem__, paths), dtype=np.int64, count=len(paths))
+        return sections, owners, list(number)
 
     @property
     def stacks(self) -> list[str]:

@@ -33,6 +33,8 @@ _BLANK = " \t\r"
 _ODD_SPACE = "\x0b\x0c\x1c\x1d\x1e\x1f"  # str.split() would split here; RELION does not
 _UNWRITABLE = re.compile(r"[\n\r\a\0]")  # no quotes can protect these in RELION's grammar
 _TOKEN = re.compile(r"[^ \t\r]+")
+_ROW_END = "\0"  # stands for the end of a line among values; no text has it
+_LINES_TOGETHER = 1024
 
 
 class StarError(UserError):
@@ -314,6 +316,7 @@ class _Parser:
         odd = not text.isascii() or any(char in text for char in _ODD_SPACE)
         self.split = _TOKEN.findall if odd else str.split
         self.comments: list[str] = []  # comment lines that wait for the block they stand above
+        self.detached = True  # no row directly above: a lone data_... here is a new block
 
     def file(self) -> StarFile:
         star = StarFile()
@@ -400,9 +403,7 @@ class _Parser:
             self.at += 1
         if not labels:
             raise self._error(f"block data_{name}: loop_ is not followed by any label", self.at - 1)
-        rows = self._rows(name, len(labels))
-        columns = list(map(list, zip(*rows, strict=True))) if rows else [[] for _ in labels]
-        return self._table(name, labels, columns, loop=True)
+        return self._table(name, labels, self._columns(name, len(labels)), loop=True)
 
     def _add_label(self, labels: list[str], text: str, name: str) -> None:
         label = text[1:].split("#")[0].strip(_BLANK).split(" ")[0].split("\t")[0]
@@ -412,12 +413,44 @@ class _Parser:
             raise self._error(f"block data_{name}: the label _{label} occurs twice")
         labels.append(label)
 
-    def _rows(self, name: str, width: int) -> list[list[str]]:
-        """The rows of a loop up to the next block, loop or the end of the file."""
+    def _columns(self, name: str, width: int) -> list[list[str]]:
+        """The columns of a loop up to the next block, loop or the end of the file."""
+        columns: list[list[str]] = [[] for _ in range(width)]
+        self.detached = True
+        ended = False
+        while not ended and self.at < len(self.lines):
+            end = min(self.at + _LINES_TOGETHER, len(self.lines))
+            values: Iterable[Sequence[str]] = self._plain_rows(end, width)
+            if not values:
+                rows, ended = self._rows(name, width, end)
+                values = zip(*rows, strict=True)
+            for column, more in zip(columns, values, strict=False):  # no values: no rows
+                column.extend(more)
+        return columns
+
+    def _plain_rows(self, end: int, width: int) -> list[list[str]]:
+        """The columns of the lines up to `end`, split in one go, and goes on there; none if any is no plain row.
+
+        A lone value may be the start of a block, so that one column alone is never plain.
+        """
+        text = f" {_ROW_END} ".join(self.lines[self.at : end])
+        if width == 1 or any(mark in text for mark in "\"'#"):
+            return []
+        tokens = self.split(text)
+        tokens.append(_ROW_END)
+        step, rows = width + 1, end - self.at
+        if len(tokens) != step * rows or tokens[width::step] != [_ROW_END] * rows:
+            return []
+        self.comments.clear()  # comments between rows belong to no block
+        self.detached = False
+        self.at = end
+        return [tokens[column::step] for column in range(width)]
+
+    def _rows(self, name: str, width: int, end: int) -> tuple[list[list[str]], bool]:
+        """The rows of a loop up to line `end`, and whether it ends before."""
         lines, split = self.lines, self.split
         rows: list[list[str]] = []
-        detached = True  # no row directly above: a lone data_... here is a new block
-        for at in range(self.at, len(lines)):
+        for at in range(self.at, end):
             line = lines[at]
             if '"' in line or "'" in line or "#" in line:
                 self.at = at
@@ -427,21 +460,21 @@ class _Parser:
             else:
                 tokens = split(line)
             if not tokens:
-                detached = True
+                self.detached = True
                 continue
-            if len(tokens) == 1 and (detached or width != 1):
+            if len(tokens) == 1 and (self.detached or width != 1):
                 bare = line.strip(_BLANK)
                 if bare.startswith("data_") or bare == "loop_":
                     self.at = at
-                    return rows
+                    return rows, True
             if len(tokens) != width:
                 self.at = at
                 tokens = self._mend(tokens, name, width)
-            self.comments.clear()  # comments between rows belong to no block
-            detached = False
+            self.comments.clear()
+            self.detached = False
             rows.append(tokens)
-        self.at = len(lines)
-        return rows
+        self.at = end
+        return rows, False
 
     def _mend(self, tokens: list[str], name: str, width: int) -> list[str]:
         if len(tokens) == 1 and width == 2:  # RELION reads a missing last value of two as empty
@@ -530,12 +563,9 @@ def _format_loop(table: Table) -> str:
         return ""
     header = ["loop_ \n"]
     header += [f"_{label} #{index} \n" for index, label in enumerate(columns, 1)]
-    padded = []
-    for index, (label, column) in enumerate(columns.items()):
-        values = _quoted(label, column, first=index == 0)
-        width = 10 if type_of(label) == "string" else 12
-        padded.append([value.rjust(width) for value in values])
-    rows = " \n".join(map(" ".join, zip(*padded, strict=True)))
+    values = [_quoted(label, column, first=index == 0) for index, (label, column) in enumerate(columns.items())]
+    row = " ".join("%10s" if type_of(label) == "string" else "%12s" for label in columns)
+    rows = " \n".join(map(row.__mod__, zip(*values, strict=True)))
     return "".join(header) + (rows + " \n" if rows else "")
 
 
@@ -562,7 +592,8 @@ def _quoted(label: str, column: list[str], first: bool) -> list[str]:
     clean = (
         "\n\n" not in joined
         and joined[-1:] != "\n"
-        and not any(mark in joined for mark in ('\n"', "\n'", "\n#", " ", "\t", "\r", "\a", "\0"))
+        and not any(mark in joined for mark in " \t\r\a\0")
+        and not any(mark in joined and "\n" + mark in joined for mark in "\"'#")  # one letter alone is found faster
         and joined.count("\n") == len(column)
         and not (first and any(mark in joined for mark in ("\n_", "\n;", "\ndata_", "\nloop_")))
     )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.io.atomic import atomic_file
+from relion_py.compute.io.charts import Curve, curve_pages
+from relion_py.compute.io.pdf import BLACK, RED, Page, write_pages
 from relion_py.compute.io.star import Table
 from relion_py.compute.motion.model import MovieMotion
 
 TRACK_SCALE = 40.0
 """Tracks are drawn that many times longer than they are, as RELION draws them."""
 
-_COLUMNS, _ROWS = 3, 4
+_COLUMNS, _ROWS, _TILE = 3, 4, 185.0
 _TITLES = {
     "rlnAccumMotionTotal": "Motion, all frames (px)",
     "rlnAccumMotionEarly": "Motion, early frames (px)",
@@ -25,65 +27,45 @@ _TITLES = {
 
 def write_report(path: str, micrographs: Table, motions: Sequence[MovieMotion], tracks: bool = True) -> None:
     """Write the PDF. micrographs: as in `corrected_micrographs.star`. tracks: draw those of `motions`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.backends.backend_pdf import PdfPages
-    from matplotlib.figure import Figure
-
-    with atomic_file(path) as file, PdfPages(file) as pdf:
-        figure = Figure(figsize=(8.3, 11.7), layout="constrained")
-        _statistics(figure, micrographs)
-        pdf.savefig(figure)
-        per_page = _COLUMNS * _ROWS
-        for start in range(0, len(motions) if tracks else 0, per_page):
-            figure = Figure(figsize=(8.3, 11.7))
-            _tracks(figure, motions[start : start + per_page])
-            pdf.savefig(figure)
+    heading = f"Motion correction: {len(micrographs)} micrographs"
+    curves = [
+        Curve(title, micrographs.floats(label) if label in micrographs else np.zeros(0))
+        for label, title in _TITLES.items()
+    ]
+    with atomic_file(path) as file:
+        write_pages(file, chain(curve_pages(heading, curves, "micrograph"), _tracks(motions if tracks else [])))
 
 
-def _statistics(figure: Any, micrographs: Table) -> None:
-    axes = figure.subplots(3, 2)
-    for (values_axis, histogram_axis), (label, title) in zip(axes, _TITLES.items(), strict=True):
-        values = micrographs.floats(label) if label in micrographs else np.zeros(0)
-        values_axis.plot(np.arange(1, len(values) + 1), values, ".", markersize=3)
-        values_axis.set(title=title, xlabel="micrograph", ylabel="px")
-        if len(values):
-            histogram_axis.hist(values, bins=min(50, max(5, int(np.sqrt(len(values)) * 2))))
-        histogram_axis.set(title=title, xlabel="px", ylabel="micrographs")
-    figure.suptitle(f"Motion correction: {len(micrographs)} micrographs")
-
-
-def _tracks(figure: Any, motions: Sequence[MovieMotion]) -> None:
-    """All tracks of a page in one pair of axes, a tile for each movie: axes of their own would be slow."""
-    from matplotlib.collections import LineCollection
-
-    axis = figure.add_axes((0.02, 0.02, 0.96, 0.93))
-    axis.set(xlim=(0, _COLUMNS), ylim=(_ROWS, 0), xticks=[], yticks=[], frame_on=False)
-    figure.suptitle(f"Tracks, drawn {TRACK_SCALE:g} times as long: blue whole frames, grey patches, black model")
-    groups: dict[str, list[NDArray[np.float64]]] = {"silver": [], "black": [], "blue": [], "gainsboro": []}
-    starts = []
+def _tracks(motions: Sequence[MovieMotion]) -> Iterator[Page]:
+    """Pages of tracks, a tile for each movie."""
     for place, motion in enumerate(motions):
-        row, column = divmod(place, _COLUMNS)
-        side = max(motion.size_x, motion.size_y)
+        row, column = divmod(place % (_COLUMNS * _ROWS), _COLUMNS)
+        if row == column == 0:
+            page = Page()
+            words = f"Tracks, drawn {TRACK_SCALE:g} times as long: blue whole frames, grey patches, black model"
+            page.text(page.width / 2, page.height - 40, words, 12, middle=True)
+        _movie(page, motion, 25 + column * _TILE, page.height - 65 - row * _TILE)
+        if place + 1 == len(motions) or (row, column) == (_ROWS - 1, _COLUMNS - 1):
+            yield page
 
-        def tile(points: NDArray[np.float64], at: Any = (column, row), side: int = side) -> NDArray[np.float64]:
-            return np.asarray(at) + [0.03, 0.1] + 0.88 * points / side
 
-        corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]) * (motion.size_x, motion.size_y)
-        groups["gainsboro"].append(tile(corners))
-        middle = np.array([motion.size_x, motion.size_y]) / 2
-        whole = middle + TRACK_SCALE * motion.shifts[motion.observed()]
-        groups["blue"].append(tile(whole))
-        starts.append(tile(whole[:1]))
-        for observed, fitted in _patch_tracks(motion):
-            groups["silver"].append(tile(observed))
-            groups["black"].append(tile(fitted))
-            starts.append(tile(fitted[:1]))
-        axis.text(column + 0.03, row + 0.07, _short(motion.movie), fontsize=6, clip_on=True)
-    for colour, lines in groups.items():
-        axis.add_collection(LineCollection(lines, colors=colour, linewidths=0.7))
-    axis.plot(*np.concatenate(starts).T, "r.", markersize=2)
+def _movie(page: Page, motion: MovieMotion, left: float, top: float) -> None:
+    """A movie's tracks, its first row on top."""
+    scale = 0.92 * _TILE / max(motion.size_x, motion.size_y)
+
+    def placed(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([left, top]) + points * [scale, -scale]
+
+    wide, high = motion.size_x * scale, motion.size_y * scale
+    page.text(left, top + 3, _short(motion.movie), 6)
+    page.frame(left, top - high, wide, high, "0.85 0.85 0.85")
+    middle = np.array([motion.size_x, motion.size_y]) / 2
+    whole = placed(middle + TRACK_SCALE * motion.shifts[motion.observed()])
+    patches = [(placed(observed), placed(fitted)) for observed, fitted in _patch_tracks(motion)]
+    page.lines([observed for observed, _ in patches], "0.75 0.75 0.75")
+    page.lines([fitted for _, fitted in patches], BLACK)
+    page.lines([whole], "0 0 1")
+    page.dots(np.concatenate([whole[:1], *(fitted[:1] for _, fitted in patches)]), RED, 1.4)
 
 
 def _patch_tracks(motion: MovieMotion) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from relion_py.compute.io.atomic import atomic_file
-from relion_py.compute.io.charts import Curve, write_charts
+from relion_py.compute.io.charts import Curve, curve_pages
+from relion_py.compute.io.pdf import write_pages
 from relion_py.compute.picking.autopick_files import Done
 
 
@@ -23,4 +24,4 @@ def write_report(path: str, done: Sequence[Done]) -> None:
     ]
     heading = f"Automatic picking: {particles.sum():.0f} particles on {len(done)} micrographs"
     with atomic_file(path) as file:
-        write_charts(file, heading, curves, "micrograph")
+        write_pages(file, curve_pages(heading, curves, "micrograph"))

@@ -19,6 +19,7 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,11 +155,9 @@ class Matcher:
         bytes_needed = count * len(self.angles) * self.pixels.kx.nbytes * 2
         keep = self.keeps_turned and not self.correlators and bytes_needed <= _KEPT_REFERENCES
         self._kept = [list(self._turned_reference(number)) for number in range(count)] if keep else None
-        rows, columns = _waves(2 * radius + 1, geometry.size, references.box)
-        self._unturned = [
-            (rows @ image.astype(np.complex64) @ columns.T)[self.band.ky, self.band.kx] for image in references.images
-        ]
-        self._waves = _waves(2 * radius + 1, geometry.size, 2 * references.radius + 1)
+        self._waves_of_box = _waves(2 * radius + 1, geometry.size, references.box)
+        self._waves_of_circle = _waves(2 * radius + 1, geometry.size, 2 * references.radius + 1)
+        self._unturned: dict[int, Transform] = {}
 
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
         """What is computed once per micrograph, float32 (ny, nx), which is changed.
@@ -171,19 +170,31 @@ class Matcher:
         """The transforms of a reference at `pixels`, turned by each of `angles`."""
         return self._turned_reference(number) if self._kept is None else self._kept[number]
 
-    def unturned_reference(self, number: int) -> Transform:
-        """The transform of a reference at the pixels of `band`."""
-        return self._unturned[number]
-
-    def circle_of(self, transform: Transform) -> NDArray[np.float64]:
-        """Pixels within the circle of an image with a transform (P,) at the pixels of `band`."""
-        rows, columns = self._waves
-        kx, ky = self.band.kx, self.band.ky
-        half = np.zeros((len(rows), len(columns)), np.complex64)
-        half[ky, kx] = np.where((kx == 0) & (ky == 0), 1, 2) * transform  # and their opposites
-        across = half @ columns.conj()
+    def circle_of(self, number: int, factor: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Pixels within the circle of a reference whose transform is multiplied by a factor (P,) at those of `band`."""
+        rows, columns = self._waves_of_circle
+        across = self._half(self._unturned_reference(number) * factor) @ columns.conj()
         # the real part of rows.conj().T @ across
         image = rows.real.T @ across.real + rows.imag.T @ across.imag
+        return self._within_circle(image)
+
+    def _unturned_reference(self, number: int) -> Transform:
+        """The transform of a reference at the pixels of `band`; made when it is asked for first."""
+        if number not in self._unturned:
+            rows, columns = self._waves_of_box
+            whole = rows @ self.references.images[number].astype(np.complex64) @ columns.T
+            self._unturned[number] = whole[self.band.ky, self.band.kx]
+        return self._unturned[number]
+
+    def _half(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values (P,) at the pixels of `band` in a half transform; twice, for their opposites."""
+        kx, ky = self.band.kx, self.band.ky
+        half = np.zeros((len(self._waves_of_circle[0]), len(self._waves_of_circle[1])), values.dtype)
+        half[ky, kx] = np.where((kx == 0) & (ky == 0), 1, 2) * values
+        return half
+
+    def _within_circle(self, image: Image) -> NDArray[np.float64]:
+        """The circle's pixels of the middle of an image, as the product with `_waves_of_circle` leaves it."""
         image /= np.float32(self.geometry.size) ** 2
         return image[squared_distance(len(image)) < self.references.radius**2].astype(np.float64)
 
@@ -313,7 +324,7 @@ class Started:
         One is added to the number of pixels, as RELION does.
         """
         matcher = self._matcher
-        inside = matcher.circle_of(matcher.unturned_reference(number) * self._ctf_in_band)
+        inside = matcher.circle_of(number, self._ctf_in_band)
         return float(inside.sum() / (len(inside) + 1)), float((inside**2).sum() / (len(inside) + 1))
 
 

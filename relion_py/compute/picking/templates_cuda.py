@@ -23,7 +23,7 @@ from relion_py.compute.backend.kernel_sources import THREADS
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.picking.micrograph import Geometry, Image
-from relion_py.compute.picking.references import References, squared_distance
+from relion_py.compute.picking.references import References
 from relion_py.compute.picking.templates import Match, Matcher, Noise, Started, TemplateSettings, Transform
 
 Array = Any
@@ -59,31 +59,33 @@ class CudaMatcher(Matcher):
         self._tables: dict[int, Array] = {}
         self._there: tuple[Array, ...] = ()
         self._waves_there: tuple[Array, ...] = ()
+        # of the micrograph that was asked about last, and its factor, by which it is known
+        self._factor_there: tuple[NDArray[np.float32], Array] | None = None
 
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
         """See `Matcher.start`."""
         return CudaStarted(self, micrograph, ctf, seed)
 
-    def circle_of(self, transform: Transform) -> NDArray[np.float64]:
-        """See `Matcher.circle_of`: the product of matrices is the device's."""
-        image = self.on_device(lambda: self._image_there(transform))
-        if image is None:
-            return super().circle_of(transform)
-        return image[squared_distance(len(image)) < self.references.radius**2].astype(np.float64)
+    def circle_of(self, number: int, factor: NDArray[np.float32]) -> NDArray[np.float64]:
+        """See `Matcher.circle_of`: the products of matrices are the device's, and no transform is kept."""
+        image = self.on_device(lambda: self._middle_there(number, factor))
+        return super().circle_of(number, factor) if image is None else self._within_circle(image)
 
-    def _image_there(self, transform: Transform) -> Image | None:
-        """The middle of an image with a transform (P,) at the pixels of `band`; None where the memory is too small."""
-        xp, (rows, columns) = self.device.xp, self._waves
-        half = np.zeros((len(rows), len(columns)), np.complex64)
-        half[self.band.ky, self.band.kx] = np.where((self.band.kx == 0) & (self.band.ky == 0), 1, 2) * transform
+    def _middle_there(self, number: int, factor: NDArray[np.float32]) -> Image | None:
+        """The middle of a reference, as `_within_circle` takes it; None where the memory is too small."""
+        xp = self.device.xp
         try:
             if not self._waves_there:
-                self._waves_there = tuple(
-                    xp.asarray(np.ascontiguousarray(each)) for each in (rows.conj().T, columns.conj())
-                )
-            left, right = self._waves_there
-            image: Image = self.device.to_host(xp.dot(xp.dot(left, xp.asarray(half)), right).real)
-            return image / np.float32(self.geometry.size) ** 2
+                box, circle = self._waves_of_box, self._waves_of_circle
+                waves = box[0], box[1].T, circle[0].conj().T, circle[1].conj()
+                self._waves_there = tuple(xp.asarray(np.ascontiguousarray(each)) for each in waves)
+            if self._factor_there is None or self._factor_there[0] is not factor:
+                self._factor_there = factor, xp.asarray(self._half(factor))
+            rows, columns, left, right = self._waves_there
+            image = xp.asarray(self.references.images[number].astype(np.complex64))
+            half = xp.dot(xp.dot(rows, image), columns) * self._factor_there[1]
+            middle: Image = self.device.to_host(xp.dot(xp.dot(left, half), right).real)
+            return middle
         except self.device.memory_errors:
             pass
         self.drop()
@@ -110,6 +112,7 @@ class CudaMatcher(Matcher):
         """Gives back what is kept on the device; in its thread."""
         self._tables.clear()
         self._there = self._waves_there = ()
+        self._factor_there = None
         self.device.release()
 
 

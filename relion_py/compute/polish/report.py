@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.io.atomic import atomic_file
+from relion_py.compute.io.charts import Axes, ends, panels, widened
+from relion_py.compute.io.pdf import BLACK, RED, Page, write_pages
 from relion_py.compute.polish.bfactors import FrameFactors
 
 TRACK_SCALE = 30.0
 """Tracks are drawn that many times longer than they are, as RELION draws them."""
 
-_COLUMNS, _ROWS = 2, 3
-_A4 = (8.3, 11.7)
+_COLUMNS, _ROWS, _TILE = 2, 3, 250.0
 
 
 @dataclass(frozen=True)
@@ -31,50 +32,53 @@ class MicrographTracks:
 
 def write_report(path: str, factors: FrameFactors, first_frame: int, micrographs: Sequence[MicrographTracks]) -> None:
     """Write the PDF. first_frame: number, from 1, of the first frame in use."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.backends.backend_pdf import PdfPages
-    from matplotlib.figure import Figure
-
-    with atomic_file(path) as file, PdfPages(file) as pdf:
-        figure = Figure(figsize=_A4, layout="constrained")
-        _factors(figure, factors, first_frame)
-        pdf.savefig(figure)
-        per_page = _COLUMNS * _ROWS
-        for start in range(0, len(micrographs), per_page):
-            figure = Figure(figsize=_A4)
-            figure.subplots_adjust(left=0.03, right=0.97, bottom=0.02, top=0.93, wspace=0.05, hspace=0.12)
-            figure.suptitle(f"Tracks, drawn {TRACK_SCALE:g} times as long: black particles, red starts, blue mean")
-            axes = figure.subplots(_ROWS, _COLUMNS).ravel()
-            for axis in axes:
-                axis.set_axis_off()
-            for axis, micrograph in zip(axes, micrographs[start : start + per_page], strict=False):
-                _tracks(axis, micrograph)
-            pdf.savefig(figure)
+    with atomic_file(path) as file:
+        write_pages(file, chain([_factors(factors, first_frame)], _tracks(micrographs)))
 
 
-def _factors(figure: Any, factors: FrameFactors, first_frame: int) -> None:
-    upper, lower = figure.subplots(2, 1)
-    frames = first_frame + np.arange(len(factors.sigma))
-    upper.plot(frames, factors.bfactors(), "o-", markersize=3)
-    upper.set(title="Polishing B-factors", xlabel="movie frame", ylabel="B-factor (A$^2$)")
-    lower.plot(frames, np.log(np.maximum(factors.scale, 1e-20)), "o-", markersize=3)
-    lower.set(title="Polishing scale factors", xlabel="movie frame", ylabel="logarithm of the scale factor")
+def _factors(factors: FrameFactors, first_frame: int) -> Page:
+    page = Page()
+    frames = first_frame + np.arange(len(factors.sigma), dtype=np.float64)
+    shown = (
+        ("Polishing B-factors", "B-factor (Å²)", factors.bfactors()),
+        ("Polishing scale factors", "logarithm of the scale factor", np.log(np.maximum(factors.scale, 1e-20))),
+    )
+    for row, (title, name, values) in enumerate(shown):
+        axes = Axes(page, *panels(page, row, 2)[0], title)
+        axes.scale(widened(ends(frames)), widened(ends(values)))
+        axes.name("movie frame", name)
+        axes.curve(frames, values)
+        axes.dots(frames, values)
+    return page
 
 
-def _tracks(axis: Any, micrograph: MicrographTracks) -> None:
-    from matplotlib.collections import LineCollection
+def _tracks(micrographs: Sequence[MicrographTracks]) -> Iterator[Page]:
+    """Pages of tracks, a tile for each micrograph."""
+    for place, micrograph in enumerate(micrographs):
+        row, column = divmod(place % (_COLUMNS * _ROWS), _COLUMNS)
+        if row == column == 0:
+            page = Page()
+            words = f"Tracks, drawn {TRACK_SCALE:g} times as long: black particles, red starts, blue mean"
+            page.text(page.width / 2, page.height - 40, words, 12, middle=True)
+        _micrograph(page, micrograph, 57 + column * _TILE, page.height - 75 - row * _TILE)
+        if place + 1 == len(micrographs) or (row, column) == (_ROWS - 1, _COLUMNS - 1):
+            yield page
 
+
+def _micrograph(page: Page, micrograph: MicrographTracks, left: float, top: float) -> None:
+    """A micrograph's tracks, its first row on top."""
     width, height = micrograph.size
-    axis.set_axis_on()
-    axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[])
-    axis.set_title(_short(micrograph.name), fontsize=7)
-    lines = micrograph.places[:, None] + TRACK_SCALE * micrograph.tracks
-    axis.add_collection(LineCollection(list(lines), colors="black", linewidths=0.6))
-    axis.plot(*lines[:, 0].T, "r.", markersize=2)
+    scale = 0.92 * _TILE / max(width, height)
+    frame = left, top - height * scale, width * scale, height * scale
+    tracks = micrograph.places[:, None] + TRACK_SCALE * micrograph.tracks
     mean = np.array([width, height]) / 2 + TRACK_SCALE * micrograph.tracks.mean(axis=0)
-    axis.plot(*mean.T, "b-", linewidth=1.2)
+    tracks, mean = (np.array([left, top]) + points * [scale, -scale] for points in (tracks, mean))
+    page.text(left, top + 4, _short(micrograph.name), 7)
+    with page.within(*frame):
+        page.lines(list(tracks), BLACK, 0.6)
+        page.dots(tracks[:, 0], RED, 1.4)
+        page.lines([mean], "0 0 1", 1.2)
+    page.frame(*frame)
 
 
 def _short(name: str) -> str:

@@ -17,6 +17,8 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.image import fsc as correlation
 from relion_py.compute.image.fourier import filter_profile, radius_grid, shell_grid
 from relion_py.compute.io.atomic import atomic_file
+from relion_py.compute.io.charts import Axes, panels
+from relion_py.compute.io.pdf import HALF_A4, Page, write_pages
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.post import sharpening
 from relion_py.compute.post.postprocess import THRESHOLD, Settings, from_one
@@ -196,18 +198,9 @@ def fsc_tables(curves: dict[Point, LocalCurves], unmasked: Curve, box: int, angp
 
 def write_histogram(path: str, resolution: Map, mask: Map) -> None:
     """PDF of the histogram of local resolutions (A) where the mask is above 0.5."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.backends.backend_pdf import PdfPages
-    from matplotlib.figure import Figure
-
-    values = resolution[(mask > 0.5) & (resolution > 0)]
-    with atomic_file(path) as file, PdfPages(file) as pdf:
-        figure = Figure(figsize=(8.3, 5.8), layout="constrained")
-        axes = figure.add_subplot()
-        if len(values):
-            axes.hist(values, bins=60)
-            axes.set_title(f"Local resolution within the mask: median {np.median(values):.2f} A")
-        axes.set(xlabel="local resolution (A)", ylabel="voxels")
-        pdf.savefig(figure)
+    values = resolution[(mask > 0.5) & (resolution > 0)].astype(np.float64)
+    title = f"Local resolution within the mask: median {np.median(values):.2f} A" if len(values) else ""
+    page = Page(HALF_A4)
+    Axes(page, *panels(page, 0, 1)[0], title).histogram(values, 60, "local resolution (A)", "voxels")
+    with atomic_file(path) as file:
+        write_pages(file, [page])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,8 @@ from relion_py import __version__
 from relion_py.compute.image.fsc import NO_RESOLUTION
 from relion_py.compute.io import star
 from relion_py.compute.io.atomic import atomic_file, atomic_write
+from relion_py.compute.io.charts import Axes, ends, panels, widened
+from relion_py.compute.io.pdf import BLACK, GREEN, GREY, HALF_A4, RED, Page, write_pages
 from relion_py.compute.io.star import VERSION_COMMENT, StarFile, Table
 from relion_py.compute.post.postprocess import Correlations, Settings, Sharpened
 from relion_py.compute.post.sharpening import NO_AMPLITUDE, Curve, guinier_squares
@@ -125,51 +126,52 @@ def _guinier(sharpened: Sharpened, box: int, settings: Settings) -> Table:
 
 def write_log(path: str, curves: Correlations, sharpened: Sharpened, settings: Settings) -> None:
     """Plots of the FSC curves and of the Guinier plots, a page each."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib.backends.backend_pdf import PdfPages
-    from matplotlib.figure import Figure
-
-    with atomic_file(path) as file, PdfPages(file) as pdf:
-        for draw in (_draw_fsc, _draw_guinier):
-            figure = Figure(figsize=(8.3, 5.8), layout="constrained")
-            draw(figure.add_subplot(), curves, sharpened, settings)
-            pdf.savefig(figure)
+    with atomic_file(path) as file:
+        write_pages(file, [_fsc_page(curves, settings), _guinier_page(curves, sharpened, settings)])
 
 
-def _draw_fsc(axes: Any, curves: Correlations, sharpened: Sharpened, settings: Settings) -> None:
+def _fsc_page(curves: Correlations, settings: Settings) -> Page:
+    page = Page(HALF_A4)
+    axes = Axes(page, *panels(page, 0, 1)[0], f"Final resolution = {curves.resolution:.2f} A")
     x = 1.0 / _angstrom(curves.box, settings.angpix)
     lines = (
-        ("corrected" if curves.masked is not None else "unmasked", curves.true, "black", 2.0),
-        ("unmasked", curves.unmasked if curves.masked is not None else None, "green", 1.0),
-        ("masked", curves.masked, "blue", 1.0),
-        ("masked, phases randomised", curves.random_masked, "red", 1.0),
+        ("corrected" if curves.masked is not None else "unmasked", curves.true, BLACK, 2.0),
+        ("unmasked", curves.unmasked if curves.masked is not None else None, GREEN, 1.0),
+        ("masked", curves.masked, "0 0 1", 1.0),
+        ("masked, phases randomised", curves.random_masked, RED, 1.0),
     )
-    for label, curve, colour, width in lines:
-        if curve is not None:
-            axes.plot(x, curve, color=colour, linewidth=width, label=label)
-    axes.axhline(0.143, color="grey", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="resolution (1/A)", ylabel="Fourier shell correlation", xlim=(0, x[-1]))
-    axes.set_title(f"Final resolution = {curves.resolution:.2f} A")
+    known = [(name, curve, colour, width) for name, curve, colour, width in lines if curve is not None]
+    axes.scale((0.0, float(x[-1])), widened(ends(*(curve for _, curve, *_ in known))))
+    axes.name("resolution (1/Å)", "Fourier shell correlation")
+    for name, curve, colour, width in known:
+        axes.curve(x, curve, colour, width, name=name)
+    axes.curve(x[[0, -1]], np.full(2, 0.143), GREY, 0.8, dashed=True)
     axes.legend()
+    return page
 
 
-def _draw_guinier(axes: Any, curves: Correlations, sharpened: Sharpened, settings: Settings) -> None:
+def _guinier_page(curves: Correlations, sharpened: Sharpened, settings: Settings) -> Page:
+    page = Page(HALF_A4)
+    axes = Axes(page, *panels(page, 0, 1)[0], f"Guinier plots; B-factor = {sharpened.bfactor:.1f} Å²")
     names = {
-        "in": ("original", "black"),
-        "mtf": ("MTF corrected", "green"),
-        "weighted": ("FSC weighted", "blue"),
-        "sharpened": ("sharpened", "red"),
+        "in": ("original", BLACK),
+        "mtf": ("MTF corrected", GREEN),
+        "weighted": ("FSC weighted", "0 0 1"),
+        "sharpened": ("sharpened", RED),
     }
-    for stage, (label, colour) in names.items():
-        curve = sharpened.guinier.get(stage)
-        if curve is not None:
-            x = guinier_squares(curves.box, settings.angpix)
-            axes.plot(x, np.where(curve > NO_AMPLITUDE, curve, np.nan), color=colour, label=label)
-    if sharpened.fit is not None:
-        x = guinier_squares(curves.box, settings.angpix)
-        axes.plot(x, sharpened.fit.intercept + sharpened.fit.slope * x, color="grey", linestyle="--", label="fit")
-    axes.set(xlabel="resolution^2 (1/A^2)", ylabel="ln(amplitudes)")
-    axes.set_title(f"Guinier plots; B-factor = {sharpened.bfactor:.1f} A^2")
+    x = guinier_squares(curves.box, settings.angpix)
+    known = {
+        stage: np.where(curve > NO_AMPLITUDE, curve, np.nan)
+        for stage in names
+        if (curve := sharpened.guinier.get(stage)) is not None
+    }
+    fit = None if sharpened.fit is None else sharpened.fit.intercept + sharpened.fit.slope * x
+    axes.scale(widened(ends(x)), widened(ends(*known.values(), *([] if fit is None else [fit]))))
+    axes.name("resolution² (1/Å²)", "ln(amplitudes)")
+    for stage, curve in known.items():
+        name, colour = names[stage]
+        axes.curve(x, curve, colour, 1.5, name=name)
+    if fit is not None:
+        axes.curve(x, fit, GREY, 1.5, dashed=True, name="fit")
     axes.legend()
+    return page

@@ -397,7 +397,7 @@ class Expectation:
         """Runs of particles whose fine scores and shifted images fit into the work space: first, last + 1."""
         tables = self.sampling
         samples = np.diff(found.mask_at) * tables.rot_children * tables.shift_children
-        per_row = 2 * self.backend.bytes_at_shifts(images.fine.size, images.turn is None)  # masked and unmasked
+        per_row = self.backend.bytes_at_shifts(images.fine.size, images.turn is None)
         cost = 4 * samples + found.used.sum(axis=1) * (tables.shift_children * per_row)
         limit = self.backend.work_bytes()
         n, first = len(images), 0
@@ -441,13 +441,9 @@ class Expectation:
         if s.correlate:  # the noise-weighted images after all, for the back-projection
             weighted, ctf2 = self._ctf_terms(batch, batch.masked, batch.ctf, batch.fine, noise=True)
             table = replace(table, rows=self._at_shifts(weighted, batch, rows, shifts, which, slices), ctf2=ctf2)
-        in_use = np.nonzero(row_weight.sum(axis=0) > 0)[0]
-        recon_row = np.full(len(rows), -1, np.int64)
-        recon_row[in_use] = np.arange(len(in_use))
         unmasked, _ = self._ctf_terms(batch, batch.unmasked, batch.ctf, batch.fine, noise=True)
-        recon = self._at_shifts(unmasked, batch, rows[in_use], shifts, which[in_use], slices)
         signal, power = backend.sum_groups(
-            slices, plan, weights, table, recon_row, recon, s.residual, self._accumulators, self.inv_sigma2.shape[1]
+            slices, plan, weights, table, unmasked, s.residual, self._accumulators, self.inv_sigma2.shape[1]
         )
         by_direction = block_weight.reshape(self.classes, -1)
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses

@@ -39,7 +39,8 @@ class Problem:
 def make(
     kind: str = "global", dimensions: int = 3, oversampling: int = 1, noise: float = 2e-3, seed: int = 4
 ) -> Problem:
-    """kind: global, local, correlate, residual, few (maximum_significants), own (poses kept), seeded (one class each).
+    """kind: global, local, correlate, residual, few (maximum_significants), own (poses kept), seeded (one class each),
+    distorted (magnification), turned (each particle's shifts in a frame of its own, as segments of helices have).
 
     noise: variance of each Fourier component; a large one leaves many poses possible.
     """
@@ -89,6 +90,9 @@ def make(
         problem.local = LocalSearch.around(grid, np.arange(n), n, matrix_to_euler(poses), (20.0, 20.0, 25.0))
     if kind == "seeded":
         problem.only_class = rng.integers(-1, CLASSES, n).astype(np.int32)
+    if kind == "turned":
+        angle = np.linspace(0.3, 5.9, n)
+        prepared.turn = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     if kind == "own":
         problem.own_poses = poses
     if kind == "distorted":

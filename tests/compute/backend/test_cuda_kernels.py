@@ -169,9 +169,10 @@ def test_images_are_shifted_as_by_the_definition(device) -> None:
     rng = np.random.default_rng(3)
     pixels = DiscPixels.of_size(40)
     images = (rng.standard_normal((3, pixels.size)) + 1j * rng.standard_normal((3, pixels.size))).astype(np.complex64)
-    rows, x, y = np.array([2, 0, 0, 1]), rng.uniform(-9, 9, 4), rng.uniform(-9, 9, 4)
+    rows, x, y = np.array([2, 0, 0, 1], np.int32), rng.uniform(-9, 9, 4), rng.uniform(-9, 9, 4)
     turn = np.exp(-2j * np.pi * (x[:, None] * pixels.kx + y[:, None] * pixels.ky) / 48)
     with CudaBackend(device) as backend:
         there = backend.to_device
-        found = backend.to_host(backend.shift_rows(there(images), rows, x, y, there(pixels.kx), there(pixels.ky), 48))
+        rows_there, kx, ky = there(rows), there(pixels.kx), there(pixels.ky)
+        found = backend.to_host(backend.shift_rows(there(images), rows_there, there(x), there(y), kx, ky, 48))
     np.testing.assert_allclose(found, images[rows] * turn, atol=3e-6)

@@ -7,10 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from relion_py.compute.io import labels, mrc, star
 from relion_py.compute.io.mrc import MrcError
-from relion_py.compute.io.particles import ParticleTable, read_particles, split_image_name, write_particles
+from relion_py.compute.io.particles import (
+    ParticleTable,
+    read_particles,
+    split_image_name,
+    split_image_names,
+    write_particles,
+)
 from relion_py.compute.io.star import StarError, StarFile, Table
 
 
@@ -67,6 +75,43 @@ def test_image_names(name, expected):
             split_image_name(name)
     else:
         assert split_image_name(name) == expected
+
+
+_PLAIN = st.builds("{:06d}@Extract/job{}.mrcs".format, st.integers(1, 300), st.integers(0, 3))
+_ODD = st.sampled_from(
+    [
+        "7@a.img:mrcs",
+        "a.mrc",
+        "0@a",
+        "@a",
+        "1@",
+        "x@a",
+        "+1@a",
+        "1_0@a",
+        "1@a@b",
+        "٣@a",
+        "²@a",
+        "3@a:b",
+        "",
+        "1@\n",
+        "\n",
+    ]
+)
+
+
+@given(st.lists(_PLAIN, max_size=6), st.lists(_ODD, max_size=2))
+def test_names_are_split_together_as_one_by_one(plain: list[str], odd: list[str]) -> None:
+    names = plain + odd
+    try:
+        wanted = [split_image_name(name) for name in names]
+    except StarError as error:
+        with pytest.raises(StarError) as caught:
+            split_image_names(names)
+        assert str(caught.value) == str(error)
+        return
+    sections, paths = split_image_names(names)
+    assert sections.dtype == np.int64
+    assert list(zip(sections.tolist(), paths, strict=True)) == wanted
 
 
 def test_images_come_in_the_order_asked_for(tmp_path):

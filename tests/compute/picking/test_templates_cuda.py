@@ -126,6 +126,25 @@ def test_a_transform_that_does_not_fit_is_made_on_the_cpu(monkeypatch: pytest.Mo
     assert device.released == 2
 
 
+def test_references_are_transformed_where_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, _ = turned_micrograph((96, 96), seed=4)
+    device, refused = EmulatedDevice(), []
+    there, here = prepared(device, image, TemplateSettings(psi_step=36, lowpass=9.0, ctf=True))
+    wanted = matched(here, image)
+    on_the_host = Matcher._unturned_reference
+    monkeypatch.setattr(Matcher, "_unturned_reference", lambda *_: pytest.fail("a transform that is not needed"))
+    assert_same(matched(there, image), wanted)
+
+    def full(*_: object) -> None:
+        refused.append(1)
+        raise MemoryError
+
+    monkeypatch.setattr(device.xp, "dot", full)
+    monkeypatch.setattr(Matcher, "_unturned_reference", on_the_host)
+    assert_same(matched(there, image), wanted)
+    assert len(refused) == 2, "one a reference"
+
+
 def test_a_request_to_stop_is_seen_between_batches() -> None:
     image, _ = turned_micrograph((96, 96), seed=4)
     there, _ = prepared(EmulatedDevice(), image, TemplateSettings(psi_step=36, lowpass=9.0))

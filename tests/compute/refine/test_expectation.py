@@ -95,8 +95,7 @@ def _brute_scores(problem, particle, pixels, take, mats_of, shifts, correlate, p
     total = images.old_offset[particle] + tables.shifts_unperturbed
     log_shift = -np.sum(total**2, axis=1) / (2 * sigma2_offset)
     log_shift -= np.log(np.mean(np.exp(log_shift)))
-    phase = np.exp(-2j * np.pi * (shifts[..., 0, None] * pixels.kx + shifts[..., 1, None] * pixels.ky) / (PIXEL * BOX))
-    moved = x * phase  # (T, V, P)
+    moved = x * _phases(images, particle, pixels, shifts)  # (T, V, P)
     out = np.empty((CLASSES, tables.directions, tables.angles, mats_of(0, 0).shape[0], *shifts.shape[:2]))
     for k in range(CLASSES):
         for d in range(tables.directions):
@@ -113,6 +112,15 @@ def _brute_scores(problem, particle, pixels, take, mats_of, shifts, correlate, p
                 misfit = 0.5 * np.sum((np.abs(x) ** 2 - difference) * weight, axis=-1)
                 out[k, d, q] = misfit + prior_of(k, d, q) + log_shift[:, None]
     return out
+
+
+def _phases(images, particle, pixels, shifts):
+    """Phases (..., P) of shifts (..., 2) A in the particle's frame."""
+    x, y = shifts[..., :1], shifts[..., 1:]
+    if images.turn is not None:
+        cosine, sine = images.turn[particle]
+        x, y = cosine * x + sine * y, cosine * y - sine * x
+    return np.exp(-2j * np.pi * (x * pixels.kx + y * pixels.ky) / (PIXEL * BOX))
 
 
 def _coarse_mats(tables):
@@ -153,11 +161,15 @@ def _cut(scores, fraction):
     return best + np.log(smallest) - 1e-9, best + np.log(weights.sum())
 
 
-@pytest.mark.parametrize("mode", ["global", "local", "correlate", "residual"])
+@pytest.mark.parametrize("mode", ["global", "local", "correlate", "residual", "turned"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
     volumes, grid, tables, images, log_pdf, inverse = problem
     n, sigma2_offset = len(images), 9.0
+    if mode == "turned":
+        angles = np.linspace(0.3, 5.9, n)
+        images = replace(images, turn=np.stack([np.cos(angles), np.sin(angles)], axis=-1))
+        problem = (*problem[:3], images, *problem[4:])
     local = None
     if mode == "local":
         angles = matrix_to_euler(tables.fine_rotation(np.arange(n), np.arange(n), np.zeros(n, int)))
@@ -186,7 +198,8 @@ def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
         k, d, q, child, t, v = np.unravel_index(weights.argmax(), weights.shape)
         assert found.class_index[i] == k
         np.testing.assert_allclose(found.matrix[i], tables.fine_rotation(*(np.array([a]) for a in (d, q, child)))[0])
-        np.testing.assert_allclose(found.offset[i], images.old_offset[i] + tables.child_shifts[t, v])
+        offset = images.in_image((images.old_offset[i] + tables.child_shifts[t, v])[None], np.array([i]))[0]
+        np.testing.assert_allclose(found.offset[i], offset)
         direction_sum += weights.sum(axis=(2, 3, 4, 5))
         per_shift = weights.sum(axis=(0, 1, 2, 3))
         offset_sum += np.sum(per_shift[..., None] * (images.old_offset[i] + tables.child_shifts) ** 2)
@@ -239,8 +252,7 @@ def _add_sums(problem, i, weights, grids, residual):
         numerator, denominator = np.zeros(pixels.size, complex), np.zeros(pixels.size)
         for t, v in zip(*np.nonzero(weights[k, d, q, child]), strict=True):
             w = weights[k, d, q, child, t, v]
-            shift = tables.child_shifts[t, v]
-            phase = np.exp(-2j * np.pi * (shift[0] * pixels.kx + shift[1] * pixels.ky) / (PIXEL * BOX))
+            phase = _phases(images, i, pixels, tables.child_shifts[t, v])
             masked, unmasked = images.masked[i] * phase, images.unmasked[i] * phase
             numerator += w * ctf * weight * (unmasked - reference if residual else unmasked)
             denominator += w * ctf**2 * weight

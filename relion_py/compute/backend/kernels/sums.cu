@@ -1,18 +1,24 @@
 // Weighted sums: back-projections, and signal and reference power; see estep_numba.sum_groups.
 #include "common.cuh"
 
-// Weight of each fine orientation of each pair, totals (pairs * children,), and which rows (slots * children) have any.
+// Weight of each fine orientation of each pair, totals (pairs * children,), and which rows (slots * children) and which
+// rows of the table of shifts have any.
 KERNEL(row_totals, const float* weights, const int* group_of_pair, const int64* pair_start, const int* slot_of_pair,
-       const int* slot_count, const int64* out_start, int children, int n_shifts, int64 total, float* totals,
-       unsigned char* row_used) {
+       const int* particle, const int* slot_first, const int* slot_count, const int64* out_start, int children,
+       int n_shifts, const int64* table_start, int64 total, float* totals, unsigned char* row_used,
+       unsigned char* shift_used) {
     PHASE {
         int64 i = thread_number();
         if (i >= total) SKIP;
         int64 pair = i / children;
         int64 g = group_of_pair[pair], columns = (int64)slot_count[g] * n_shifts;
         const float* w = weights + out_start[g] + ((pair - pair_start[g]) * children + i % children) * columns;
+        unsigned char* used = shift_used + table_start[particle[g]] + (int64)slot_first[g] * n_shifts;
         float sum = 0.0f;
-        for (int64 c = 0; c < columns; ++c) sum += w[c];
+        for (int64 c = 0; c < columns; ++c) {
+            sum += w[c];
+            if (w[c] > 0.0f) used[c] = 1;
+        }
         totals[i] = sum;
         if (sum > 0.0f) row_used[(int64)slot_of_pair[pair] * children + i % children] = 1;
     }
@@ -20,10 +26,11 @@ KERNEL(row_totals, const float* weights, const int* group_of_pair, const int64* 
 
 // Sums all images of a fine orientation and adds the slice to its class's grid (K, Z, Y, X, 3). One block
 // BLOCK_THREADS pixels of row used_rows[x / chunks]; the pairs of slot s are pairs_by_slot[slot_ptr[s] ...].
+// plain: unmasked images at those shifts that are in use, row plain_row of the table of shifts.
 KERNEL(sum_and_insert, const int64* used_rows, int chunks, const int64* slot_ptr, const int64* pairs_by_slot,
        const int* group_of_pair, const int64* pair_start, const float* totals, const float* weights,
        const int* particle, const int* slot_first, const int* slot_count, const int64* out_start, int children,
-       int n_shifts, const int64* table_start, const int64* recon_row, const float2* recon, const float* ctf2,
+       int n_shifts, const int64* table_start, const int64* plain_row, const float2* plain, const float* ctf2,
        const float2* volumes, const int* volume_of, const float* axes, int depth, int height, int width, const int* kx,
        const int* ky, int pixels, float r_max, int residual, float* grids) {
     PHASE {
@@ -42,7 +49,7 @@ KERNEL(sum_and_insert, const int64* used_rows, int chunks, const int64* slot_ptr
             const float* w = weights + out_start[g] + ((pair - pair_start[g]) * children + child) * columns;
             for (int64 c = 0; c < columns; ++c) {
                 if (!(w[c] > 0.0f)) continue;
-                float2 value = recon[recon_row[table_0 + c] * pixels + p];
+                float2 value = plain[plain_row[table_0 + c] * pixels + p];
                 re += w[c] * value.x;
                 im += w[c] * value.y;
             }
