@@ -176,7 +176,7 @@ def best_agreement(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def initial_model(project: Path, iterations: int, *more: str) -> Run:
     """Refines in C1, then aligns with and averages over D2 into initial_model.mrc, as the job does."""
-    run = refined(project, "InitialModel", "--iter", str(iterations), *more, usual=INITIAL_MODEL, seconds=1200.0)
+    run = refined(project, "InitialModel", "--iter", str(iterations), *more, usual=INITIAL_MODEL, seconds=2400.0)
     words = ["--i", f"InitialModel/run_it{iterations:03d}_model.star", "--o", "InitialModel/initial_model.mrc"]
     words += ["--sym", "D2", "--apply_sym", "--select_largest_class", "--pipeline_control", "InitialModel/"]
     program = [sys.executable, "-m", "relion_py.compute.cli.align_symmetry"]
@@ -216,10 +216,13 @@ def test_two_structures_grow_from_one_reference(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2700)
 def test_initial_model_with_automatic_sampling(tmp_path: Path) -> None:
-    """The window's whole command on 1,000 noisier particles."""
+    """The window's whole command on 1,000 noisier particles, with half of its iterations.
+
+    In 40 neither this program nor RELION 5.0.1, with the same command, gets to 20 A.
+    """
     simulate_particles(tmp_path, 1000, box=48, angpix=4.0, symmetry="D2", seed=5, snr=0.08)
-    run = initial_model(tmp_path, 40, "--auto_sampling")
+    run = initial_model(tmp_path, 100, "--auto_sampling")
     curve = best_agreement(run.map("initial_model.mrc"), mrcfile.read(tmp_path / "truth.mrc"))
     assert curve[: int(48 * 4.0 / 20.0) + 1].min() > 0.5
