@@ -123,14 +123,14 @@ def test_curves_of_post_processing(tmp_path: Path) -> None:
     guinier = {"in": np.where(np.arange(33) < 30, np.linspace(9, 1, 33), NO_AMPLITUDE), "sharpened": np.ones(33)}
     sharpened = Sharpened(np.zeros(1, np.float32), -50.0, 0.0, LineFit(-12.5, 9.0, 1.0), guinier)
     settings = Settings(angpix=1.5)
-    write_log(str(tmp_path / "plain.pdf"), Correlations(curve, curve, 4.5, 4.4), sharpened, settings)
+    write_log(str(tmp_path / "plain.pdf"), Correlations(64, curve, curve, 4.5, 4.4), sharpened, settings)
     fsc, plots = pages(tmp_path / "plain.pdf")
     assert "(Final resolution = 4.50 A) Tj" in fsc and "(unmasked) Tj" in fsc and "(masked) Tj" not in fsc
     (line, _) = paths(fsc, "0 0 0")[-2:]  # the last one is in the legend
     assert len(line) == 33 and np.corrcoef(line[:, 1], curve)[0, 1] > 1 - 1e-6
     assert "(original) Tj" in plots and "(MTF corrected) Tj" not in plots and "(fit) Tj" in plots
     assert max(len(one) for one in paths(plots, "0 0 0")) == 30, "no amplitudes, no line"
-    masked = Correlations(curve, 0.9 * curve, 4.5, 4.4, masked=curve, random_masked=0.5 * curve)
+    masked = Correlations(64, curve, 0.9 * curve, 4.5, 4.4, masked=curve, random_masked=0.5 * curve)
     write_log(str(tmp_path / "masked.pdf"), masked, sharpened, settings)
     fsc = pages(tmp_path / "masked.pdf")[0]
     for name in ("corrected", "unmasked", "masked", "masked, phases randomised"):

@@ -118,7 +118,7 @@ def test_classifications_of_the_reference_are_read(shared: Path, name: str) -> N
     ("label", "value", "words"),
     [
         ("rlnFourierMask", "mask.mrc", "a Fourier mask"),
-        ("rlnLocalSymmetryFile", "local.star", "local symmetry"),
+        ("rlnDoBlush", "1", "Blush"),
         ("rlnModelStarFile2", "", "numbered iteration"),
         ("rlnParticleDiameter", "wide", "_rlnParticleDiameter is 'wide'"),
     ],
