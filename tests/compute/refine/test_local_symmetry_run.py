@@ -66,6 +66,14 @@ def test_the_parts_of_a_class_become_alike(project: Path) -> None:
     assert likeness(refined(project, "Again", usual=again).map("run_it002_class001.mrc")) > 0.999
 
 
+def test_the_half_maps_of_a_refinement_become_alike_but_not_the_final_map(project: Path) -> None:
+    run = refined(project, "Refine3D", "--local_symmetry", "parts.star")
+    last = max(int(path.name[6:9]) for path in run.out.glob("run_it*_half1_class001.mrc"))
+    halves = [run.map(f"run_it{last:03d}_half{half}_class001.mrc") for half in (1, 2)]
+    assert min(likeness(half) for half in halves) > 0.99
+    assert likeness(run.map("run_class001.mrc")) < 0.95
+
+
 def test_what_is_wrong_is_told_before_the_start(project: Path) -> None:
     with mrcfile.new(project / "part.mrc", overwrite=True) as file:
         file.set_data(np.ones((16, 16, 16), np.float32))
