@@ -227,7 +227,7 @@ def report_full(project: Project, jobs: Mapping[str, str], seconds: float) -> No
     log = project.log_paths(jobs["post"])[0].read_text(errors="replace")
     resolution = float(re.findall(r"FINAL RESOLUTION:\s+([\d.]+)", log)[-1])
     path = root / jobs["post"] / "postprocess.mrc"
-    found = agreement(path, root / "truth.mrc", 0.6 * DIAMETER)
+    found = agreement(path, root / "truth.mrc", 0.5 * DIAMETER)
     print(f"\nFinished in {seconds / 60:.1f} minutes.")
     print(f"  Picks         {picks}")
     print(f"  Defocus       within {max(abs(errors)):.0f} A of the truth")
