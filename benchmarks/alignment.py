@@ -10,6 +10,7 @@ from scipy.ndimage import affine_transform
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
+from relion_py.compute.image.fourier import resize_map
 from relion_py.compute.image.masks import soft_mask
 
 COARSE, FINE = 24, 64
@@ -96,9 +97,5 @@ def _mask(known: Map, radius: float, box: int) -> Map:
 
 
 def _cropped(volume: Map, box: int) -> Map:
-    """The same in a smaller box of coarser pixels."""
-    n, box = len(volume), min(box, len(volume))
-    transform = np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(volume)))
-    part = slice(n // 2 - box // 2, n // 2 - box // 2 + box)
-    small = np.fft.ifftn(np.fft.ifftshift(transform[part, part, part])).real * (box / n) ** 3
-    return np.fft.fftshift(small).astype(np.float32)
+    """The same in coarser pixels, at most so many along a side."""
+    return resize_map(volume, min(box, len(volume)))

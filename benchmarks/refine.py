@@ -300,9 +300,10 @@ def report(results: list[Result], particles: int) -> None:
             f"{speed:15.1f}{r.iterations:7d}{r.resolution:10.2f} A{r.area:10.4f}{ended}"
         )
     print("memory: of the largest process. FSC area: mean FSC to the truth up to Nyquist.")
-    for name in dict.fromkeys(r.name for r in results) if len({r.seed for r in results}) > 1 else ():
+    for name in dict.fromkeys(r.name for r in results):
         areas = [r.area for r in results if r.name == name]
-        print(f"{name[-27:]}: FSC areas from {min(areas):.4f} to {max(areas):.4f}, mean {np.mean(areas):.4f}")
+        if len(areas) > 1:
+            print(f"{name[-27:]}: FSC areas from {min(areas):.4f} to {max(areas):.4f}, mean {np.mean(areas):.4f}")
     stages = results[0].stages
     if stages:
         print(f"\n{OURS}, seconds by stage")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from . import nodes
 from .common import (
     COUNT,
@@ -10,6 +12,7 @@ from .common import (
     OTHER_ARGS,
     POSITIVE,
     THREADS_ARG,
+    TUBE_DIAMETER,
     empty_input,
     running,
     times,
@@ -152,16 +155,10 @@ HELIX = Page(
             help="Yes for helical segments.",
             on_continue="inactive",
         ),
-        slider(
-            "helical_tube_outer_diameter",
-            "Tube diameter (A): ",
-            "200",
-            100,
-            1000,
-            10,
+        replace(
+            TUBE_DIAMETER,
             help="Diameter (A) of the tubes; around them the averages are masked.",
             enabled_when=on("do_helix"),
-            limits=POSITIVE,
         ),
         yes_no(
             "do_bimodal_psi",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ _LEGEND_LINE, _LEGEND_STEP = 22.0, 12.0
 
 Values = NDArray[np.float64]
 Ends = tuple[float, float]
+Thing = TypeVar("Thing")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,35 @@ def curve_pages(heading: str, curves: Sequence[Curve], things: str, per_page: in
             Axes(page, *right, curve.title).histogram(values, bins, "", f"{things}s")
         pages.append(page)
     return pages
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Drawings of one kind in columns and rows: the step from one to the next, and where the first one begins, from the
+    left of the page and below its top."""
+
+    columns: int
+    rows: int
+    step: float
+    left: float
+    below: float
+
+    def pages(
+        self, heading: str, things: Sequence[Thing], draw: Callable[[Page, Thing, float, float], None]
+    ) -> Iterator[Page]:
+        """Pages with a tile for each thing: draw(page, thing, left, top)."""
+        for first in range(0, len(things), self.columns * self.rows):
+            page = Page()
+            page.text(page.width / 2, page.height - 40, heading, 12, middle=True)
+            for place, thing in enumerate(things[first : first + self.columns * self.rows]):
+                row, column = divmod(place, self.columns)
+                draw(page, thing, self.left + column * self.step, page.height - self.below - row * self.step)
+            yield page
+
+
+def shortened(name: str, most: int) -> str:
+    """A name of that many letters at most: its end."""
+    return name if len(name) <= most else "..." + name[3 - most :]
 
 
 def panels(page: Page, row: int, rows: int, columns: int = 1) -> list[tuple[float, float, float, float]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.io.atomic import atomic_file
-from relion_py.compute.io.charts import Curve, curve_pages
+from relion_py.compute.io.charts import Curve, Tiles, curve_pages, shortened
 from relion_py.compute.io.pdf import BLACK, RED, Page, write_pages
 from relion_py.compute.io.star import Table
 from relion_py.compute.motion.model import MovieMotion
@@ -17,7 +17,7 @@ from relion_py.compute.motion.model import MovieMotion
 TRACK_SCALE = 40.0
 """Tracks are drawn that many times longer than they are, as RELION draws them."""
 
-_COLUMNS, _ROWS, _TILE = 3, 4, 185.0
+_TILES = Tiles(columns=3, rows=4, step=185.0, left=25.0, below=65.0)
 _TITLES = {
     "rlnAccumMotionTotal": "Motion, all frames (px)",
     "rlnAccumMotionEarly": "Motion, early frames (px)",
@@ -32,32 +32,21 @@ def write_report(path: str, micrographs: Table, motions: Sequence[MovieMotion], 
         Curve(title, micrographs.floats(label) if label in micrographs else np.zeros(0))
         for label, title in _TITLES.items()
     ]
+    words = f"Tracks, drawn {TRACK_SCALE:g} times as long: blue whole frames, grey patches, black model"
+    drawn = _TILES.pages(words, motions if tracks else [], _movie)
     with atomic_file(path) as file:
-        write_pages(file, chain(curve_pages(heading, curves, "micrograph"), _tracks(motions if tracks else [])))
-
-
-def _tracks(motions: Sequence[MovieMotion]) -> Iterator[Page]:
-    """Pages of tracks, a tile for each movie."""
-    for place, motion in enumerate(motions):
-        row, column = divmod(place % (_COLUMNS * _ROWS), _COLUMNS)
-        if row == column == 0:
-            page = Page()
-            words = f"Tracks, drawn {TRACK_SCALE:g} times as long: blue whole frames, grey patches, black model"
-            page.text(page.width / 2, page.height - 40, words, 12, middle=True)
-        _movie(page, motion, 25 + column * _TILE, page.height - 65 - row * _TILE)
-        if place + 1 == len(motions) or (row, column) == (_ROWS - 1, _COLUMNS - 1):
-            yield page
+        write_pages(file, chain(curve_pages(heading, curves, "micrograph"), drawn))
 
 
 def _movie(page: Page, motion: MovieMotion, left: float, top: float) -> None:
     """A movie's tracks, its first row on top."""
-    scale = 0.92 * _TILE / max(motion.size_x, motion.size_y)
+    scale = 0.92 * _TILES.step / max(motion.size_x, motion.size_y)
 
     def placed(points: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array([left, top]) + points * [scale, -scale]
 
     wide, high = motion.size_x * scale, motion.size_y * scale
-    page.text(left, top + 3, _short(motion.movie), 6)
+    page.text(left, top + 3, shortened(motion.movie, 44), 6)
     page.frame(left, top - high, wide, high, "0.85 0.85 0.85")
     middle = np.array([motion.size_x, motion.size_y]) / 2
     whole = placed(middle + TRACK_SCALE * motion.shifts[motion.observed()])
@@ -82,7 +71,3 @@ def _patch_tracks(motion: MovieMotion) -> list[tuple[NDArray[np.float64], NDArra
         fitted += TRACK_SCALE * motion.binning * shifts.T
     breaks = np.nonzero((np.diff(centres, axis=0) != 0).any(axis=1))[0] + 1
     return list(zip(np.split(observed, breaks), np.split(fitted, breaks), strict=True))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 44 else "..." + name[-41:]

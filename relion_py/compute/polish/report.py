@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.io.atomic import atomic_file
-from relion_py.compute.io.charts import Axes, ends, panels, widened
+from relion_py.compute.io.charts import Axes, Tiles, ends, panels, shortened, widened
 from relion_py.compute.io.pdf import BLACK, RED, Page, write_pages
 from relion_py.compute.polish.bfactors import FrameFactors
 
 TRACK_SCALE = 30.0
 """Tracks are drawn that many times longer than they are, as RELION draws them."""
 
-_COLUMNS, _ROWS, _TILE = 2, 3, 250.0
+_TILES = Tiles(columns=2, rows=3, step=250.0, left=57.0, below=75.0)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class MicrographTracks:
 
 def write_report(path: str, factors: FrameFactors, first_frame: int, micrographs: Sequence[MicrographTracks]) -> None:
     """Write the PDF. first_frame: number, from 1, of the first frame in use."""
+    words = f"Tracks, drawn {TRACK_SCALE:g} times as long: black particles, red starts, blue mean"
     with atomic_file(path) as file:
-        write_pages(file, chain([_factors(factors, first_frame)], _tracks(micrographs)))
+        write_pages(file, chain([_factors(factors, first_frame)], _TILES.pages(words, micrographs, _micrograph)))
 
 
 def _factors(factors: FrameFactors, first_frame: int) -> Page:
@@ -52,34 +53,17 @@ def _factors(factors: FrameFactors, first_frame: int) -> Page:
     return page
 
 
-def _tracks(micrographs: Sequence[MicrographTracks]) -> Iterator[Page]:
-    """Pages of tracks, a tile for each micrograph."""
-    for place, micrograph in enumerate(micrographs):
-        row, column = divmod(place % (_COLUMNS * _ROWS), _COLUMNS)
-        if row == column == 0:
-            page = Page()
-            words = f"Tracks, drawn {TRACK_SCALE:g} times as long: black particles, red starts, blue mean"
-            page.text(page.width / 2, page.height - 40, words, 12, middle=True)
-        _micrograph(page, micrograph, 57 + column * _TILE, page.height - 75 - row * _TILE)
-        if place + 1 == len(micrographs) or (row, column) == (_ROWS - 1, _COLUMNS - 1):
-            yield page
-
-
 def _micrograph(page: Page, micrograph: MicrographTracks, left: float, top: float) -> None:
     """A micrograph's tracks, its first row on top."""
     width, height = micrograph.size
-    scale = 0.92 * _TILE / max(width, height)
+    scale = 0.92 * _TILES.step / max(width, height)
     frame = left, top - height * scale, width * scale, height * scale
     tracks = micrograph.places[:, None] + TRACK_SCALE * micrograph.tracks
     mean = np.array([width, height]) / 2 + TRACK_SCALE * micrograph.tracks.mean(axis=0)
     tracks, mean = (np.array([left, top]) + points * [scale, -scale] for points in (tracks, mean))
-    page.text(left, top + 4, _short(micrograph.name), 7)
+    page.text(left, top + 4, shortened(micrograph.name, 50), 7)
     with page.within(*frame):
         page.lines(list(tracks), BLACK, 0.6)
         page.dots(tracks[:, 0], RED, 1.4)
         page.lines([mean], "0 0 1", 1.2)
     page.frame(*frame)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 50 else "..." + name[-47:]

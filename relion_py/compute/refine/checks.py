@@ -165,10 +165,11 @@ def _maps(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
     if options.has_local_symmetry:
         for region in read_regions(options.local_symmetry):
             yield from _map(region.mask, f"mask that {options.local_symmetry} names", "--local_symmetry")
-            if os.path.exists(region.mask) and read_header(region.mask).nx != particles.box_size:
+            width = read_header(region.mask).nx if os.path.exists(region.mask) else particles.box_size
+            if width != particles.box_size:
                 yield (
-                    f"The mask {region.mask} of --local_symmetry has {read_header(region.mask).nx} pixels along a "
-                    f"side, the references will have {particles.box_size}: make it again."
+                    f"The mask {region.mask} of --local_symmetry has {width} pixels along a side, the references will "
+                    f"have {particles.box_size}: make it again."
                 )
     if options.tau_spectrum not in ("", "None") and not os.path.exists(options.tau_spectrum):
         yield f"The tau2 spectrum {options.tau_spectrum} does not exist: name another with --tau."

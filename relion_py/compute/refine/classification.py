@@ -61,18 +61,23 @@ class Classification(Engine):
     def iterate(self) -> None:
         """One iteration: expectation over all classes, maximization, files."""
         model, state = self.models[0], self.state
-        model.current_size = convergence.image_sizes(model, self.sampling, state, self.options, False).current
+        model.current_size = self.image_sizes.current
         self.perturb()
         references = self.fourier_references(model)
         self.clock.lap("references")
         self._adjust_sampling(references)
-        sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
+        sizes = self.image_sizes
         state.coarse_size = sizes.coarse
         sums, weighted = self._expectation(references, sizes)
         if self.options.skip_maximize:
             self.write_particles(outputs.OutputNames(self.options.output_root, state.iteration))
             return
         self._maximization(sums, weighted)
+
+    @property
+    def image_sizes(self) -> convergence.ImageSizes:
+        """Those of an iteration with the present resolution and sampling."""
+        return convergence.image_sizes(self.models[0], self.sampling, self.state, self.options, False)
 
     def _update_resolution(self) -> None:
         convergence.update_resolution(self.models[0], self.state, self.options)

@@ -50,26 +50,21 @@ class InitialModel(GradientClassification):
         subsets = [self.schedule.subset(iteration) for iteration in range(1, phase + 1)]
         particles = starts * sum(len(self.particles) if size < 0 else size for size in subsets)
         particles += 2 * (starts - 1) * len(judges)
-        best, chosen, told = None, 0, list[str]()
         with self.job.progress(particles // self.job.comm.size) as bar:
             host = _Background(self.job, bar)
-            for number, references in enumerate(self.starts, 1):
-                trial = self._trial(host, references)
-                trial.go_on_until(phase)
-                if best is None:
-                    best, chosen = trial, number
-                    continue
+            best, chosen, told = self._trial(host, phase, self.starts[0]), 1, []
+            for number, references in enumerate(self.starts[1:], 2):
+                trial = self._trial(host, phase, references)
                 gain = _gain(best, trial, judges)
                 told.append(f"{number} against {chosen} {gain:+.2f}")
                 if gain > 0:  # two at a time, as their moments may be large
                     best, chosen = trial, number
         self.job.say(f" Log-likelihood per particle of reference {', '.join(told)}; going on from {chosen}")
-        if best is not None:
-            self._adopt(best)
+        self._adopt(best)
 
-    def _trial(self, host: Host, references: list[NDArray[np.float32]]) -> _Trial:
-        """A run like this one from other references, which writes nothing and keeps to itself what it finds."""
-        options, model = self.options, replace(self.models[0].copy(), references=[r.copy() for r in references])
+    def _trial(self, host: Host, phase: int, references: list[NDArray[np.float32]]) -> _Trial:
+        """The first iterations of a run like this one, from other references; it keeps to itself what it finds."""
+        options, model = self.options, replace(self.models[0], references=references).copy()
         order = min(options.auto_local_healpix_order, COARSEST_LOCAL_ORDER)
         trial = _Trial(
             replace(options, auto_local_healpix_order=order),
@@ -82,6 +77,7 @@ class InitialModel(GradientClassification):
             self.mask,
         )
         trial.devices = self.devices
+        trial.go_on_until(phase)
         return trial
 
     def _adopt(self, trial: _Trial) -> None:
@@ -95,11 +91,6 @@ class _Trial(GradientClassification):
 
     def write(self) -> None:
         """Nothing: the files are those of the start that is chosen."""
-
-    @property
-    def image_sizes(self) -> convergence.ImageSizes:
-        """Those that an iteration would have now."""
-        return convergence.image_sizes(self.models[0], self.sampling, self.state, self.options, False)
 
     def log_likelihood(self, judges: NDArray[np.int64], order: int, sizes: convergence.ImageSizes) -> float:
         """Mean over the particles `judges`, of all ranks; at a HEALPix order, where the run then stays, and sizes."""
@@ -120,25 +111,11 @@ def _gain(old: _Trial, new: _Trial, judges: NDArray[np.int64]) -> float:
     return new.log_likelihood(judges, order, sizes) - old.log_likelihood(judges, order, sizes)
 
 
-@dataclass
-class _Bar:
-    """A part of a bar."""
-
-    whole: Progress
-    before: int
-    done: int = 0
-
-    def update(self, done: int) -> None:
-        """`done` pieces of this part are finished."""
-        self.done = done
-        self.whole.update(self.before + done)
-
-
 class _Background:
-    """A host for work that is not told about, on one progress bar."""
+    """A host for work that is not told about; the bars of its parts, one after the other, are one."""
 
     def __init__(self, host: Host, bar: Progress) -> None:
-        self._host, self._bar, self._done = host, bar, 0
+        self._bar, self._before = bar, 0
         self.check_abort = host.check_abort
         self.comm: Communicator = host.comm
 
@@ -148,6 +125,9 @@ class _Background:
     @contextmanager
     def progress(self, total: int) -> Iterator[Progress]:
         """A part of the bar."""
-        part = _Bar(self._bar, self._done)
-        yield part
-        self._done += part.done
+        yield self
+        self._before += total
+
+    def update(self, done: int) -> None:
+        """`done` pieces of the part are finished."""
+        self._bar.update(self._before + done)
