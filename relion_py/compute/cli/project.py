@@ -18,7 +18,7 @@ from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.aberrations import Aberrations
-from relion_py.compute.image.ctf import ctf_values
+from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, phase_shift, real_image, scatter
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
@@ -161,7 +161,10 @@ def _project_many(
     for axis, name in enumerate("XY"):
         if f"rlnOrigin{name}Angst" in table:
             shifts[axis] = table.floats(f"rlnOrigin{name}Angst") / angpix
-    particles = ParticleTable(poses) if args.on("--ctf") or args.on("--ctf2") else None
+    optics = None
+    if args.on("--ctf") or args.on("--ctf2"):
+        particles = ParticleTable(poses)
+        optics = particles, ctf_params(particles)
     with (
         StackWriter(f"{root}.mrcs", (reference.box,) * 2, angpix, _dtype(args)) as writer,
         job.progress(len(table)) as bar,
@@ -169,7 +172,7 @@ def _project_many(
         for start in range(0, len(table), _BATCH):
             job.check_abort()
             rows = slice(start, min(start + _BATCH, len(table)))
-            ctf = None if particles is None else _ctf(particles, rows, reference, angpix, args)
+            ctf = None if optics is None else _ctf(*optics, rows, reference, angpix, args)
             images = _noisy(project(reference, angles[:, rows], shifts[:, rows], ctf), noise, random)
             if measured is not None:
                 images = measured.read_images(np.arange(rows.start, rows.stop)) - images
@@ -201,11 +204,19 @@ def project(
 
 
 def _ctf(
-    particles: ParticleTable, rows: slice, reference: FourierReference, angpix: float, args: Arguments
+    particles: ParticleTable,
+    params: CtfParams,
+    rows: slice,
+    reference: FourierReference,
+    angpix: float,
+    args: Arguments,
 ) -> NDArray[np.float32]:
-    """CTFs (N, P) of some particles, with the magnification and the even aberrations of their optics groups."""
+    """CTFs (N, P) of some particles, with the magnification and the even aberrations of their optics groups.
+
+    params: of all particles.
+    """
     kx, ky = disc_pixels(reference.r_max, include_dc=True)
-    params, groups = ctf_params(particles)[rows], particles.group_index[rows]
+    params, groups = params[rows], particles.group_index[rows]
     values = np.empty((len(groups), len(kx)), np.float32)
     for number in np.unique(groups):
         group, members = particles.optics_groups[number], np.flatnonzero(groups == number)
