@@ -7,8 +7,9 @@ in small products slow each other down.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,8 +28,14 @@ from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.refine.images import DiscPixels, transform_images
 
 MIB = 1 << 20
-SUM_ROUNDS = 8
-"""Rounds in which a batch is summed; between them a request to stop is seen."""
+SUM_PIECES = 8
+"""Pieces of a batch that each thread sums: where one takes longer than its share, another takes less."""
+WAIT_SECONDS = 0.2
+"""After so long the thread that waits for others looks for a request to stop."""
+SAME_PLACE = 1e-6
+"""Shifts are opposite each other within so many pixels."""
+UNEVEN = 0.1
+"""Share of a piece of work by which it may be longer or shorter so that no block is cut."""
 DENSE_ROWS, DENSE_COLUMNS = 256, 1024
 """Orientations and shifted images in one matrix product; its result stays in the processor's cache."""
 GRIDS_MIB = 4096
@@ -37,14 +44,19 @@ GRIDS_MIB = 4096
 
 @dataclass(frozen=True)
 class AtShifts:
-    """Images (N, 2P) and the shifts that they are looked at, row r at phases[phase_of_row[r]] (U, 2P); float32.
+    """Images (N, 2P) and the shifts that they are looked at, as `estep_numba.score_groups` takes them; float32.
 
-    The last axis holds real parts, then imaginary ones. Other images at the same shifts have the same phases.
+    The images' last axis holds real parts, then imaginary ones; they are moved to the shifts' centre by the phases
+    `centre` (P,) complex64. Row r has the phases cosine[pair[r]] + i sign[r] sine[pair[r]], (H, P) each, of its shift
+    from there: the two products that a shift takes are those of the opposite one, too.
     """
 
     images: NDArray[np.float32]
-    phases: NDArray[np.float32]
-    phase_of_row: NDArray[np.int64]
+    centre: NDArray[np.complex64]
+    cosine: NDArray[np.float32]
+    sine: NDArray[np.float32]
+    pair: NDArray[np.int64]
+    sign: NDArray[np.float32]
 
 
 class CpuBackend:
@@ -109,15 +121,46 @@ class CpuBackend:
         edges = np.linspace(0, n, min(pieces or self.threads, max(n, 1)) + 1).astype(np.int64)
         return [(int(a), int(b)) for a, b in pairwise(edges) if b > a]
 
-    def block_ranges(self, block: NDArray[np.int32], cost: NDArray, pieces: int) -> list[tuple[int, int]]:
-        """Ranges of groups (sorted by block) of nearly equal cost that do not cut through a block."""
+    def map_in_order(self, function: Callable[..., object], tasks: Sequence[tuple], chains: int) -> None:
+        """As :meth:`map`, but task i is done after task i - chains: what they add to is never used by two at a time."""
+        if self._pool is None:
+            self.map(function, tasks)
+            return
+        stop = threading.Event()
+
+        def go_through(own: Sequence[tuple]) -> None:
+            for task in own:
+                if stop.is_set():
+                    return
+                function(*task)
+
+        waiting = {self._pool.submit(go_through, tasks[i::chains]) for i in range(chains)}
+        try:
+            while waiting:
+                self._check()
+                done, waiting = wait(waiting, WAIT_SECONDS, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        finally:
+            stop.set()
+
+    def group_ranges(self, block: NDArray[np.int32], cost: NDArray, pieces: int) -> list[tuple[int, int]]:
+        """Ranges of groups (sorted by block) of nearly equal cost.
+
+        A block is cut only where they would be uneven otherwise, as its projections are then made twice: 2D classes
+        are a block each.
+        """
         if not len(block):
             return []
         starts = np.concatenate([[0], np.nonzero(np.diff(block))[0] + 1, [len(block)]])
         total = np.concatenate([[0.0], np.cumsum(cost, dtype=np.float64)])
-        at_start = total[starts]
-        wanted = np.linspace(0, total[-1], pieces + 1)
-        cuts = np.unique(np.concatenate([[0], starts[np.searchsorted(at_start, wanted[1:-1])], [len(block)]]))
+        wanted = np.linspace(0, total[-1], pieces + 1)[1:-1]
+        exact = np.searchsorted(total, wanted)
+        after = starts[np.searchsorted(starts, exact)]
+        before = starts[np.searchsorted(starts, exact, "right") - 1]
+        whole = np.where(total[after] - wanted < wanted - total[before], after, before)
+        even = np.abs(total[whole] - wanted) <= UNEVEN * total[-1] / pieces
+        cuts = np.unique(np.concatenate([[0], np.where(even, whole, exact), [len(block)]]))
         return [(int(a), int(b)) for a, b in pairwise(cuts)]
 
     # ---- arrays ----
@@ -187,12 +230,15 @@ class CpuBackend:
     def at_shifts(
         self, images: NDArray, rows: NDArray, x: NDArray, y: NDArray, which: NDArray, kx: NDArray, ky: NDArray, box: int
     ) -> AtShifts:
-        """images[rows] (N, P) moved by shift `which` (R,) of x, y (U,) pixels, which ascends within an image.
-
-        Here the images and the phases of the shifts, which the kernels multiply when they need them.
-        """
-        phases = self.shift_rows(np.ones((1, len(kx)), np.complex64), np.zeros(len(x), np.int32), x, y, kx, ky, box)
-        return AtShifts(_split(images), phases.reshape(len(x), -1), np.ascontiguousarray(which, np.int64))
+        """images[rows] (N, P) moved by shift `which` (R,) of x, y (U,) pixels, for groups."""
+        (x0, y0), pair, sign = opposite_shifts(x, y)
+        one_of = np.unique(pair, return_index=True)[1]
+        x, y = np.append(x[one_of] - x0, x0), np.append(y[one_of] - y0, y0)
+        ones, zero = np.ones((1, len(kx)), np.complex64), np.zeros(len(x), np.int32)
+        phases = self.shift_rows(ones, zero, x, y, kx, ky, box)
+        cosine, sine = np.ascontiguousarray(phases[:-1, 0]), phases[:-1, 1] * sign[one_of, None]
+        centre = phases[-1, 0] + np.complex64(1j) * phases[-1, 1]
+        return AtShifts(_split(images * centre), centre, cosine, sine, pair[which], sign[which])
 
     def bytes_at_shifts(self, pixels: int, shared: bool) -> int:
         """Memory for each row of :meth:`at_shifts`, and for what :meth:`sum_groups` makes of the unmasked images.
@@ -275,11 +321,11 @@ class CpuBackend:
             kernels.score_groups(
                 slices.volumes, slices.pad, slices.r_max, slices.kx, slices.ky, slices.distortion, slices.dir_mats,
                 slices.psi_table, g.block, g.particle, g.prior, g.psi_start, g.psi_count, g.psi_idx, g.psi_prior,
-                g.slot_first, g.slot_count, g.out_start, table.prior, table.start, at.images, at.phases,
-                at.phase_of_row, table.children, table.ctf2, correlate, out, a, b,
+                g.slot_first, g.slot_count, g.out_start, table.prior, table.start, at.images, at.cosine,
+                at.sine, at.pair, at.sign, table.children, table.ctf2, correlate, out, a, b,
             )  # fmt: skip
 
-        self.map(work, self.block_ranges(g.block, g.work(), 4 * self.threads))
+        self.map(work, self.group_ranges(g.block, g.work(), 4 * self.threads))
         return out
 
     def row_maxima(self, scores: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
@@ -401,7 +447,8 @@ class CpuBackend:
         The table's images, masked as they were for the scores, give the powers; unmasked (N, P) complex64, also
         CTF X / sigma2, are what is back-projected, at the table's shifts.
         """
-        g, at, plain = plan, table.rows, _split(unmasked)
+        g, at = plan, table.rows
+        plain = _split(unmasked * at.centre)
         threads = len(accumulators)
         signal = np.zeros((threads, len(table.ctf2), shells))
         power = np.zeros_like(signal)
@@ -411,15 +458,31 @@ class CpuBackend:
                 slices.volumes, slices.pad, slices.r_max, slices.kx, slices.ky, slices.shell, slices.distortion,
                 slices.dir_mats, slices.psi_table,
                 g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
-                table.start, at.images, plain, at.phases, at.phase_of_row, table.children, table.ctf2, weights,
-                residual, accumulators[thread], signal[thread], power[thread], a, b,
+                table.start, at.images, plain, at.cosine, at.sine, at.pair, at.sign, table.children, table.ctf2,
+                weights, residual, accumulators[thread], signal[thread], power[thread], a, b,
             )  # fmt: skip
 
-        # in rounds, each thread keeping its accumulator, so that a request to stop is seen between them
-        ranges = self.block_ranges(g.block, g.work(), SUM_ROUNDS * threads)
-        for first in range(0, len(ranges), threads):
-            self.map(work, [(i, a, b) for i, (a, b) in enumerate(ranges[first : first + threads])])
+        ranges = self.group_ranges(g.block, g.work(), SUM_PIECES * threads)
+        self.map_in_order(work, [(i % threads, a, b) for i, (a, b) in enumerate(ranges)], threads)
         return signal.sum(axis=0), power.sum(axis=0)
+
+
+def opposite_shifts(x: NDArray, y: NDArray) -> tuple[NDArray, NDArray[np.int64], NDArray[np.float32]]:
+    """Centre (2,) of the shifts x, y (U,), the number of the pair that each is of, (U,), and its sign there, (U,).
+
+    Shifts of a pair lie opposite each other. Where they are not symmetrical about a centre each is a pair of its own.
+    """
+    place = np.stack([x, y], axis=1)
+    centre = (place.min(axis=0) + place.max(axis=0)) / 2.0
+    order = np.lexsort(np.rint((place - centre) / SAME_PLACE).T)
+    there = (place - centre)[order]
+    n = len(order)
+    if np.abs(there + there[::-1]).max() > SAME_PLACE:
+        return np.zeros(2), np.arange(n), np.ones(n, np.float32)
+    pair, sign = np.empty(n, np.int64), np.empty(n, np.float32)
+    pair[order] = np.minimum(np.arange(n), np.arange(n)[::-1])
+    sign[order] = np.where(np.arange(n) < (n + 1) // 2, 1.0, -1.0)
+    return centre, pair, sign
 
 
 def _split(images: NDArray[np.complex64]) -> NDArray[np.float32]:

@@ -139,32 +139,56 @@ def _end_of_block(group_block, g, last):
 
 
 @njit(**KERNEL_OPTIONS)
-def _phases_of(phases, phase_of_row, start, columns, gathered):
-    """Rows phase_of_row[start : + columns] (ascending) of phases (U, 2P), copied only where they are no neighbours."""
-    first = phase_of_row[start]
-    if phase_of_row[start + columns - 1] - first == columns - 1:
-        return phases[first : first + columns]
+def _pairs_of(pair_of_row, start, wanted, columns, place, pairs):
+    """The distinct pairs of rows start ... start + columns - 1 whose `wanted` is positive: their number.
+
+    place (H,) must be -1; it becomes the position of each such pair in `pairs`, see _forget_places.
+    """
+    n = 0
     for c in range(columns):
-        gathered[c] = phases[phase_of_row[start + c]]
-    return gathered[:columns]
+        q = pair_of_row[start + c]
+        if wanted[c] > 0.0 and place[q] < 0:
+            place[q] = n
+            pairs[n] = q
+            n += 1
+    return n
 
 
 @njit(**KERNEL_OPTIONS)
-def _nearly_all(columns, n_phases):
-    """Whether a product with all phases costs less than one with a copy of those of some columns."""
-    return 4 * columns >= 3 * n_phases
+def _forget_places(place, pairs, n_pairs):
+    for i in range(n_pairs):
+        place[pairs[i]] = -1
 
 
 @njit(**KERNEL_OPTIONS)
-def _match(row, image, ctf2, out):
-    """out = row conj(image), all split (2P,); returns <ctf2, |row|^2>."""
+def _rows_of(table, pairs, n_pairs, gathered):
+    """Rows pairs[:n_pairs] of a table (H, P), copied only where they are no neighbours."""
+    neighbours = True
+    for i in range(1, n_pairs):
+        neighbours &= pairs[i] == pairs[0] + i
+    if neighbours:
+        return table[pairs[0] : pairs[0] + n_pairs]
+    for i in range(n_pairs):
+        gathered[i] = table[pairs[i]]
+    return gathered[:n_pairs]
+
+
+@njit(**KERNEL_OPTIONS)
+def _nearly_all(n_pairs, every_pair):
+    """Whether a product with all pairs costs less than one with a copy of some."""
+    return 4 * n_pairs >= 3 * every_pair
+
+
+@njit(**KERNEL_OPTIONS)
+def _match(row, image, ctf2, out_re, out_im):
+    """out_re + i out_im = row conj(image), row and image split (2P,); returns <ctf2, |row|^2>."""
     n_pix = ctf2.shape[0]
     norm = np.float32(0.0)
     for p in range(n_pix):
         re, im = row[p], row[n_pix + p]
         x, y = image[p], image[n_pix + p]
-        out[p] = re * x + im * y
-        out[n_pix + p] = im * x - re * y
+        out_re[p] = re * x + im * y
+        out_im[p] = im * x - re * y
         norm += ctf2[p] * (re * re + im * im)
     return norm
 
@@ -173,8 +197,8 @@ def _match(row, image, ctf2, out):
 def score_groups(
     volumes, pad, r_max, kx, ky, distortion, dir_mats, psi_table,
     block, particle, prior, psi_start, psi_count, psi_idx, psi_prior,
-    slot_first, slot_count, out_start, slot_prior, table_start, images, phases, phase_of_row, n_shifts, ctf2,
-    correlate, out, first, last,
+    slot_first, slot_count, out_start, slot_prior, table_start, images, cosine, sine, pair_of_row, sign_of_row,
+    n_shifts, ctf2, correlate, out, first, last,
 ):  # fmt: skip
     """Log-weights (up to a constant per particle) of the groups first ... last-1, into out.
 
@@ -183,9 +207,9 @@ def score_groups(
     A group g: block[g] = class * D + direction (groups are sorted by it), particle[g], prior[g] (log), in-plane
     angles psi_idx[psi_start[g] : + psi_count[g]] ascending with psi_prior (log), translation slots
     slot_first[g] : + slot_count[g], and its (angles * C * S, slots * V) scores row-major from out[out_start[g]].
-    images (N, 2P): CTF X / sigma2. Row table_start[n] + slot * V + child of particle n's shifts has the phases
-    phases[phase_of_row[row]] (U, 2P), see shift_rows; phase_of_row ascends within a particle; slot_prior[class,
-    row // V] (log) goes with it; V = n_shifts. ctf2 (N, P) = CTF^2 / sigma2.
+    images (N, 2P): CTF X / sigma2. Row r = table_start[n] + slot * V + child of particle n's shifts has the phases
+    cosine[pair_of_row[r]] + i sign_of_row[r] sine[pair_of_row[r]], (H, P) each, see shift_rows: a shift and its
+    opposite are a pair. slot_prior[class, r // V] (log) goes with it; V = n_shifts. ctf2 (N, P) = CTF^2 / sigma2.
     correlate: score <Y, P> / sqrt(<ctf2, |P|^2>) without priors, Y and ctf2 given without 1/sigma2, as in a first
     iteration by cross-correlation (ml_optimiser.cpp, getAllSquaredDifferences, do_firstiter_cc).
     """
@@ -197,14 +221,17 @@ def score_groups(
     rotations = np.empty((0, 3, 3), np.float32)
     few = np.empty((_FEW_ROWS, n_pix), np.complex64)
     rows = np.empty((0, 2 * n_pix), np.float32)
-    matched = np.empty((0, 2 * n_pix), np.float32)
+    matched_re = matched_im = np.empty((0, n_pix), np.float32)
     norms = np.empty(0, np.float32)
-    products = np.empty(4096, np.float32)
-    n_phases, largest = phases.shape[0], _most_columns(slot_count, n_shifts, first, last)
-    column, column_prior = np.empty(largest, np.int64), np.empty(largest, np.float32)
-    gathered = np.empty((largest, 2 * n_pix), np.float32)
-    # a product with rows in the order of this one is the faster one
-    phases_across = np.ascontiguousarray(phases.T) if _nearly_all(largest, n_phases) else np.empty((0, 0), np.float32)
+    even, odd = np.empty(4096, np.float32), np.empty(4096, np.float32)
+    every_pair, largest = cosine.shape[0], _most_columns(slot_count, n_shifts, first, last)
+    place, pairs = np.full(every_pair, -1, np.int64), np.empty(largest, np.int64)
+    column, column_prior, wanted = np.empty(largest, np.int64), np.empty(largest, np.float32), np.ones(largest)
+    some_cosine, some_sine = np.empty((largest, n_pix), np.float32), np.empty((largest, n_pix), np.float32)
+    # a product with rows in the order of these is the faster one
+    across = _nearly_all(largest, every_pair)
+    all_cosine = np.ascontiguousarray(cosine.T) if across else np.empty((0, 0), np.float32)
+    all_sine = np.ascontiguousarray(sine.T) if across else np.empty((0, 0), np.float32)
     g = first
     while g < last:
         h = _end_of_block(block, g, last)
@@ -214,7 +241,8 @@ def score_groups(
             capacity = n_psi * n_children
             rotations = np.empty((capacity, 3, 3), np.float32)
             rows = np.empty((capacity, 2 * n_pix), np.float32)
-            matched = np.empty((capacity, 2 * n_pix), np.float32)
+            matched_re = np.empty((capacity, n_pix), np.float32)
+            matched_im = np.empty((capacity, n_pix), np.float32)
             norms = np.empty(capacity, np.float32)
         block_rotations(dir_mats[d], psi_table, psis, n_psi, distortion, rotations)
         n_block = n_psi * n_children
@@ -225,29 +253,37 @@ def score_groups(
             start = table_start[n] + slot_first[gg] * n_shifts
             for r in range(n_rows):
                 slot = slot_of_psi[psi_idx[psi_start[gg] + r // n_children]]
-                norms[r] = _match(rows[slot * n_children + r % n_children], images[n], ctf2[n], matched[r])
-            every = _nearly_all(columns, n_phases)
-            width = n_phases if every else columns
-            if n_rows * width > products.shape[0]:
-                products = np.empty(n_rows * width, np.float32)
-            product = products[: n_rows * width].reshape(n_rows, width)
+                row = rows[slot * n_children + r % n_children]
+                norms[r] = _match(row, images[n], ctf2[n], matched_re[r], matched_im[r])
+            n_pairs = _pairs_of(pair_of_row, start, wanted, columns, place, pairs)
+            every = _nearly_all(n_pairs, every_pair)
+            width = every_pair if every else n_pairs
+            if n_rows * width > even.shape[0]:
+                even, odd = np.empty(n_rows * width, np.float32), np.empty(n_rows * width, np.float32)
+            evens = even[: n_rows * width].reshape(n_rows, width)
+            odds = odd[: n_rows * width].reshape(n_rows, width)
             if every:
-                np.dot(matched[:n_rows], phases_across, product)
+                np.dot(matched_re[:n_rows], all_cosine, evens)
+                np.dot(matched_im[:n_rows], all_sine, odds)
             else:
-                np.dot(matched[:n_rows], _phases_of(phases, phase_of_row, start, columns, gathered).T, product)
+                np.dot(matched_re[:n_rows], _rows_of(cosine, pairs, n_pairs, some_cosine).T, evens)
+                np.dot(matched_im[:n_rows], _rows_of(sine, pairs, n_pairs, some_sine).T, odds)
             for c in range(columns):
-                column[c] = phase_of_row[start + c] if every else c
+                q = pair_of_row[start + c]
+                column[c] = q if every else place[q]
                 column_prior[c] = slot_prior[k, (start + c) // n_shifts]
+            _forget_places(place, pairs, n_pairs)
             for r in range(n_rows):
                 target = out[out_start[gg] + r * columns : out_start[gg] + (r + 1) * columns]
                 if correlate:
                     scale = np.float32(1.0) / np.sqrt(max(norms[r], np.float32(1e-30)))
                     for c in range(columns):
-                        target[c] = product[r, column[c]] * scale
+                        target[c] = (evens[r, column[c]] + sign_of_row[start + c] * odds[r, column[c]]) * scale
                 else:
                     base = prior[gg] + psi_prior[psi_start[gg] + r // n_children] - np.float32(0.5) * norms[r]
                     for c in range(columns):
-                        target[c] = product[r, column[c]] + (base + column_prior[c])
+                        product = evens[r, column[c]] + sign_of_row[start + c] * odds[r, column[c]]
+                        target[c] = product + (base + column_prior[c])
         for i in range(n_psi):
             slot_of_psi[psis[i]] = -1
         g = h
@@ -327,56 +363,62 @@ def _used_weights(weights, start, n_rows, columns, row_list, row_weight, column_
 
 
 @njit(**KERNEL_OPTIONS)
-def _sum_phases(weights, start, columns, row_list, column_sum, phase_of_row, phases, dense, column, gathered, out):
-    """The sums of phases (U, 2P) over a group's shifts, each with its weight, for the rows of row_list; into out.
+def _sum_phases(
+    weights, start, columns, row_list, column_sum, pair_of_row, sign_of_row, first, cosine, sine, place, pairs, even,
+    odd, some_rows, out_re, out_im,
+):  # fmt: skip
+    """The sums of the phases of a group's shifts, each with its weight, for the rows of row_list; into out_re, out_im.
 
-    weights[start:] (rows, columns) are the group's; column_sum says which columns are in use, phase_of_row (columns,)
-    what their phases are. A matrix product with all phases, if most are used; sums one by one, if few are; else a
-    product with a copy of those in use. dense, column, gathered: work space.
+    weights[start:] (rows, columns) are the group's, of shifts first ... first + columns - 1 with the phases of
+    score_groups; column_sum says which are in use. Both shifts of a pair are summed at once. Matrix products with
+    all pairs, if most are used, or with a copy of those in use; sums one by one, if few are.
+    place, pairs, even, odd, some_rows: work space.
     """
-    n_rows, n_phases = row_list.shape[0], phases.shape[0]
-    n_used = 0
-    for c in range(columns):
-        if column_sum[c] > 0.0:
-            column[n_used] = c
-            n_used += 1
-    every = _nearly_all(n_used, n_phases)
-    width = n_phases if every else n_used
-    block = dense[: n_rows * width].reshape(n_rows, width)
-    if every:
-        block[:] = 0.0
+    n_rows, every_pair = row_list.shape[0], cosine.shape[0]
+    n_pairs = _pairs_of(pair_of_row, first, column_sum, columns, place, pairs)
+    every = _nearly_all(n_pairs, every_pair)
+    width = every_pair if every else n_pairs
+    evens = even[: n_rows * width].reshape(n_rows, width)
+    odds = odd[: n_rows * width].reshape(n_rows, width)
+    evens[:] = 0.0
+    odds[:] = 0.0
     for i in range(n_rows):
         line = weights[start + row_list[i] * columns : start + (row_list[i] + 1) * columns]
-        for j in range(n_used):
-            c = column[j]
-            block[i, phase_of_row[c] if every else j] = line[c]
+        for c in range(columns):
+            if line[c] > 0.0:
+                q = pair_of_row[first + c]
+                at = q if every else place[q]
+                evens[i, at] += line[c]
+                odds[i, at] += sign_of_row[first + c] * line[c]
+    _forget_places(place, pairs, n_pairs)
     if every:
-        np.dot(block, phases, out[:n_rows])
-        return
-    for j in range(n_used):
-        column[j] = phase_of_row[column[j]]
-    if n_rows * n_used < _SMALL_PRODUCT:
+        np.dot(evens, cosine, out_re[:n_rows])
+        np.dot(odds, sine, out_im[:n_rows])
+    elif n_rows * n_pairs < _SMALL_PRODUCT:
         for i in range(n_rows):
-            target = out[i]
-            target[:] = 0.0
-            for j in range(n_used):
-                w, source = block[i, j], phases[column[j]]
-                for p in range(target.shape[0]):
-                    target[p] += w * source[p]
+            re, im = out_re[i], out_im[i]
+            re[:] = 0.0
+            im[:] = 0.0
+            for j in range(n_pairs):
+                w, v, c, s = evens[i, j], odds[i, j], cosine[pairs[j]], sine[pairs[j]]
+                for p in range(re.shape[0]):
+                    re[p] += w * c[p]
+                    im[p] += v * s[p]
     else:
-        np.dot(block, _phases_of(phases, column, 0, n_used, gathered), out[:n_rows])
+        np.dot(evens, _rows_of(cosine, pairs, n_pairs, some_rows), out_re[:n_rows])
+        np.dot(odds, _rows_of(sine, pairs, n_pairs, some_rows), out_im[:n_rows])
 
 
 @njit(**KERNEL_OPTIONS)
 def sum_groups(
     volumes, pad, r_max, kx, ky, shell, distortion, dir_mats, psi_table, block, particle, psi_start, psi_count, psi_idx,
-    slot_first, slot_count, out_start, table_start, images, plain_images, phases, phase_of_row, n_shifts, ctf2, weights,
-    residual, grids, signal, power, first, last,
+    slot_first, slot_count, out_start, table_start, images, plain_images, cosine, sine, pair_of_row, sign_of_row,
+    n_shifts, ctf2, weights, residual, grids, signal, power, first, last,
 ):  # fmt: skip
     """Weighted sums of the groups first ... last-1: back-projections, and signal and reference power per shell.
 
-    images (masked ones) and phases as in score_groups; plain_images (N, 2P): the unmasked CTF X / sigma2. A sum of
-    shifted images is the image times the sum of the phases. shell (P,) the Fourier shell of each pixel.
+    images (masked ones) and their phases as in score_groups; plain_images (N, 2P): the unmasked CTF X / sigma2. A sum
+    of shifted images is the image times the sum of the phases. shell (P,) the Fourier shell of each pixel.
     grids (K, Z, Y, X, 3): accumulators of numerator (re, im) and weight, this thread's own. With `residual` the
     images are back-projected less their projections: CTF (X - CTF P) / sigma2.
     Adds to signal[n, s] = sum w Re <CTF X / sigma2, P> and power[n, s] = sum w <CTF^2 / sigma2, |P|^2> of shell s
@@ -391,11 +433,13 @@ def sum_groups(
     rotations = np.empty((all_rows, 3, 3), np.float32)
     row_place = np.full(all_rows, -1, np.int32)  # where a row of the block lies among those in use
     row_list, row_weight = np.empty(all_rows, np.int32), np.empty(all_rows, np.float32)
-    column, column_sum = np.empty(largest, np.int64), np.empty(largest, np.float32)
-    widest = max(largest, phases.shape[0]) if _nearly_all(largest, phases.shape[0]) else largest
-    dense = np.empty(widest, np.float32)
-    gathered = np.empty((largest, 2 * n_pix), np.float32)
-    summed = np.empty((1, 2 * n_pix), np.float32)
+    column_sum = np.empty(largest, np.float32)
+    every_pair = cosine.shape[0]
+    place, pairs = np.full(every_pair, -1, np.int64), np.empty(largest, np.int64)
+    widest = every_pair if _nearly_all(largest, every_pair) else largest
+    even = odd = np.empty(widest, np.float32)
+    some_rows = np.empty((largest, n_pix), np.float32)
+    summed_re = summed_im = np.empty((0, n_pix), np.float32)
     capacity = 0
     used_rotations = np.empty((0, 3, 3), np.float32)
     few = np.empty((_FEW_ROWS, n_pix), np.complex64)
@@ -433,22 +477,23 @@ def sum_groups(
                 n_list = _used_weights(weights, out_start[gg], n_rows, columns, row_list, row_weight, column_sum)
                 if n_list == 0:
                     continue
-                if n_list > summed.shape[0]:
-                    summed = np.empty((n_list, 2 * n_pix), np.float32)
-                    dense = np.empty(n_list * widest, np.float32)
+                if n_list > summed_re.shape[0]:
+                    summed_re = np.empty((n_list, n_pix), np.float32)
+                    summed_im = np.empty((n_list, n_pix), np.float32)
+                    even, odd = np.empty(n_list * widest, np.float32), np.empty(n_list * widest, np.float32)
                 start = table_start[n] + slot_first[gg] * n_shifts
                 _sum_phases(
-                    weights, out_start[gg], columns, row_list[:n_list], column_sum, phase_of_row[start:], phases,
-                    dense, column, gathered, summed,
+                    weights, out_start[gg], columns, row_list[:n_list], column_sum, pair_of_row, sign_of_row, start,
+                    cosine, sine, place, pairs, even, odd, some_rows, summed_re, summed_im,
                 )  # fmt: skip
                 signal_sum[:] = 0.0
                 power_sum[:] = 0.0
                 for i in range(n_list):
                     angle = psi_idx[psi_start[gg] + row_list[i] // n_children]
-                    place = row_place[slot_of_psi[angle] * n_children + row_list[i] % n_children]
+                    at = row_place[slot_of_psi[angle] * n_children + row_list[i] % n_children]
                     _add_row(
-                        row_weight[i], summed[i], rows[place], images[n], plain_images[n], ctf2[n],
-                        numerators[place], denominators[place], signal_sum, power_sum,
+                        row_weight[i], summed_re[i], summed_im[i], rows[at], images[n], plain_images[n], ctf2[n],
+                        numerators[at], denominators[at], signal_sum, power_sum,
                     )  # fmt: skip
                 for p in range(n_pix):
                     signal[n, shell[p]] += signal_sum[p]
@@ -495,14 +540,16 @@ def _rows_in_use(
 
 
 @njit(**KERNEL_OPTIONS)
-def _add_row(weight, phases, row, image, plain_image, ctf2, numerator, denominator, signal_sum, power_sum):
-    """Adds one particle's share of one orientation; split (2P,) or, weight and power, (P,).
+def _add_row(
+    weight, phases_re, phases_im, row, image, plain_image, ctf2, numerator, denominator, signal_sum, power_sum
+):  # fmt: skip
+    """Adds one particle's share of one orientation; split (2P,) or, phases, weight and power, (P,).
 
     phases: the sum over shifts that the images are multiplied by.
     """
     n_pix = ctf2.shape[0]
     for p in range(n_pix):
-        c, s = phases[p], phases[n_pix + p]
+        c, s = phases_re[p], phases_im[p]
         x, y = plain_image[p], plain_image[n_pix + p]
         numerator[p] += x * c - y * s
         numerator[n_pix + p] += x * s + y * c

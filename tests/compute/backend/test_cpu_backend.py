@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from relion_py.compute.backend import estep_numba as kernels
 from relion_py.compute.backend import selection_numba as selection
-from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.backend.cpu import UNEVEN, CpuBackend
 from relion_py.compute.backend.kernels_numba import project
 from relion_py.compute.backend.selection_numba import BINS_PER_LOG, LOG_RANGE
 from relion_py.compute.backend.work import Shifted, Slices
@@ -29,13 +29,39 @@ def test_ranges_cover_everything_once_and_are_of_equal_length(n: int, pieces: in
     assert all(lengths) and (not lengths or max(lengths) - min(lengths) <= 1) and len(found) <= pieces
 
 
-@given(st.lists(st.integers(1, 6), max_size=30), st.integers(1, 8))
-def test_ranges_of_groups_never_cut_a_block(sizes: list[int], pieces: int) -> None:
+@given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 8))
+def test_ranges_of_groups_are_even_and_cut_a_block_only_for_that(sizes: list[int], pieces: int) -> None:
     block = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     cost = np.ones(len(block), np.int64)
-    found = CpuBackend(2).block_ranges(block, cost, pieces)
-    assert [i for a, b in found for i in range(a, b)] == list(range(len(block)))
-    assert all(a == 0 or block[a] != block[a - 1] for a, _ in found) and len(found) <= pieces
+    found = CpuBackend(2).group_ranges(block, cost, pieces)
+    assert [i for a, b in found for i in range(a, b)] == list(range(len(block))) and len(found) <= pieces
+    share = len(block) / pieces
+    assert all(b - a <= share * (1 + 2 * UNEVEN) + 2 for a, b in found)
+    begins = set(np.cumsum([0, *sizes]).tolist())
+    wanted = np.arange(1, pieces) * share
+    for a, _ in found:
+        if a not in begins:  # then no block begins near enough to where this range should
+            ideal = wanted[np.argmin(np.abs(wanted - a))]
+            assert min(abs(ideal - start) for start in begins) > UNEVEN * share
+
+
+@pytest.mark.parametrize("chains", [1, 3])
+def test_tasks_in_order_never_meet_in_a_chain(chains: int) -> None:
+    done: list[list[int]] = [[] for _ in range(chains)]
+    inside = [0] * chains
+
+    def work(i: int) -> None:
+        inside[i % chains] += 1
+        assert inside[i % chains] == 1
+        time.sleep(0.002 * (i % 4))
+        done[i % chains].append(i)
+        inside[i % chains] -= 1
+
+    with CpuBackend(4) as backend:
+        backend.map_in_order(work, [(i,) for i in range(20)], chains)
+        assert done == [list(range(i, 20, chains)) for i in range(chains)]
+        with pytest.raises(ZeroDivisionError):
+            backend.map_in_order(lambda i: 1 / i, [(2,), (0,), (3,)], chains)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -48,8 +74,9 @@ def test_every_task_is_done_once_and_an_error_is_raised_here(threads: int) -> No
             backend.map(lambda i: 1 / i, [(2,), (0,), (3,)])
 
 
+@pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_request_to_stop_drops_the_work_that_waits(threads: int) -> None:
+def test_a_request_to_stop_drops_the_work_that_waits(threads: int, ordered: bool) -> None:
     done: list[int] = []
     asked = threading.Event()
 
@@ -65,8 +92,11 @@ def test_a_request_to_stop_drops_the_work_that_waits(threads: int) -> None:
 
     began = time.monotonic()
     with CpuBackend(threads, check) as backend, pytest.raises(Aborted):
-        backend.map(work, [(i,) for i in range(200)])
-    assert time.monotonic() - began < 1.0 and len(done) < 12
+        if ordered:
+            backend.map_in_order(work, [(i,) for i in range(200)], threads)
+        else:
+            backend.map(work, [(i,) for i in range(200)])
+    assert time.monotonic() - began < 1.0 and len(done) < (40 if ordered else 12)
 
 
 def test_rows_are_shifted_by_their_phases() -> None:
@@ -80,6 +110,30 @@ def test_rows_are_shifted_by_their_phases() -> None:
     kernels.shift_rows(source, rows, shift[:, 0].copy(), shift[:, 1].copy(), kx, ky, box, out)
     phase = np.exp(-2j * np.pi * (shift[:, :1] * kx + shift[:, 1:] * ky) / box)
     np.testing.assert_allclose(out[:, 0] + 1j * out[:, 1], images[rows] * phase, atol=2e-5)
+
+
+@pytest.mark.parametrize(("kind", "pairs"), [("disc", 11), ("even", 8), ("one", 1), ("lopsided", 22)])
+def test_shifts_are_a_centre_and_pairs_of_opposite_ones(kind: str, pairs: int) -> None:
+    """Regular ones, as of a search, share their phases with the opposite ones; others are taken as they are."""
+    rng = np.random.default_rng(7)
+    kx, ky, box = np.array([0, 3, 7, 2, 5]), np.array([1, 0, -4, 6, -2]), 20
+    images = (rng.normal(size=(3, 5)) + 1j * rng.normal(size=(3, 5))).astype(np.complex64)
+    y, x = (0.7 * np.mgrid[-3:4, -3:4]).reshape(2, -1)
+    disc = np.hypot(x, y) < 1.7
+    x, y = {
+        "disc": (x[disc] + 0.31, y[disc] - 1.2), "even": (0.3 + np.arange(16) % 4, np.arange(16) // 4 - 0.8),
+        "one": (np.array([1.3]), np.array([-0.4])), "lopsided": (np.append(x[disc], 9.0), np.append(y[disc], 0.3)),
+    }[kind]  # fmt: skip
+    order = rng.permutation(len(x))
+    x, y = x[order], y[order]
+    rows, which = np.repeat(np.arange(3, dtype=np.int32), len(x)), np.tile(np.arange(len(x)), 3)
+    with CpuBackend() as backend:
+        at = backend.at_shifts(images, rows, x, y, which, kx, ky, box)
+    assert len(at.cosine) == len(at.sine) == pairs
+    found = (at.images[:, :5] + 1j * at.images[:, 5:])[rows]
+    found = found * (at.cosine[at.pair] + 1j * at.sign[:, None] * at.sine[at.pair])
+    phase = np.exp(-2j * np.pi * (np.outer(x, kx) + np.outer(y, ky)) / box)
+    np.testing.assert_allclose(found, images[rows] * phase[which], atol=2e-5)
 
 
 @pytest.mark.parametrize("correlate", [False, True])
