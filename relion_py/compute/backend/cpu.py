@@ -38,6 +38,8 @@ UNEVEN = 0.1
 """Share of a piece of work by which it may be longer or shorter so that no block is cut."""
 DENSE_ROWS, DENSE_COLUMNS = 256, 1024
 """Orientations and shifted images in one matrix product; its result stays in the processor's cache."""
+IMAGES_AT_A_TIME = 32
+"""So many are masked and transformed at once; their intermediate arrays are small."""
 GRIDS_MIB = 4096
 """Cap of the threads' accumulators together."""
 
@@ -63,7 +65,7 @@ class CpuBackend:
     """Runs kernels over ranges in `threads` threads; use as a context manager.
 
     check() is called between pieces of work, by the thread that waits for them, and may raise to stop; work_mib caps
-    the work space of one batch (0: 48 for each thread, at least 96). `cuda.CudaBackend` offers the same methods.
+    the work space of one batch (0: 32 for each thread, at least 64). `cuda.CudaBackend` offers the same methods.
     """
 
     name = "cpu"
@@ -71,7 +73,7 @@ class CpuBackend:
 
     def __init__(self, threads: int = 1, check: Callable[[], None] | None = None, work_mib: int = 0) -> None:
         self.threads = max(1, threads)
-        self.work_mib = work_mib or max(96, 48 * self.threads)
+        self.work_mib = work_mib or max(64, 32 * self.threads)
         self._check = check or (lambda: None)
         self.members: list[Any] = [self]
         self._stack = ExitStack()
@@ -202,15 +204,31 @@ class CpuBackend:
         pixels: DiscPixels, noise: NDArray[np.float32] | None = None, tubes: tuple[NDArray, float] | None = None,
     ) -> tuple[NDArray, NDArray, NDArray[np.float64]]:  # fmt: skip
         """Unmasked and masked transforms and spectra (the last NumPy's), see `refine.images.transform_images`."""
-        return transform_images(
-            images, shift, factor, mask_radius, mask_edge, pixels, noise=noise, tubes=tubes, workers=self.threads
-        )
+        n, box = len(images), images.shape[-1]
+        unmasked, masked = np.empty((n, pixels.size), np.complex64), np.empty((n, pixels.size), np.complex64)
+        spectra = np.empty((n, box // 2 + 1))
+
+        def work(a: int, b: int) -> None:
+            unmasked[a:b], masked[a:b], spectra[a:b] = transform_images(
+                images[a:b], shift[a:b], factor[a:b], mask_radius, mask_edge, pixels,
+                noise=None if noise is None else noise[a:b],
+                tubes=None if tubes is None else (tubes[0][a:b], tubes[1]),
+            )  # fmt: skip
+
+        self.map(work, self.ranges(n, max(self.threads, n // IMAGES_AT_A_TIME)))
+        return unmasked, masked, spectra
 
     def ctf_values(
         self, params: CtfParams, kx: NDArray, ky: NDArray, box: int, angpix: float, **options: Any
     ) -> NDArray:
         """CTFs (N, P) of particles, see `image.ctf.ctf_values`."""
-        return ctf_values(params, kx, ky, box, angpix, **options)
+        out = np.empty((len(params), len(kx)), np.float32)
+
+        def work(a: int, b: int) -> None:
+            out[a:b] = ctf_values(params[a:b], kx, ky, box, angpix, **options)
+
+        self.map(work, self.ranges(len(params)))
+        return out
 
     # ---- the expectation step ----
 

@@ -257,7 +257,7 @@ class CudaBackend:
         """
         if tubes is not None:
             unmasked, masked, spectrum = transform_images(
-                images, shift, factor, mask_radius, mask_edge, pixels, noise=noise, tubes=tubes, workers=self.threads
+                images, shift, factor, mask_radius, mask_edge, pixels, noise=noise, tubes=tubes
             )
             return self.to_device(unmasked), self.to_device(masked), spectrum
         n, box = images.shape[:2]

@@ -67,6 +67,31 @@ def shift_rows(images, image_of_row, shift_x, shift_y, kx, ky, box, out):
 
 
 @njit(**KERNEL_OPTIONS)
+def offset_priors(offsets, centres, two_sigma2, out):
+    """Log of Gaussians of offsets (N, T, C) A around centres (K, C), scaled to a mean of 1 over T; out (K, N, T).
+
+    two_sigma2: twice the variance, A^2 (ml_optimiser.cpp, convertAllSquaredDifferencesToWeights, pdf_offset).
+    """
+    n_shifts = offsets.shape[1]
+    line = np.empty(n_shifts)
+    for k in range(centres.shape[0]):
+        for n in range(offsets.shape[0]):
+            peak = -np.inf
+            for t in range(n_shifts):
+                squared = 0.0
+                for c in range(offsets.shape[2]):
+                    squared += (offsets[n, t, c] - centres[k, c]) ** 2
+                line[t] = -squared / two_sigma2
+                peak = max(peak, line[t])
+            total = 0.0
+            for t in range(n_shifts):
+                total += np.exp(line[t] - peak)
+            mean = np.log(total / n_shifts) + peak
+            for t in range(n_shifts):
+                out[k, n, t] = line[t] - mean
+
+
+@njit(**KERNEL_OPTIONS)
 def split(rows, out):
     """Complex rows (R, P) -> out (R, 2P): their real parts, then their imaginary parts."""
     n_pix = rows.shape[1]

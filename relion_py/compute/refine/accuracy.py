@@ -7,6 +7,7 @@ averaged over some particles. Source: ml_optimiser.cpp, calculateExpectedAngular
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.geometry.euler import euler_to_matrix, matrix_to_euler
@@ -61,14 +62,13 @@ def expected_errors(
         if distortion is not None:
             matrix[:, :2] = distortion.astype(np.float64) @ matrix[:, :2]
         views = reference.project(matrix, pixels.kx, pixels.ky)
-        difference = np.abs(views[1:] - views[0]) ** 2 * weight
-        tried = _first_above(difference.sum(axis=1))
+        tried = _first_distinct(views, weight)
         sum_angle += angle_errors[tried]
-        contribution += np.bincount(pixels.shell, difference[tried], len(contribution))
+        difference = np.abs(views[1 + tried] - views[0]) ** 2 * weight
+        contribution += np.bincount(pixels.shell, difference, len(contribution))
         k = pixels.kx if random.random() < 0.5 else pixels.ky
-        phase = 2.0 * np.pi / (box or reference.box) * np.outer(shift_errors, k)
-        snr = (2.0 - 2.0 * np.cos(phase)) @ (np.abs(views[0]) ** 2 * weight)
-        sum_shift += shift_errors[_first_above(snr)]
+        power = np.abs(views[0]) ** 2 * weight
+        sum_shift += shift_errors[_first_moved(power, k, 2.0 * np.pi / (box or reference.box) * shift_errors)]
     total = contribution.sum()
     return (
         sum_angle / len(angles),
@@ -77,7 +77,26 @@ def expected_errors(
     )
 
 
-def _first_above(snr: NDArray[np.float64]) -> int:
-    """Index of the first error that can be told from none, else the last."""
-    above = np.nonzero(snr > LOG_ODDS)[0]
-    return int(above[0]) if len(above) else len(snr) - 1
+@njit(cache=True, nogil=True)
+def _first_distinct(views, weight):  # type: ignore[no-untyped-def]
+    """Number of the first of views[1:] (E, P) that can be told from views[0], else that of the last."""
+    for e in range(1, views.shape[0]):
+        snr = 0.0
+        for p in range(weight.shape[0]):
+            re, im = views[e, p].real - views[0, p].real, views[e, p].imag - views[0, p].imag
+            snr += weight[p] * (re * re + im * im)
+        if snr > LOG_ODDS:
+            return e - 1
+    return views.shape[0] - 2
+
+
+@njit(cache=True, nogil=True)
+def _first_moved(power, k, angles):  # type: ignore[no-untyped-def]
+    """Number of the first shift, in radians at k = 1, that can be told from none, else that of the last."""
+    for e in range(angles.shape[0]):
+        snr = 0.0
+        for p in range(power.shape[0]):
+            snr += power[p] * (2.0 - 2.0 * np.cos(angles[e] * k[p]))
+        if snr > LOG_ODDS:
+            return e
+    return angles.shape[0] - 1

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.backend.base import Backend
+from relion_py.compute.backend.estep_numba import offset_priors
 from relion_py.compute.backend.work import Array, Best, Coarse, Groups, Shifted, Significant, Slices
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.images import DiscPixels, PreparedImages
@@ -317,11 +318,10 @@ class Expectation:
     def _shift_prior(self, images: PreparedImages) -> NDArray[np.float32]:
         """(K, N, T) log of the Gaussian prior on offsets, mean 1 over the shifts as in the reference."""
         total = images.old_offset[:, None, :] + self.sampling.shifts_unperturbed[None]
-        away = self._counted(total[None] - self.prior_offset[:, None, None, :])
-        log_prior = -np.sum(away**2, axis=-1) / (2.0 * max(self.settings.sigma2_offset, 1e-4))
-        peak = log_prior.max(axis=-1, keepdims=True)
-        mean = np.log(np.mean(np.exp(log_prior - peak), axis=-1, keepdims=True)) + peak
-        return (log_prior - mean).astype(np.float32)
+        prior = np.empty((len(self.prior_offset), *total.shape[:2]), np.float32)
+        two_sigma2 = 2.0 * max(self.settings.sigma2_offset, 1e-4)
+        offset_priors(self._counted(total), self._counted(self.prior_offset), two_sigma2, prior)
+        return prior
 
     def _counted(self, offset: NDArray[np.float64]) -> NDArray[np.float64]:
         """The components (..., 2 or 1) of offsets that the prior is about."""
@@ -480,9 +480,12 @@ class Expectation:
         # weight within the table of shifts: total per particle, and the spread of offsets
         sum_weight = np.bincount(rows, row_weight.sum(axis=0), len(batch))
         offset = batch.old_offset[rows] + shift
-        for k, prior in enumerate(self.prior_offset):
-            sums.sigma2_offset += float(np.sum(row_weight[k] * np.sum(self._counted(offset - prior) ** 2, axis=1)))
-        sums.prior_offset += row_weight @ offset
+        # sum of w |offset - prior|^2
+        of_class, prior, counted = row_weight @ offset, self._counted(self.prior_offset), self._counted(offset)
+        spread = row_weight @ np.einsum("rc,rc->r", counted, counted)
+        spread -= np.einsum("kc,kc->k", 2.0 * self._counted(of_class) - row_weight.sum(axis=1)[:, None] * prior, prior)
+        sums.sigma2_offset += float(spread.sum())
+        sums.prior_offset += of_class
         # noise: |X|^2 - 2 Re <X, CTF P> + |CTF P|^2, by shell; signal and power still hold 1/sigma2
         inverse = self.inv_sigma2[batch.optics]
         sigma2 = np.divide(1.0, inverse, out=np.zeros(inverse.shape), where=inverse > 0)

@@ -143,9 +143,9 @@ def _shell_power(transforms, shells, out):  # type: ignore[no-untyped-def]
                     out[n, s] += value.real * value.real + value.imag * value.imag
 
 
-def _transform(images: NDArray[np.float32], workers: int) -> NDArray[np.complex64]:
+def _transform(images: NDArray[np.float32]) -> NDArray[np.complex64]:
     """rfft2 / box^2 of each image, complex64 (N, box, box // 2 + 1)."""
-    transforms = scipy.fft.rfft2(images, workers=workers)
+    transforms = scipy.fft.rfft2(images)
     transforms *= np.float32(1.0 / images.shape[1] ** 2)
     return transforms
 
@@ -167,7 +167,6 @@ def transform_images(
     *,
     noise: NDArray[np.float32] | None = None,
     tubes: tuple[NDArray[np.float64], float] | None = None,
-    workers: int = 1,
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float64]]:
     """Unmasked and masked transforms (N, P) at the disc pixels, and the masked images' power per shell (N, S).
 
@@ -177,12 +176,12 @@ def transform_images(
     """
     box = images.shape[1]
     _shift_and_scale(images, np.ascontiguousarray(shift, np.int64), np.asarray(factor, np.float32))
-    unmasked = _disc(_transform(images, workers), pixels)
+    unmasked = _disc(_transform(images), pixels)
     if tubes is None:
         masked = mask_outside(images, mask_radius, mask_edge, background=noise)
     else:
         masked = mask_outside_tubes(images, tubes[0], mask_radius, tubes[1], mask_edge, noise)
-    transforms = _transform(masked, workers)
+    transforms = _transform(masked)
     spectrum = np.zeros((len(images), box // 2 + 1))
     _shell_power(transforms, box // 2 + 1, spectrum)
     return unmasked, _disc(transforms, pixels), spectrum
