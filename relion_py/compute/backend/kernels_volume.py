@@ -211,6 +211,17 @@ def fold_friedel_plane(grid):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+def _in_plane(grid, z, y, x, fy, fx):  # type: ignore[no-untyped-def]
+    """The three values of a grid (Z, Y, X, 3) between voxels y, y + 1 and x, x + 1 of a plane."""
+    w00, w01, w10, w11 = (1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx
+    near, far = grid[z, y], grid[z, y + 1]
+    re = w00 * near[x, 0] + w01 * near[x + 1, 0] + w10 * far[x, 0] + w11 * far[x + 1, 0]
+    im = w00 * near[x, 1] + w01 * near[x + 1, 1] + w10 * far[x, 1] + w11 * far[x + 1, 1]
+    weight = w00 * near[x, 2] + w01 * near[x + 1, 2] + w10 * far[x, 2] + w11 * far[x + 1, 2]
+    return re, im, weight
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def add_rotated(grid, operators, turns, radius, first, last, out):  # type: ignore[no-untyped-def]
     """Add to `out` the grid rotated by each operator, planes first..last: out(x) += grid(R x), trilinear.
 
@@ -238,24 +249,45 @@ def add_rotated(grid, operators, turns, radius, first, last, out):  # type: igno
                     x0 = int(xp)
                     y0, z0 = int(np.floor(yp)), int(np.floor(zp))
                     fx, fy, fz = xp - x0, yp - y0, zp - z0
+                    fx, fy, fz = xp - x0, yp - y0, zp - z0
                     y0, z0 = y0 + half_y, z0 + half_z
-                    cosine, sine = np.float32(1.0), np.float32(0.0)
+                    re, im, weight = _in_plane(grid, z0, y0, x0, fy, fx)
+                    if fz != 0.0:  # else a turn about Z
+                        far_re, far_im, far_weight = _in_plane(grid, z0 + 1, y0, x0, fy, fx)
+                        re += fz * (far_re - re)
+                        im += fz * (far_im - im)
+                        weight += fz * (far_weight - weight)
+                    im *= side
                     if turns[s] != 0.0:
                         cosine, sine = np.cos(turns[s] * z), np.sin(turns[s] * z)
-                    for c in range(3):
-                        near = (1 - fy) * ((1 - fx) * grid[z0, y0, x0, c] + fx * grid[z0, y0, x0 + 1, c])
-                        near += fy * ((1 - fx) * grid[z0, y0 + 1, x0, c] + fx * grid[z0, y0 + 1, x0 + 1, c])
-                        far = (1 - fy) * ((1 - fx) * grid[z0 + 1, y0, x0, c] + fx * grid[z0 + 1, y0, x0 + 1, c])
-                        far += fy * ((1 - fx) * grid[z0 + 1, y0 + 1, x0, c] + fx * grid[z0 + 1, y0 + 1, x0 + 1, c])
-                        value = (1 - fz) * near + fz * far
-                        if c == 0:
-                            out[k, i, j, 0] += value * cosine
-                            out[k, i, j, 1] += value * sine
-                        elif c == 1:
-                            out[k, i, j, 0] -= value * side * sine
-                            out[k, i, j, 1] += value * side * cosine
-                        else:
-                            out[k, i, j, 2] += value
+                        re, im = re * cosine - im * sine, re * sine + im * cosine
+                    out[k, i, j, 0] += re
+                    out[k, i, j, 1] += im
+                    out[k, i, j, 2] += weight
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def add_turned(grid, operators, radius, first, last, out):  # type: ignore[no-untyped-def]
+    """As `add_rotated`, by operators (S, 3, 3), int, that turn the grid onto itself."""
+    depth, height, width, _ = grid.shape
+    half_z, half_y = depth // 2, height // 2
+    limit = radius * radius
+    for k in range(first, last):
+        z = k - half_z
+        for i in range(height):
+            y = i - half_y
+            for j in range(width):
+                if z * z + y * y + j * j > limit:
+                    break
+                for s in range(len(operators)):
+                    x0 = operators[s, 0, 0] * j + operators[s, 0, 1] * y + operators[s, 0, 2] * z
+                    y0 = operators[s, 1, 0] * j + operators[s, 1, 1] * y + operators[s, 1, 2] * z
+                    z0 = operators[s, 2, 0] * j + operators[s, 2, 1] * y + operators[s, 2, 2] * z
+                    side = 1 if x0 >= 0 else -1
+                    value = grid[side * z0 + half_z, side * y0 + half_y, side * x0]
+                    out[k, i, j, 0] += value[0]
+                    out[k, i, j, 1] += side * value[1]
+                    out[k, i, j, 2] += value[2]
 
 
 @numba.njit(**_OPTIONS)

@@ -106,6 +106,23 @@ def test_symmetry_equals_inserting_every_mate(group, workers):
     np.testing.assert_allclose(turned.grid[inside], mates.grid[inside], atol=2e-5 * scale)
 
 
+@pytest.mark.parametrize("group", ["C2", "C3", "D2", "D7", "T", "O", "I1", "I3"])
+def test_symmetry_is_the_sum_over_all_operators_interpolated_once(group):
+    """Whatever way it is made: out(x) = sum over R of grid(R x), trilinear, within the radius alone."""
+    images, weights, rotations, kx, ky = random_slices(30, 12, 8)
+    found = BackProjector(12, operators=operators(group))
+    found.insert(images, weights, rotations, kx, ky)
+    found.grid[len(found.grid) // 2, len(found.grid) // 2, 0, 1] = 0.0  # of no meaning
+    wanted = found.copy()
+    found.symmetrise(workers=2)
+    wanted.enforce_hermitian()
+    wanted._add_mates(operators(group)[1:], np.zeros(len(operators(group)) - 1), 1)
+    np.testing.assert_allclose(found.grid, wanted.grid, atol=3e-5 * abs(wanted.grid).max())
+    z, y, x = np.ogrid[tuple(slice(n) for n in wanted.grid.shape[:3])]
+    beyond = (z - len(wanted.grid) // 2) ** 2 + (y - len(wanted.grid) // 2) ** 2 + x**2 > wanted.r_max_padded**2
+    assert np.array_equal(found.grid[beyond], wanted.grid[beyond])
+
+
 def test_low_resolution_sums_travel():
     images, weights, rotations, kx, ky = random_slices(20, 24, 6)
     first, second = BackProjector(24), BackProjector(24)
