@@ -291,6 +291,19 @@ def add_turned(grid, operators, radius, first, last, out):  # type: ignore[no-un
 
 
 @numba.njit(**_OPTIONS)
+def scale_by_radius(volume, factor):  # type: ignore[no-untyped-def]
+    """Multiplies a map (Z, Y, X), origin in the middle, in place by factor[r^2]; r in voxels. Depth 1: an image."""
+    depth, height, width = volume.shape
+    for k in range(depth):
+        z = k - depth // 2
+        for i in range(height):
+            y = i - height // 2
+            for j in range(width):
+                x = j - width // 2
+                volume[k, i, j] *= factor[z * z + y * y + x * x]
+
+
+@numba.njit(**_OPTIONS)
 def downsample(grid, pad, half_size):  # type: ignore[no-untyped-def]
     """Weighted average of the padded voxels that are nearest to each unpadded one.
 

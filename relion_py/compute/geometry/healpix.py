@@ -9,7 +9,8 @@ Facts: RELION 5 ``src/healpix_sampling.cpp``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import copy
+from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 
@@ -114,7 +115,9 @@ class Sampling:
 
     def perturbed(self, perturbation: float) -> Sampling:
         """The same grid with another random perturbation."""
-        return replace(self, perturbation=perturbation)
+        other = copy.copy(self)  # with the directions, which take long to find
+        object.__setattr__(other, "perturbation", perturbation)
+        return other
 
     @property
     def step(self) -> float:

@@ -17,6 +17,7 @@ from relion_py.compute.refine.projector import FourierReference
 LOG_ODDS = 4.60517
 """-log 0.01"""
 _MAX_ANGLE, _MAX_SHIFT = 30.0, 10.0
+_VIEWS_AT_ONCE = 8
 _ANGLE_STEPS = ((0.2, 0.05), (1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0), (20.0, 2.0), (np.inf, 5.0))
 _SHIFT_STEPS = ((1.0, 0.1), (2.0, 0.2), (5.0, 0.5), (10.0, 1.0), (np.inf, 2.0))
 
@@ -61,13 +62,12 @@ def expected_errors(
         matrix = euler_to_matrix(*turned.T)
         if distortion is not None:
             matrix[:, :2] = distortion.astype(np.float64) @ matrix[:, :2]
-        views = reference.project(matrix, pixels.kx, pixels.ky)
-        tried = _first_distinct(views, weight)
+        view = reference.project(matrix[:1], pixels.kx, pixels.ky)[0]
+        tried, difference = _first_distinct(reference, matrix[1:], view, weight, pixels)
         sum_angle += angle_errors[tried]
-        difference = np.abs(views[1 + tried] - views[0]) ** 2 * weight
         contribution += np.bincount(pixels.shell, difference, len(contribution))
         k = pixels.kx if random.random() < 0.5 else pixels.ky
-        power = np.abs(views[0]) ** 2 * weight
+        power = np.abs(view) ** 2 * weight
         sum_shift += shift_errors[_first_moved(power, k, 2.0 * np.pi / (box or reference.box) * shift_errors)]
     total = contribution.sum()
     return (
@@ -77,17 +77,18 @@ def expected_errors(
     )
 
 
-@njit(cache=True, nogil=True)
-def _first_distinct(views, weight):  # type: ignore[no-untyped-def]
-    """Number of the first of views[1:] (E, P) that can be told from views[0], else that of the last."""
-    for e in range(1, views.shape[0]):
-        snr = 0.0
-        for p in range(weight.shape[0]):
-            re, im = views[e, p].real - views[0, p].real, views[e, p].imag - views[0, p].imag
-            snr += weight[p] * (re * re + im * im)
-        if snr > LOG_ODDS:
-            return e - 1
-    return views.shape[0] - 2
+def _first_distinct(
+    reference: FourierReference, matrices: NDArray[np.float64], view: NDArray, weight: NDArray, pixels: DiscPixels
+) -> tuple[int, NDArray[np.floating]]:
+    """Number of the first of some views (E, 3, 3) that can be told from `view` (P,), else of the last; by what (P,)."""
+    power = np.zeros((1, len(weight)))
+    for first in range(0, len(matrices), _VIEWS_AT_ONCE):
+        difference = reference.project(matrices[first : first + _VIEWS_AT_ONCE], pixels.kx, pixels.ky) - view
+        power = (difference.real**2 + difference.imag**2) * weight
+        above = np.flatnonzero(power.sum(axis=1) > LOG_ODDS)
+        if len(above):
+            return first + int(above[0]), power[above[0]]
+    return len(matrices) - 1, power[-1]
 
 
 @njit(cache=True, nogil=True)

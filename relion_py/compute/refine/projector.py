@@ -24,14 +24,16 @@ def padded_box(box: int, padding: float) -> int:
     return size + size % 2
 
 
-def interpolation_transform(box: int, padded: int, ndim: int = 3) -> NDArray[np.float64]:
-    """sinc^2(r / padded) in real space, the transform of the trilinear interpolator: float64 (box,) * ndim.
+def without_interpolation(volume: Array, padded: int) -> NDArray[np.float32]:
+    """A map (box,) * ndim, origin at box // 2, over sinc^2(r / padded), the trilinear interpolator's transform.
 
-    Origin at box // 2. Maps are divided by it (projector.cpp, griddingCorrect).
+    (projector.cpp, griddingCorrect)
     """
-    axis = (np.arange(box) - box // 2).astype(np.float64) ** 2
-    squared = sum(np.meshgrid(*[axis] * ndim, indexing="ij", sparse=True))
-    return np.sinc(np.sqrt(squared) / padded) ** 2
+    squared = np.arange(volume.ndim * (len(volume) // 2) ** 2 + 1)
+    factor = 1.0 / np.sinc(np.sqrt(squared) / padded) ** 2
+    out = np.array(volume, np.float32, order="C")
+    kernels_volume.scale_by_radius(out if out.ndim == 3 else out[None], factor)
+    return out
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class FourierReference:
         radius = int(pad * r_max + 0.5)
         work = volume
         if correct_gridding:
-            work = volume / interpolation_transform(box, padded, volume.ndim)
+            work = without_interpolation(volume, padded)
         data = _transform(work, padded, radius, workers)
         data /= np.float32(box) ** 2
         limit = radius * radius

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from relion_py.compute.backend import kernels_volume
 from relion_py.compute.image.masks import mask_outside
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.projector import interpolation_transform, padded_box
+from relion_py.compute.refine.projector import padded_box, without_interpolation
 
 Array = NDArray[Any]
 _NO_PRIOR = np.empty(0)
@@ -134,7 +134,7 @@ def reconstruct(
     padded = padded_box(sums.box, sums.pad)
     volume = to_real_space(transform, sums.box, padded, ndim=sums.ndim, workers=workers)
     volume = mask_outside(volume, -1.0, 3.0, sums.ndim)  # corners alias
-    return (volume / interpolation_transform(sums.box, padded, sums.ndim)).astype(np.float32)
+    return without_interpolation(volume, padded)
 
 
 def to_real_space(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.image.masks import soft_mask
-from relion_py.compute.refine.images import DiscPixels, noise_images, transform_images
+from relion_py.compute.refine.images import DiscPixels, noise_images
 
 BOX, RADIUS, EDGE = 24, 8.0, 3.0
 
@@ -49,17 +50,16 @@ def test_positions_in_a_larger_disc() -> None:
 
 
 @pytest.mark.parametrize("filled_with_noise", [False, True])
-@pytest.mark.parametrize("workers", [1, 2])
-def test_images_are_moved_scaled_masked_and_transformed(filled_with_noise: bool, workers: int) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_images_are_moved_scaled_masked_and_transformed(filled_with_noise: bool, threads: int) -> None:
     rng = np.random.default_rng(2)
     images = rng.normal(0.3, 1.0, (3, BOX, BOX)).astype(np.float32)
     shift = np.array([[0, 0], [3, -2], [-5, 30]])
     factor = np.array([1.0, 0.5, 2.0])
     noise = rng.normal(size=images.shape).astype(np.float32) if filled_with_noise else None
     pixels = DiscPixels.of_size(14)
-    unmasked, masked, spectrum = transform_images(
-        images.copy(), shift, factor, RADIUS, EDGE, pixels, noise=noise, workers=workers
-    )
+    with CpuBackend(threads) as backend:
+        unmasked, masked, spectrum = backend.transform_images(images.copy(), shift, factor, RADIUS, EDGE, pixels, noise)
     inside = soft_mask(BOX, RADIUS, EDGE, 2)
     for n in range(3):
         image = moved(images[n], *shift[n]) * factor[n]
