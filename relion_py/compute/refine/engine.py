@@ -40,7 +40,7 @@ from relion_py.compute.refine.expectation import Assignments, Expectation, Expec
 from relion_py.compute.refine.helical_priors import update_priors
 from relion_py.compute.refine.host import Host
 from relion_py.compute.refine.images import DiscPixels
-from relion_py.compute.refine.model import NO_PRIOR, ModelState, OptimiserState, SamplingState
+from relion_py.compute.refine.model import NO_PRIOR, UNKNOWN, ModelState, OptimiserState, SamplingState
 from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.preparation import ImagePreparation
@@ -250,15 +250,14 @@ class Engine:
         strict = self.options.strict_highres_exp > 0
         sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
         size = sizes.coarse if strict else model.current_size
-        contributions = np.zeros((model.nr_classes, model.nr_shells))
-        for k, reference in enumerate(references):
-            model.accuracy_rot[k] = model.accuracy_trans[k] = 999.0
-            if model.pdf_class[k] < EMPTY_CLASS and len(references) > 1:
-                continue
-            model.accuracy_rot[k], model.accuracy_trans[k], contributions[k] = self._expected_errors(
-                reference, trial, size, self._inverse_noise(model)
-            )
-        model.orientability_contrib = contributions
+        inverse, comm = self._inverse_noise(model), self.job.comm
+        errors, contributions = np.zeros((model.nr_classes, 2)), np.zeros((model.nr_classes, model.nr_shells))
+        for k in range(comm.rank, len(references), comm.size):
+            errors[k] = UNKNOWN
+            if model.pdf_class[k] >= EMPTY_CLASS or len(references) == 1:
+                *errors[k], contributions[k] = self._expected_errors(references[k], trial, size, inverse)
+        model.accuracy_rot, model.accuracy_trans = comm.allreduce_sum(errors).T.copy()
+        model.orientability_contrib = comm.allreduce_sum(contributions)
         state.accuracy_rot, state.accuracy_trans = model.accuracy_rot.min(), model.accuracy_trans.min()
         self.job.say(
             f" Auto-refine: Estimated accuracy angles= {state.accuracy_rot:g} degrees; "
