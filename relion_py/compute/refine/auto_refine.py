@@ -139,7 +139,7 @@ class AutoRefinement(Engine):
     def _expectation(self, references: list[list[FourierReference]], sizes: convergence.ImageSizes) -> Halves:
         options, comm = self.options, self.job.comm
         self.job.say(f" Expectation iteration {self.state.iteration}")
-        halves = Halves(comm, options.threads)
+        halves = Halves(comm, options.threads, self.external)
         old = self.poses()
         mine = sum(len(source.share(self.particles.members(h), comm)) for h in (1, 2))
         self.weighted: list[WeightedSums] = []
@@ -180,7 +180,8 @@ class AutoRefinement(Engine):
             halves.join()
             self._join_sums()
         for half, model in enumerate(self.models):
-            halves.maximise(half, model, fsc, options.tau2_fudge_factor, self.fixed_tau2, last)
+            stem = self.external_stem(f"{'' if last else f'_half{half + 1}'}_class001")
+            halves.maximise(half, model, fsc, options.tau2_fudge_factor, self.fixed_tau2, last, stem)
         if not last:
             self.impose_local_symmetry()
         self._make_helical(last)

@@ -200,23 +200,28 @@ class Classification(Engine):
         self.job.say(" Maximization...")
         weight = weighted.pdf_direction.sum(axis=1)
         for k, each in enumerate(sums):
-            result: tuple[ShellSpectra, NDArray[np.float32]] | None = None
+            result: tuple[ShellSpectra, NDArray[np.float32], NDArray[np.float64]] | None = None
             if weight[k] <= 0:
                 model.references[k] = np.zeros_like(model.references[k])
                 continue
             if self.job.comm.rank == self._owner(k):
                 each.symmetrise(workers=options.threads, helix=helical.units_of(model, k, options))
                 spectra = update_tau2(each, model.tau2_class[k], tau2_fudge=model.tau2_fudge)
-                volume = reconstruct(
-                    each,
-                    spectra.tau2,
-                    model.tau2_fudge,
-                    first_prior_shell=FIRST_PRIOR_SHELL,
-                    workers=options.threads,
-                )
-                result = (spectra, volume)
-            spectra, model.references[k] = self.job.comm.bcast(result, self._owner(k))
-            keep_spectra(model, k, spectra, model.fsc_halves_class[k])
+                fsc = model.fsc_halves_class[k]
+                if self.external is None:
+                    volume = reconstruct(
+                        each,
+                        spectra.tau2,
+                        model.tau2_fudge,
+                        first_prior_shell=FIRST_PRIOR_SHELL,
+                        workers=options.threads,
+                    )
+                else:
+                    stem = self.external_stem(f"_class{k + 1:03d}")
+                    spectra, volume, fsc = self.external.reconstruct(each, spectra, fsc, model.tau2_fudge, stem, False)
+                result = (spectra, volume, fsc)
+            spectra, model.references[k], fsc = self.job.comm.bcast(result, self._owner(k))
+            keep_spectra(model, k, spectra, fsc)
             self.make_helical(model, k, self._owner(k))
         self._update_parameters(weighted)
         self.update_helical_priors(model)

@@ -37,6 +37,7 @@ from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.expectation import Assignments, Expectation, ExpectationSettings, WeightedSums
+from relion_py.compute.refine.external import ExternalProgram
 from relion_py.compute.refine.helical_priors import update_priors
 from relion_py.compute.refine.host import Host
 from relion_py.compute.refine.images import DiscPixels
@@ -109,6 +110,7 @@ class Engine:
         self.shell_pixels = np.stack([g.pixels_per_shell() for g in self.geometries])
         self.dimensions = self.models[0].ref_dim
         self.diameter = self.options.mask_diameter(self.box, self.pixel_size)
+        self.external = ExternalProgram.of(self.options, self.pixel_size, self.diameter, self.job.check_abort)
         self.clock = Stopwatch()
         if self.sampling.relax_symmetry:
             self.job.say(f" Relaxing symmetry to {self.sampling.relax_symmetry}")
@@ -127,6 +129,10 @@ class Engine:
             self.aberrations,
             self.diameter,
         )
+
+    def external_stem(self, suffix: str) -> str:
+        """Rootname of the files that are exchanged with a program that makes maps, in this iteration."""
+        return f"{self.options.output_root}_it{self.state.iteration:03d}{suffix}"
 
     def compute_on(self, devices: Sequence[Share]) -> None:
         """From now on these devices do the expectation, instead of the CPU; none: the CPU does it.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from relion_py.compute.image import fsc as fsc_tools
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine.backprojector import BackProjector, HelicalUnits
+from relion_py.compute.refine.external import ExternalProgram
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.reconstruct import ShellSpectra, reconstruct, update_tau2
 
@@ -35,8 +36,8 @@ def owner(half: int, comm: Communicator) -> int:
 class Halves:
     """Back-projections of both halves; after `reduce` complete on their owners, elsewhere None."""
 
-    def __init__(self, comm: Communicator, workers: int) -> None:
-        self.comm, self.workers = comm, workers
+    def __init__(self, comm: Communicator, workers: int, external: ExternalProgram | None = None) -> None:
+        self.comm, self.workers, self.external = comm, workers, external
         self.sums: list[BackProjector | None] = [None, None]
 
     def reduce(self, half: int, sums: BackProjector, via_disc: str = "") -> None:
@@ -108,9 +109,13 @@ class Halves:
         self.sums[1] = None
 
     def maximise(
-        self, half: int, model: ModelState, fsc: NDArray[np.float64], tau2_fudge: float, fixed_tau2: bool, joined: bool
-    ) -> None:
-        """New map and spectra of a half (or of all particles, `joined`) in `model`, on every rank."""
+        self, half: int, model: ModelState, fsc: NDArray[np.float64], tau2_fudge: float, fixed_tau2: bool, joined: bool,
+        stem: str,
+    ) -> None:  # fmt: skip
+        """New map and spectra of a half (or of all particles, `joined`) in `model`, on every rank.
+
+        stem: rootname of the files for a program that makes the map, if there is one.
+        """
         sums, result = self.sums[half], None
         if sums is not None:
             spectra = update_tau2(
@@ -120,15 +125,18 @@ class Halves:
                 fsc=None if fixed_tau2 else fsc,
                 is_whole_instead_of_half=joined,
             )
-            volume = reconstruct(
-                sums,
-                spectra.tau2,
-                tau2_fudge,
-                first_prior_shell=FIRST_PRIOR_SHELL,
-                workers=self.workers,
-            )
-            result = (spectra, volume)
-        spectra, volume = self.comm.bcast(result, owner(half, self.comm))
+            if self.external is None:
+                volume = reconstruct(
+                    sums,
+                    spectra.tau2,
+                    tau2_fudge,
+                    first_prior_shell=FIRST_PRIOR_SHELL,
+                    workers=self.workers,
+                )
+            else:
+                spectra, volume, fsc = self.external.reconstruct(sums, spectra, fsc, tau2_fudge, stem, joined)
+            result = (spectra, volume, fsc)
+        spectra, volume, fsc = self.comm.bcast(result, owner(half, self.comm))
         model.references[0] = volume
         keep_spectra(model, 0, spectra, fsc)
 

@@ -74,7 +74,9 @@ def optimiser_to_star(
         "rlnIncrementImageSize": state.incr_size,
         "rlnDoMapEstimation": True,
         "rlnDoFastSubsetOptimisation": options.fast_subsets,
-        **_SWITCHED_OFF,
+        "rlnDoExternalReconstruct": options.external_reconstruct,
+        "rlnDoBlush": options.blush,
+        "rlnBlushNoSpectralTrailing": options.blush_skip_spectral_trailing,
         **_gradient(state, options),
         "rlnTau2FudgeScheme": options.tau2_fudge_scheme,
         "rlnTau2FudgeArg": options.tau2_fudge,
@@ -121,14 +123,6 @@ def optimiser_to_star(
     table.comments = (*head, *table.comments)
     star["optimiser_general"] = table
     return star
-
-
-_SWITCHED_OFF: Mapping[str, Any] = {
-    "rlnDoExternalReconstruct": False,
-    "rlnDoBlush": False,
-    "rlnBlushNoSpectralTrailing": False,
-}
-"""What this program does not do, as the reference writes it."""
 
 
 def _gradient(state: OptimiserState, options: RefineOptions) -> dict[str, Any]:
@@ -197,8 +191,6 @@ def _helix_options(general: ListValues) -> dict[str, Any]:
 
 _FOREIGN: Mapping[str, tuple[str, str]] = {
     "rlnBodyStarFile": ("None", "several bodies"),
-    "rlnDoBlush": ("0", "Blush regularisation"),
-    "rlnDoExternalReconstruct": ("0", "external reconstruction"),
     "rlnSolventMask2Name": ("None", "a second solvent mask"),
     "rlnFourierMask": ("None", "a Fourier mask"),
     "rlnDoSkipRotate": ("0", "fixed orientations"),
@@ -274,6 +266,9 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         solvent_mask=general.text("rlnSolventMaskName"),
         local_symmetry=general.text("rlnLocalSymmetryFile", "None"),
         tau_spectrum=general.text("rlnTauSpectrumName"),
+        external_reconstruct=bool(general.integer("rlnDoExternalReconstruct", 0)),
+        blush=bool(general.integer("rlnDoBlush", 0)),
+        blush_skip_spectral_trailing=bool(general.integer("rlnBlushNoSpectralTrailing", 0)),
         auto_refine=auto_refine,
         split_random_halves=bool(general.integer("rlnDoSplitRandomHalves")),
         iterations=general.integer("rlnNumberOfIterations"),

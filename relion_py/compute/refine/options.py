@@ -106,6 +106,13 @@ class RefineOptions:
         "--class_inactivity_threshold", "number", 0.0, minimum=0.0, maximum=1.0, on_continue="change"
     )
 
+    # maps made by other programs
+    blush: bool = _option("--blush", "switch", False, on_continue="change")
+    blush_skip_spectral_trailing: bool = _option(
+        "--blush_skip_spectral_trailing", "switch", False, on_continue="change"
+    )
+    external_reconstruct: bool = _option("--external_reconstruct", "switch", False, on_continue="change")
+
     # reference and prior
     ini_high: float = _option("--ini_high", "number", -1.0, minimum=0.0, unset=-1)  # A; <= 0: no filter
     firstiter_cc: bool = _option("--firstiter_cc", "switch", False)
@@ -588,6 +595,15 @@ def _problems_of_any_run(options: RefineOptions) -> list[str]:
         ):
             if given:
                 problems.append(f"{flag} has no effect without --grad: add that, or leave {flag} out.")
+    for flag, given in (("--blush", options.blush), ("--external_reconstruct", options.external_reconstruct)):
+        if given and options.gradient:
+            problems.append(f"{flag} and --grad exclude each other: give one of them.")
+    if options.blush and not options.is_3d and not options.continue_from:
+        problems.append("--blush is for 3D references: leave it out.")
+    if options.blush and options.external_reconstruct:
+        problems.append("--blush and --external_reconstruct exclude each other: give one of them.")
+    if options.blush_skip_spectral_trailing and not options.blush:
+        problems.append("--blush_skip_spectral_trailing has no effect without --blush: add that, or leave it out.")
     if options.fast_subsets and options.max_iterations < 20:
         problems.append("--fast_subsets needs at least 20 iterations: give them with --iter.")
     return problems

@@ -206,7 +206,6 @@ _TOMO = "it refines particles from micrographs, not from tomograms"
 _SOM = "it makes classes, not self-organising maps"
 _UNUSED = "RELION reads and writes this resolution but does not use it"
 _SEARCH = "auto-refinement searches all angles and offsets by the HEALPix order and the offset range"
-_BLUSH = "it regularises with the spectral prior"
 
 NOT_IN_THIS_RELEASE: Mapping[str, str] = {
     **{row[0]: _TOMO for row in _TABLE["Subtomogram averaging"]},
@@ -233,9 +232,6 @@ NOT_IN_THIS_RELEASE: Mapping[str, str] = {
     "--r_min_nn": "it interpolates linearly",
     "--print_metadata_labels": "the labels are in the documentation",
     "--failsafe_threshold": "a run stops at one share of particles without a weight, on CPU and GPU alike",
-    "--blush": _BLUSH,
-    "--blush_skip_spectral_trailing": _BLUSH,
-    "--external_reconstruct": "it reconstructs the maps itself",
     "--dont_skip_gridding": "it corrects the interpolation in real space instead",
 }
 """Flag -> why this release does not do it; completes the sentence of `refuse_unsupported`."""
