@@ -18,6 +18,7 @@ from .numeric import parse_number
 from .spec import Command, JobContext, JobSpec, Option, Problem
 
 Complaint = tuple[str, str]
+BLUSH = "relion_python_blush"
 
 
 def _which(program: str) -> str | None:
@@ -150,6 +151,8 @@ def _programs(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Compla
                     "nr_mpi",
                     f"'{launcher[0]}' is not on the PATH: install an MPI, set RELION_MPIRUN, or use 1 process.",
                 )
+    if "do_blush" in spec.options and context.yes("do_blush") and not _which(BLUSH):
+        yield "do_blush", f"The program '{BLUSH}' of RELION 5 is not on the PATH: say No, or install it."
 
 
 def _queue(spec: JobSpec, context: JobContext, root: Path) -> Iterator[Complaint]:

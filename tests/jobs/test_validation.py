@@ -171,6 +171,8 @@ def test_programs_that_are_missing(project: Path, monkeypatch: pytest.MonkeyPatc
     (project / "relion_refine_mpi").write_text("#!/bin/sh\n")
     (project / "relion_refine_mpi").chmod(0o755)
     assert "'nothing' is not on the PATH" in told({"nr_mpi": "2"}, project)["nr_mpi"]
+    assert "do_blush" not in told({}, project)
+    assert "'relion_python_blush' of RELION 5 is not" in told({"do_blush": "Yes"}, project)["do_blush"]
 
 
 def test_ctffind_is_missed_only_by_who_asks_for_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
