@@ -7,6 +7,7 @@ Source: ml_optimiser.cpp, calculateSumOfPowerSpectraAndAverageImage and setSigma
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
@@ -17,7 +18,7 @@ from relion_py.compute.refine import source
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.first_references import RandomAverages
 from relion_py.compute.refine.host import Host
-from relion_py.compute.refine.images import DiscPixels, transform_images
+from relion_py.compute.refine.images import DiscPixels, disc_transforms
 from relion_py.compute.refine.maximization import initial_noise, mean_shell_power, power_of_average
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.optics import ImageGeometry
@@ -64,7 +65,13 @@ def first_noise(
                 images = mask_outside(images, radius, float(options.mask_edge))
             sums.add(index, images, options.threads)
             if averages is not None:
-                _add_at_random(averages, images, index, geometry, pixels, ctf, seed, psis)
+                transforms = disc_transforms(images, pixels, options.threads) * np.float32(geometry.gain)
+                weights = np.ones(transforms.shape, np.float32)
+                if ctf is not None:
+                    weights = ctf_values(ctf[index], pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
+                averages.add(
+                    transforms, weights, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio, options.threads
+                )
     for array in [] if averages is None else [each.grid for each in averages.sums]:
         host.comm.allreduce_sum(array)
     return sums.spectra(host.comm), averages
@@ -120,28 +127,6 @@ class _Power:
         return initial_noise(self.power, self.counts, of_average)
 
 
-def _add_at_random(
-    averages: RandomAverages,
-    images: NDArray[np.float32],
-    index: NDArray[np.int64],
-    geometry: ImageGeometry,
-    pixels: DiscPixels,
-    params: CtfParams | None,
-    seed: int,
-    psis: NDArray[np.float64] | None,
-) -> None:
-    """Adds images (n, box, box), the particles `index`, to random averages; the images are changed.
-
-    psis (n,): in-plane angles in degrees, where they are known.
-    """
-    unmoved, gain = np.zeros((len(index), 2), np.int64), np.full(len(index), geometry.gain)
-    transforms, _, _ = transform_images(images, unmoved, gain, float(geometry.box), 0.0, pixels)
-    ctf = np.ones(transforms.shape, np.float32)
-    if params is not None:
-        ctf = ctf_values(params[index], pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
-    averages.add(transforms, ctf, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio)
-
-
 def _warn_of_norm(
     images: NDArray[np.float32],
     radius: float,
@@ -159,13 +144,10 @@ def _warn_of_norm(
         outside = np.array([tube_mask(box, float(psi), box, tube, 0.0)[1] == 0 for psi in particles.psi[index]])
     else:
         y, x = np.ogrid[-(box // 2) : box - box // 2, -(box // 2) : box - box // 2]
-        outside = np.broadcast_to(x**2 + y**2 > radius**2, images.shape)
-    count = outside.sum(axis=(1, 2))
-    if not count.all():
+        outside = (x**2 + y**2 > radius**2)[None]
+    if not outside.any(axis=(1, 2)).all():
         return True
-    background = np.where(outside, images.astype(np.float64), 0.0)
-    mean = background.sum(axis=(1, 2)) / count
-    deviation = np.sqrt(np.maximum((background**2).sum(axis=(1, 2)) / count - mean**2, 0.0))
+    mean, deviation = _background(images, outside)
     low, high = NORM_LIMITS
     with np.errstate(divide="ignore", invalid="ignore"):
         odd = (deviation < low) | (deviation > high) | (np.abs(mean / deviation) > 0.5)
@@ -177,3 +159,22 @@ def _warn_of_norm(
         "instead of 0 +/- 1: normalise the particles when extracting them, or say --dont_check_norm."
     )
     return True
+
+
+@njit(cache=True, nogil=True)
+def _background(images, outside):  # type: ignore[no-untyped-def]
+    """Mean and standard deviation (N,) of images (N, box, box) where `outside`, (N or 1, box, box), is set."""
+    mean, deviation = np.empty(len(images)), np.empty(len(images))
+    for n in range(len(images)):
+        mask = outside[n if len(outside) > 1 else 0]
+        count, total, square = 0, 0.0, 0.0
+        for i in range(images.shape[1]):
+            for j in range(images.shape[2]):
+                if mask[i, j]:
+                    value = float(images[n, i, j])
+                    count += 1
+                    total += value
+                    square += value * value
+        mean[n] = total / count
+        deviation[n] = np.sqrt(max(square / count - mean[n] ** 2, 0.0))
+    return mean, deviation

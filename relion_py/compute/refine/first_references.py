@@ -6,6 +6,8 @@ make_blobs_2d and make_blobs_3d.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,20 +49,28 @@ class RandomAverages:
         seed: int,
         psis: NDArray[np.float64] | None = None,
         ratio: float = 1.0,
+        workers: int = 1,
     ) -> None:
         """Adds images (N, P) with their CTFs; `numbers` (N,) decide each image's class and random orientation.
 
         psis (N,): in-plane angles in degrees that are known, as of helical segments; ratio: width of the images over
-        that of the averages.
+        that of the averages; workers: threads, each of which has classes of its own.
         """
-        for row, number in enumerate(numbers):
-            random = np.random.default_rng([seed, int(number)])
-            rot, psi = random.uniform(0.0, 360.0, 2) if self.dimensions == 3 else (0.0, random.uniform(0.0, 360.0))
-            tilt = np.rad2deg(np.arccos(random.uniform(-1.0, 1.0))) if self.dimensions == 3 else 0.0
-            psi = psi if psis is None else float(psis[row])
-            matrix = (euler_to_matrix(rot, tilt, psi) / ratio).astype(np.float32).reshape(1, 3, 3)
-            images, weights = transforms[row : row + 1] * ctf[row], ctf[row : row + 1] ** 2
-            self.sums[number % len(self.sums)].insert(images, weights, matrix, kx, ky)
+        transforms = transforms * ctf
+        weights, classes = ctf**2, numbers % len(self.sums)
+
+        def add(thread: int) -> None:
+            for row in np.flatnonzero(classes % workers == thread):
+                random = np.random.default_rng([seed, int(numbers[row])])
+                rot, psi = random.uniform(0.0, 360.0, 2) if self.dimensions == 3 else (0.0, random.uniform(0.0, 360.0))
+                tilt = np.rad2deg(np.arccos(random.uniform(-1.0, 1.0))) if self.dimensions == 3 else 0.0
+                psi = psi if psis is None else float(psis[row])
+                matrix = (euler_to_matrix(rot, tilt, psi) / ratio).astype(np.float32).reshape(1, 3, 3)
+                one = slice(row, row + 1)
+                self.sums[classes[row]].insert(transforms[one], weights[one], matrix, kx, ky)
+
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(add, range(workers)))
 
     def maps(self, workers: int) -> list[NDArray[np.float32]]:
         """The averages, (box,) * dimensions each; zero where no image was added."""

@@ -143,9 +143,14 @@ def _shell_power(transforms, shells, out):  # type: ignore[no-untyped-def]
                     out[n, s] += value.real * value.real + value.imag * value.imag
 
 
-def _transform(images: NDArray[np.float32]) -> NDArray[np.complex64]:
+def disc_transforms(images: NDArray[np.float32], pixels: DiscPixels, workers: int = 1) -> NDArray[np.complex64]:
+    """Transforms of images (N, box, box) at the disc pixels, (N, P), their phases referred to pixel box//2."""
+    return _disc(_transform(images, workers), pixels)
+
+
+def _transform(images: NDArray[np.float32], workers: int = 1) -> NDArray[np.complex64]:
     """rfft2 / box^2 of each image, complex64 (N, box, box // 2 + 1)."""
-    transforms = scipy.fft.rfft2(images)
+    transforms = scipy.fft.rfft2(images, workers=workers)
     transforms *= np.float32(1.0 / images.shape[1] ** 2)
     return transforms
 
@@ -176,7 +181,7 @@ def transform_images(
     """
     box = images.shape[1]
     _shift_and_scale(images, np.ascontiguousarray(shift, np.int64), np.asarray(factor, np.float32))
-    unmasked = _disc(_transform(images), pixels)
+    unmasked = disc_transforms(images, pixels)
     if tubes is None:
         masked = mask_outside(images, mask_radius, mask_edge, background=noise)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.fft
+from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.refine.expectation import WeightedSums
@@ -94,9 +95,21 @@ def mean_shell_power(images: NDArray[np.float32], workers: int = 1) -> NDArray[n
     ky = np.fft.fftfreq(box, 1.0 / box)[:, None]
     shell = np.rint(np.sqrt(ky**2 + np.arange(box // 2 + 1)[None] ** 2)).astype(int)
     inside = shell <= box // 2
-    places, count = shell[inside], np.bincount(shell[inside])
-    power = np.abs(transforms[:, inside].astype(np.complex128)) ** 2 / float(box) ** 4
-    return np.stack([np.bincount(places, row, len(count)) for row in power]) / count
+    count = np.bincount(shell[inside])
+    power = np.zeros((len(images), len(count)))
+    _add_power(transforms, shell, power)
+    return power / (count * float(box) ** 4)
+
+
+@njit(cache=True, nogil=True)
+def _add_power(transforms, shell, out):  # type: ignore[no-untyped-def]
+    """out[n, s] += |F|^2 of all elements in shell s; shells beyond the last are left out."""
+    for n in range(transforms.shape[0]):
+        for i in range(transforms.shape[1]):
+            for j in range(transforms.shape[2]):
+                if shell[i, j] < out.shape[1]:
+                    value = transforms[n, i, j]
+                    out[n, shell[i, j]] += float(value.real) ** 2 + float(value.imag) ** 2
 
 
 def power_of_average(average: NDArray[np.float64]) -> NDArray[np.float64]:
