@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.clock import Stopwatch
-from relion_py.compute.refine.engine import FILTER_EDGE, Engine
+from relion_py.compute.refine.engine import Engine
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.halves import Halves, owner
 from relion_py.compute.refine.maximization import update_model
 from relion_py.compute.refine.model import NO_PRIOR
 from relion_py.compute.refine.projector import FourierReference
+from relion_py.compute.refine.solvent import FILTER_EDGE
 
 
 @dataclass

@@ -162,6 +162,10 @@ def _maps(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
             yield from _reference_size(options, particles)
     if options.has_solvent_mask:
         yield from _map(options.solvent_mask, "solvent mask", "--solvent_mask")
+    if options.has_level_mask:
+        yield from _map(options.solvent_mask2, "second solvent mask", "--solvent_mask2")
+    if options.has_lowpass_mask:
+        yield from _map(options.lowpass_mask, "mask", "--lowpass_mask")
     if options.has_local_symmetry:
         for region in read_regions(options.local_symmetry):
             yield from _map(region.mask, f"mask that {options.local_symmetry} names", "--local_symmetry")

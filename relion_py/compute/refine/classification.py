@@ -17,13 +17,14 @@ from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
-from relion_py.compute.refine.engine import FILTER_EDGE, Engine
+from relion_py.compute.refine.engine import Engine
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.halves import FIRST_PRIOR_SHELL, keep_spectra, reduce_grid
 from relion_py.compute.refine.maximization import update_model
 from relion_py.compute.refine.model import healpix_angular_step
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.reconstruct import ShellSpectra, reconstruct, update_tau2
+from relion_py.compute.refine.solvent import FILTER_EDGE
 
 SUBSET_PARTICLES = {2: 100, 3: 1500}
 """Particles per class in the first iterations with --fast_subsets, by the dimension of the references."""

@@ -28,7 +28,6 @@ from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
-from relion_py.compute.image.masks import flatten_solvent
 from relion_py.compute.post.local_symmetry import Region, symmetrised
 from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.refine import convergence, helical, outputs, source
@@ -46,14 +45,14 @@ from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.preparation import ImagePreparation
 from relion_py.compute.refine.projector import FourierReference
+from relion_py.compute.refine.reference import read_solvent_mask
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
+from relion_py.compute.refine.solvent import SolventMasks
 
 ACCURACY_TRIALS = {3: 100, 2: 10}
 """Particles on which the accuracy of angles and offsets is estimated, by the dimension of the references."""
 FAILED_SHARE = 0.05
 """A run stops when more than this share of the particles cannot be scored."""
-FILTER_EDGE = 2
-"""Width in shells of the edge of --ini_high's filter (WIDTH_FMASK_EDGE)."""
 EMPTY_CLASS = 0.01
 """Accuracies are not estimated for classes with a smaller share of the particles."""
 
@@ -599,9 +598,24 @@ class Engine:
         """Masks the references of all models; maps that were made helical, without a mask, have their tube already."""
         if self.mask is None:
             return
+        masks = SolventMasks(self.mask, *self._lowpass_mask, self._level_mask)
         for model in self.models:
-            masked = [flatten_solvent(volume, self.mask) for volume in model.references]
-            model.references = [volume.astype(np.float32) for volume in masked]
+            model.references = [masks.flatten(volume, self.pixel_size) for volume in model.references]
+
+    @cached_property
+    def _level_mask(self) -> NDArray[np.float32] | None:
+        return self._read_mask(self.options.solvent_mask2) if self.options.has_level_mask else None
+
+    @cached_property
+    def _lowpass_mask(self) -> tuple[NDArray[np.float32] | None, float]:
+        mask = self._read_mask(self.options.lowpass_mask) if self.options.has_lowpass_mask else None
+        return mask, self.options.lowpass
+
+    def _read_mask(self, path: str) -> NDArray[np.float32]:
+        mask, notes = read_solvent_mask(path, self.box, self.pixel_size)
+        for note in notes:
+            self.job.say(f" WARNING: {note}")
+        return mask
 
     def poses(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Copies of matrices (N, 3, 3), origins x and y (A) and classes of all particles."""

@@ -15,8 +15,8 @@ from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import mask_outside
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.engine import FILTER_EDGE
 from relion_py.compute.refine.reconstruct import reconstruct
+from relion_py.compute.refine.solvent import FILTER_EDGE
 
 BLOBS = 40
 """Random blobs of each sign in a first reference."""

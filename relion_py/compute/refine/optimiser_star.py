@@ -65,7 +65,7 @@ def optimiser_to_star(
         "rlnDoSolventFlattening": options.flatten_solvent,
         "rlnDoSolventFscCorrection": options.solvent_correct_fsc,
         "rlnSolventMaskName": options.solvent_mask,
-        "rlnSolventMask2Name": "None",
+        "rlnSolventMask2Name": options.solvent_mask2,
         "rlnBodyStarFile": "None",
         "rlnTauSpectrumName": options.tau_spectrum,
         "rlnMaximumCoarseImageSize": options.max_coarse_size,
@@ -191,7 +191,6 @@ def _helix_options(general: ListValues) -> dict[str, Any]:
 
 _FOREIGN: Mapping[str, tuple[str, str]] = {
     "rlnBodyStarFile": ("None", "several bodies"),
-    "rlnSolventMask2Name": ("None", "a second solvent mask"),
     "rlnFourierMask": ("None", "a Fourier mask"),
     "rlnDoSkipRotate": ("0", "fixed orientations"),
     "rlnTomoTomogramsFile": ("", "tomograms"),
@@ -264,6 +263,7 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         particles=files.data,
         output_root=files.output_root,
         solvent_mask=general.text("rlnSolventMaskName"),
+        solvent_mask2=general.text("rlnSolventMask2Name", "None"),
         local_symmetry=general.text("rlnLocalSymmetryFile", "None"),
         tau_spectrum=general.text("rlnTauSpectrumName"),
         external_reconstruct=bool(general.integer("rlnDoExternalReconstruct", 0)),

@@ -68,6 +68,9 @@ class RefineOptions:
     reference: str = _option("--ref", "text", "None")  # MRC file
     continue_from: str = _option("--continue", "text", "", on_continue="again")  # _optimiser.star
     solvent_mask: str = _option("--solvent_mask", "text", "None", on_continue="change")
+    solvent_mask2: str = _option("--solvent_mask2", "text", "None", on_continue="change")
+    lowpass_mask: str = _option("--lowpass_mask", "text", "None", on_continue="again")
+    lowpass: float = _option("--lowpass", "number", 0.0, minimum=0.0, on_continue="again")  # A
     local_symmetry: str = _option("--local_symmetry", "text", "None")  # masks and operators
     tau_spectrum: str = _option("--tau", "text", "None", on_continue="change")  # STAR file
     pipeline_control: str = _option("--pipeline_control", "text", "", on_continue="again")  # directory
@@ -318,6 +321,16 @@ class RefineOptions:
         return self.solvent_mask not in ("", "None")
 
     @property
+    def has_level_mask(self) -> bool:
+        """Whether a region of the references becomes its own mean."""
+        return self.solvent_mask2 not in ("", "None")
+
+    @property
+    def has_lowpass_mask(self) -> bool:
+        """Whether a region of the references is kept at a lower resolution."""
+        return self.lowpass_mask not in ("", "None")
+
+    @property
     def prior_sigmas(self) -> tuple[float, float, float] | None:
         """Standard deviations (degrees) of rot, tilt, psi for local searches, or None when not asked for."""
         if self.sigma_ang > 0:
@@ -556,6 +569,11 @@ def _problems_of_any_run(options: RefineOptions) -> list[str]:
         problems.append("--solvent_mask has no effect without --flatten_solvent: add it, or leave the mask out.")
     if options.solvent_correct_fsc and not options.has_solvent_mask:
         problems.append("--solvent_correct_fsc needs a mask: name one with --solvent_mask.")
+    for flag, given in (("--solvent_mask2", options.has_level_mask), ("--lowpass_mask", options.has_lowpass_mask)):
+        if given and not options.flatten_solvent:
+            problems.append(f"{flag} has no effect without --flatten_solvent: add it, or leave the mask out.")
+    if options.has_lowpass_mask != (options.lowpass > 0):
+        problems.append("--lowpass_mask and --lowpass, a resolution in A, need each other: give both or none.")
     for flag, given in (
         ("--ctf_intact_first_peak", options.ctf_intact_first_peak),
         ("--only_flip_phases", options.only_flip_phases),

@@ -18,7 +18,7 @@ from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.data import ParticleSet
-from relion_py.compute.refine.engine import FILTER_EDGE, grid_of
+from relion_py.compute.refine.engine import grid_of
 from relion_py.compute.refine.first_noise import first_noise
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
 from relion_py.compute.refine.gradient import GradientClassification
@@ -27,6 +27,7 @@ from relion_py.compute.refine.initial_model import STARTS, InitialModel
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
+from relion_py.compute.refine.solvent import FILTER_EDGE
 
 DEFAULT_PSI_STEP = 10.0
 """Degrees; in-plane step of a 2D classification without --psi_step."""

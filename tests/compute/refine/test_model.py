@@ -118,7 +118,7 @@ def test_classifications_of_the_reference_are_read(shared: Path, name: str) -> N
     ("label", "value", "words"),
     [
         ("rlnFourierMask", "mask.mrc", "a Fourier mask"),
-        ("rlnSolventMask2Name", "mask2.mrc", "a second solvent mask"),
+        ("rlnDoSkipRotate", "1", "fixed orientations"),
         ("rlnModelStarFile2", "", "numbered iteration"),
         ("rlnParticleDiameter", "wide", "_rlnParticleDiameter is 'wide'"),
     ],
