@@ -29,6 +29,8 @@ MAX_ITER_WITHOUT_RESOLUTION_GAIN = 1
 MAX_ITER_WITHOUT_LARGE_CHANGES = 1
 MIN_SHELL = 5
 """The resolution never falls below this shell (minres_map)."""
+BODY_STEP_OF_ACCURACY = 0.9
+"""A body is fine enough when the angular step is less than this of its accuracy; a whole particle at 0.75."""
 KEEPSAFE = {3: 1.2, 2: 1.5}
 """Coarse images show detail down to the coarse step on the particle's rim, over this factor (2D, 3D references)."""
 
@@ -206,9 +208,10 @@ def update_angular_sampling(
     )
     if not (resolution_asks and settled):
         return False
+    bodies_done = _fix_bodies(model, old_step)
     too_coarse_still = options.minimum_angular_sampling > 0 and old_step > options.minimum_angular_sampling
     fine_enough = options.maximum_angular_sampling > 0 and old_step < options.maximum_angular_sampling
-    if fine_enough or (old_step < 0.75 * state.accuracy_rot and not too_coarse_still):
+    if bodies_done or fine_enough or (old_step < 0.75 * state.accuracy_rot and not too_coarse_still):
         state.has_fine_enough_angular_sampling = True
         return False
     state.has_fine_enough_angular_sampling = False
@@ -234,6 +237,17 @@ def update_angular_sampling(
     if sampling.is_3d and finer and sampling.healpix_order >= options.auto_local_healpix_order:
         start_local_searches(model, sampling, options)
     return True
+
+
+def _fix_bodies(model: ModelState, step: float) -> bool:
+    """Keeps bodies fixed whose orientations cannot be told more finely than in steps of `step` degrees.
+
+    Returns whether none is left that moves; False without bodies.
+    """
+    if model.bodies is None:
+        return False
+    model.bodies.fixed |= step < BODY_STEP_OF_ACCURACY * model.accuracy_rot
+    return bool(model.bodies.fixed.all())
 
 
 def start_local_searches(model: ModelState, sampling: SamplingState, options: RefineOptions) -> None:

@@ -66,7 +66,7 @@ def optimiser_to_star(
         "rlnDoSolventFscCorrection": options.solvent_correct_fsc,
         "rlnSolventMaskName": options.solvent_mask,
         "rlnSolventMask2Name": "None",
-        "rlnBodyStarFile": "None",
+        "rlnBodyStarFile": options.multibody_masks or "None",
         "rlnTauSpectrumName": options.tau_spectrum,
         "rlnMaximumCoarseImageSize": options.max_coarse_size,
         "rlnHighresLimitExpectation": options.strict_highres_exp,
@@ -196,7 +196,6 @@ def _helix_options(general: ListValues) -> dict[str, Any]:
 
 
 _FOREIGN: Mapping[str, tuple[str, str]] = {
-    "rlnBodyStarFile": ("None", "several bodies"),
     "rlnDoBlush": ("0", "Blush regularisation"),
     "rlnDoExternalReconstruct": ("0", "external reconstruction"),
     "rlnSolventMask2Name": ("None", "a second solvent mask"),
@@ -271,6 +270,7 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         auto_sampling=bool(general.integer("rlnDoAutoSampling", 0)) and not auto_refine,
         particles=files.data,
         output_root=files.output_root,
+        multibody_masks=_unless_none(general.text("rlnBodyStarFile", "None")),
         solvent_mask=general.text("rlnSolventMaskName"),
         local_symmetry=general.text("rlnLocalSymmetryFile", "None"),
         tau_spectrum=general.text("rlnTauSpectrumName"),
@@ -305,6 +305,10 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         fix_sigma_noise=bool(general.integer("rlnFixSigmaNoiseEstimates")),
         fix_sigma_offset=bool(general.integer("rlnFixSigmaOffsetEstimates")),
     )
+
+
+def _unless_none(name: str) -> str:
+    return "" if name == "None" else name
 
 
 def _gradient_options(general: ListValues) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class RefineOptions:
     continue_from: str = _option("--continue", "text", "", on_continue="again")  # _optimiser.star
     solvent_mask: str = _option("--solvent_mask", "text", "None", on_continue="change")
     local_symmetry: str = _option("--local_symmetry", "text", "None")  # masks and operators
+    multibody_masks: str = _option("--multibody_masks", "text", "", on_continue="change")  # STAR file; "": one body
     tau_spectrum: str = _option("--tau", "text", "None", on_continue="change")  # STAR file
     pipeline_control: str = _option("--pipeline_control", "text", "", on_continue="again")  # directory
 
@@ -81,6 +82,8 @@ class RefineOptions:
     force_converge: bool = _option("--force_converge", "switch", False, on_continue="again")
     skip_maximize: bool = _option("--skip_maximize", "switch", False, on_continue="again")
     random_seed: int = _option("--random_seed", "integer", -1, minimum=0, unset=-1)  # -1: from the clock
+    reconstruct_subtracted: bool = _option("--reconstruct_subtracted_bodies", "switch", False, on_continue="again")
+    normalise_overlap: bool = _option("--multibody_norm_overlap", "switch", False, on_continue="again")
     print_symmetry_ops: bool = _option("--print_symmetry_ops", "switch", False, on_continue="again")  # and end
     verb: int = _option("--verb", "integer", 1, minimum=0, on_continue="again")
 
@@ -307,6 +310,11 @@ class RefineOptions:
         return self.local_symmetry not in ("", "None")
 
     @property
+    def has_bodies(self) -> bool:
+        """Whether several bodies of the particles are refined against each other."""
+        return self.multibody_masks not in ("", "None")
+
+    @property
     def has_solvent_mask(self) -> bool:
         return self.solvent_mask not in ("", "None")
 
@@ -365,6 +373,7 @@ class RefineOptions:
         """
         read = _read_fields(values)
         changed: dict[str, Any] = {"command_line": command_line}
+        begins = _begins_bodies(previous, values, given)
         for option in _OPTIONS:
             flag, when = option.metadata["flag"], option.metadata["on_continue"]
             if when == "again" and option.name in read:
@@ -373,16 +382,16 @@ class RefineOptions:
                 changed[option.name] = option.default
             elif flag not in given:
                 continue
-            elif when == "change":
+            elif when == "change" or (begins and option.name in _ANEW_FOR_BODIES):
                 changed[option.name] = read[option.name]
             elif not _is_same(read[option.name], getattr(previous, option.name)):
                 raise UserError(f"{flag} cannot change when a run is continued: leave it out, or start a new run.")
         changed.update(_switches_that_norm_and_scale_leave(previous, values, given))
         root = changed.get("output_root", previous.output_root)
-        if root in ("", previous.output_root):
+        if root in ("", previous.output_root) and not (begins and root):
             changed["output_root"] = f"{previous.output_root}_ct{iteration}"
         options = dataclasses.replace(previous, **changed)
-        problems = _problems_of_any_run(options)
+        problems = _problems_of_bodies(options, previous, iteration) + _problems_of_any_run(options)
         if problems:
             raise UserError(" ".join(problems))
         return options
@@ -392,6 +401,51 @@ _OPTIONS = tuple(f for f in dataclasses.fields(RefineOptions) if "flag" in f.met
 
 HONOURED_FLAGS: frozenset[str] = frozenset(f.metadata["flag"] for f in _OPTIONS)
 """The flags that this dataclass is read from."""
+
+
+_ANEW_FOR_BODIES = frozenset(("healpix_order", "offset_range", "offset_step", "ini_high"))
+"""What else may change when a consensus refinement goes on with bodies (ml_optimiser.cpp, parseContinue)."""
+
+
+def _begins_bodies(previous: RefineOptions, values: Mapping[str, Any], given: Collection[str]) -> bool:
+    """Whether this continuation makes a multi-body refinement of one with a single body."""
+    asked = "--multibody_masks" in given and str(values.get("--multibody_masks", "")).strip() not in ("", "None")
+    return asked and not previous.has_bodies
+
+
+def _problems_of_bodies(options: RefineOptions, previous: RefineOptions, iteration: int) -> list[str]:
+    """Sentences about a multi-body refinement that cannot be."""
+    if not options.has_bodies:
+        return [
+            f"{flag} has no effect without --multibody_masks: add that, or leave {flag} out."
+            for flag, given in (
+                ("--reconstruct_subtracted_bodies", options.reconstruct_subtracted),
+                ("--multibody_norm_overlap", options.normalise_overlap),
+            )
+            if given
+        ]
+    problems = []
+    if not options.auto_refine:
+        problems.append("--multibody_masks continues a 3D auto-refinement: give the _optimiser.star of one.")
+    if options.helix:
+        problems.append("--multibody_masks is not for helices: continue a refinement without --helix.")
+    if options.symmetry.upper() != "C1":
+        problems.append(
+            f"--multibody_masks needs a refinement without symmetry, not one in {options.symmetry}: expand the "
+            "particles with relion_particle_symmetry_expand and refine them in C1."
+        )
+    if previous.has_bodies and options.padding_factor != previous.padding_factor:
+        problems.append("--pad cannot change when a multi-body refinement is continued: leave it out.")
+    for flag, given in (
+        ("--gpu", options.gpu != ""),
+        ("--relax_sym", options.relax_symmetry != ""),
+        ("--local_symmetry", options.has_local_symmetry),
+        ("--skip_maximize", options.skip_maximize),
+        ("--always_cc", options.always_cc),
+    ):
+        if given:
+            problems.append(f"{flag} does not go with --multibody_masks in this release: leave it out.")
+    return problems
 
 
 def _is_same(value: Any, before: Any) -> bool:
@@ -478,8 +532,14 @@ def _problems_of_new_run(options: RefineOptions) -> list[str]:
         problems.append("--local_symmetry is about parts of maps: leave it out for 2D classes.")
     if options.denovo_3d and options.has_reference:
         problems.append("--denovo_3dref makes a reference from the particles: leave it out, or --ref.")
-    if options.force_converge:
-        problems.append("--force_converge goes with --continue only.")
+    for flag, given in (
+        ("--force_converge", options.force_converge),
+        ("--multibody_masks", options.has_bodies),
+        ("--reconstruct_subtracted_bodies", options.reconstruct_subtracted),
+        ("--multibody_norm_overlap", options.normalise_overlap),
+    ):
+        if given:
+            problems.append(f"{flag} goes with --continue only.")
     if options.relax_symmetry and not options.is_3d:
         problems.append("--relax_sym is for maps: leave it out of a 2D classification.")
     if "," in options.symmetry:
@@ -545,9 +605,10 @@ def _problems_of_auto_refinement(options: RefineOptions) -> list[str]:
 
 def _problems_of_any_run(options: RefineOptions) -> list[str]:
     problems = []
-    if options.has_solvent_mask and not (options.flatten_solvent or options.solvent_correct_fsc):
+    masked = options.flatten_solvent or options.solvent_correct_fsc or options.has_bodies
+    if options.has_solvent_mask and not masked:
         problems.append("--solvent_mask has no effect without --flatten_solvent: add it, or leave the mask out.")
-    if options.solvent_correct_fsc and not options.has_solvent_mask:
+    if options.solvent_correct_fsc and not (options.has_solvent_mask or options.has_bodies):
         problems.append("--solvent_correct_fsc needs a mask: name one with --solvent_mask.")
     for flag, given in (
         ("--ctf_intact_first_peak", options.ctf_intact_first_peak),
