@@ -123,7 +123,7 @@ def write_models(args: Arguments, job: Job, found: Refinement) -> None:
     with job.progress(len(angles)) as bar:
         for n, (turn, move) in enumerate(zip(angles, moves, strict=True)):
             job.check_abort()
-            names.append(f"{root}_part{n + 1:06d}.mrc")
+            names.append(f"{root}_part{n + 1:08d}.mrc")
             write_reference(names[-1], moving.assembled(turn, move), found.model.pixel_size / moving.scale)
             bar.update(n + 1)
     images = found.particles.table.strings("rlnImageName")

@@ -113,9 +113,7 @@ class Components:
     weights: NDArray[np.float64]
 
     @classmethod
-    def of(
-        cls, angles: NDArray[np.float64], moves: NDArray[np.float64], weights: NDArray[np.float64]
-    ) -> Components:
+    def of(cls, angles: NDArray[np.float64], moves: NDArray[np.float64], weights: NDArray[np.float64]) -> Components:
         """Of angles and moves (N, B, 3), see `residual_motions`. UserError for too few particles."""
         n, bodies, _ = angles.shape
         if n < PER_BODY * bodies:
