@@ -208,3 +208,7 @@ def _select(args: Arguments, job: Job, found: Refinement, components: Components
 def _rounded(value: float) -> int:
     """The nearest whole number, halves away from zero."""
     return int(math.copysign(math.floor(abs(value) + 0.5), value))
+
+
+if __name__ == "__main__":
+    main()

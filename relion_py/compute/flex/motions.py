@@ -71,11 +71,12 @@ class MovingBodies:
             turn, place = body.turn(euler_to_matrix(*angles[b])), self.centres[b] + moves[b] * self.scale
             total += turn_and_move(self.maps[b], turn, place)
             weight += turn_and_move(self.masks[b], turn, place)
-        return total / np.maximum(weight, 1.0)
+        total /= np.maximum(weight, 1.0)
+        return total
 
 
 def turn_and_move(volume: Volume, turn: NDArray[np.float64], move: NDArray[np.float64]) -> Volume:
-    """A map whose point p (x, y, z from the centre) comes to turn @ p + move, pixels; linear interpolation, 0 outside."""
+    """A map whose point p (x, y, z pixels from the centre) comes to turn @ p + move; interpolated linearly."""
     back = turn.T[::-1, ::-1]  # from the new place to the old one, in the order of the axes
     centre = np.array(volume.shape) // 2
     offset = centre - back @ (centre + move[::-1])
@@ -140,7 +141,7 @@ class Components:
         return int(enough[0]) + 1 if len(enough) else len(self.shares)
 
     def at(self, component: int, value: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Angles and moves (B, 3) of a particle at `value` along a component (from 0), and at the mean of all others."""
+        """Angles and moves (B, 3) of a particle at `value` along a component (from 0), and the mean in all others."""
         row = self.means + value * self.vectors[component]
         scaled = row.reshape(-1, PER_BODY) / _coordinate_weights(self.weights)
         return scaled[:, :_ANGLES], scaled[:, _ANGLES:]

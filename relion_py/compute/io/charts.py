@@ -168,7 +168,7 @@ class Axes:
         self.name(across, up)
         self.bars(edges, counts)
 
-    def bars(self, edges: Values, heights: NDArray) -> None:
+    def bars(self, edges: NDArray, heights: NDArray) -> None:
         """A bar from 0 to each of the heights (N,), none of them negative, between the edges (N + 1,)."""
         left, foot, tops = self._place_x(edges), self._place_y(0.0), self._place_y(heights)
         bars = np.stack([left[:-1], np.full(len(heights), foot), np.diff(left), tops - foot], axis=1)

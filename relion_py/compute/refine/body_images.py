@@ -84,13 +84,10 @@ class BodyPreparation(ImagePreparation):
         ctf *= scale[:, None].astype(np.float32)
         others = self._others(model, index, consensus, wide, geometry) * ctf
         self.undo_phases(index, wide, backend, others, again=True)
-        images -= self._in_real_space(others, wide, box, factor)
-
         origin = self.origins(index, geometry) - self._places(model.body, consensus, geometry)
         shift = np.floor(origin + 0.5).astype(np.int64)
         residual = self._residual(model.body, index) / pixel_size
-        unmasked, masked, spectrum = backend.transform_images(
-            images,
+        how = (
             shift,
             factor,
             (body.radius + self.sampling.offset_range) / pixel_size,
@@ -99,8 +96,10 @@ class BodyPreparation(ImagePreparation):
             self.noise(model, index, geometry),
             None,
         )
+        subtracted = images - self._in_real_space(others, wide, box, factor)
+        unmasked, masked, spectrum = backend.transform_images(subtracted, *how)
         if not self.options.reconstruct_subtracted:  # the whole particle is back-projected
-            unmasked += others[:, 1:] * phase_shift(fine.kx, fine.ky, shift[:, 0], shift[:, 1], box)
+            unmasked = backend.transform_images(images, *how)[0]
         self.undo_phases(index, fine, backend, unmasked, masked)
         rest = origin - shift + residual
         phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box)
