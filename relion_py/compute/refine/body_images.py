@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.backend.base import Backend
+from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.backend.work import Array
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.fourier import phase_shift, real_image, scatter
@@ -70,6 +71,7 @@ class BodyPreparation(ImagePreparation):
     ) -> PreparedImages:
         """As `ImagePreparation.prepare`, of the model's body."""
         assert isinstance(model, BodyModel) and self.bodies is not None
+        assert isinstance(backend, CpuBackend)  # --gpu is refused
         p, body = self.particles, self.bodies[model.body]
         geometry = self.geometries[p.optics_group[index[0]]]
         box, pixel_size = geometry.box, geometry.pixel_size
@@ -82,8 +84,15 @@ class BodyPreparation(ImagePreparation):
         wide = DiscPixels(kx, ky, shell, fine.r_max)
         ctf = self.ctf(index, wide, backend)
         ctf *= scale[:, None].astype(np.float32)
-        others = self._others(model, index, consensus, wide, geometry) * ctf
-        self.undo_phases(index, wide, backend, others, again=True)
+        subtracted = np.empty_like(images)
+
+        def subtract(first: int, last: int) -> None:
+            some = slice(first, last)
+            others = self._others(model, index[some], consensus[some], wide, geometry) * ctf[some]
+            self.undo_phases(index[some], wide, backend, others, again=True)
+            subtracted[some] = images[some] - self._in_real_space(others, wide, box, factor[some])
+
+        backend.map(subtract, backend.ranges(len(index)))
         origin = self.origins(index, geometry) - self._places(model.body, consensus, geometry)
         shift = np.floor(origin + 0.5).astype(np.int64)
         residual = self._residual(model.body, index) / pixel_size
@@ -96,7 +105,6 @@ class BodyPreparation(ImagePreparation):
             self.noise(model, index, geometry),
             None,
         )
-        subtracted = images - self._in_real_space(others, wide, box, factor)
         unmasked, masked, spectrum = backend.transform_images(subtracted, *how)
         if not self.options.reconstruct_subtracted:  # the whole particle is back-projected
             unmasked = backend.transform_images(images, *how)[0]
