@@ -29,7 +29,8 @@ from relion_py.compute.refine.bodies import Bodies, moved, write_bodies
 from relion_py.compute.refine.body_images import BodyModel, BodyPreparation
 from relion_py.compute.refine.body_search import BodySearch
 from relion_py.compute.refine.data import BodyPoses
-from relion_py.compute.refine.expectation import Assignments, WeightedSums
+from relion_py.compute.refine.engine import Batch
+from relion_py.compute.refine.expectation import Assignments, Expectation, WeightedSums
 from relion_py.compute.refine.halves import Halves
 from relion_py.compute.refine.maximization import update_model
 from relion_py.compute.refine.model import (
@@ -68,7 +69,8 @@ class MultiBodyRefinement(AutoRefinement):
         if last:
             self._release()
         references, sizes = self.begin_iteration(last)
-        refined = self._refined()
+        # all have maps of all particles at the end, those that never moved, too
+        refined = list(range(len(self.bodies))) if last else self._refined()
         if refined:
             halves = self._expect(references, sizes, refined)
             del references
@@ -158,6 +160,8 @@ class MultiBodyRefinement(AutoRefinement):
                 for b in refined:
                     others = self._others(model, b, references[half])
                     one = BodyModel.of(model, b, others, self.bodies[b].sigma_offset)
+                    if self._is_fixed(one):
+                        one.pdf_direction = np.ones((1, 1))  # each particle has a direction of its own
                     self.clock.lap("references")
                     sums, weighted = self.expectation(backend, one, [references[half][b]], sizes, members, advance)
                     halves[b].reduce(half, sums[0], via_disc)
@@ -171,6 +175,8 @@ class MultiBodyRefinement(AutoRefinement):
         self, model: ModelState, tables: SamplingTables, grid: Sampling, members: NDArray[np.int64]
     ) -> LocalSearch | BodySearch | None:
         assert isinstance(model, BodyModel)
+        if self._is_fixed(model):
+            return None
         p = self.particles
         poses = p.bodies[model.body]
         local = model.orientational_prior_mode != NO_PRIOR
@@ -185,17 +191,38 @@ class MultiBodyRefinement(AutoRefinement):
             sigmas if min(sigmas) > 0 else (0.0, 0.0),
         )
 
+    def _is_fixed(self, model: BodyModel) -> bool:
+        """Whether the body keeps its poses in this iteration."""
+        return model.body not in self._refined()
+
+    def _run_batch(
+        self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
+    ) -> Assignments:
+        assert isinstance(model, BodyModel)
+        if self._is_fixed(model):
+            step.keep_poses(self._own_matrices(model.body, batch.index))
+        return super()._run_batch(step, model, batch, only_class)
+
+    def _own_matrices(self, body: int, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Euler matrices (N, 3, 3) of a body of these particles."""
+        p, poses = self.particles, self.particles.bodies[body]
+        consensus = euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index])
+        residual = euler_to_matrix(poses.rot[index], poses.tilt[index], poses.psi[index])
+        return self.bodies[body].own_matrices(consensus, residual)
+
     def _gather(self, model: ModelState, found: list[tuple[NDArray, Assignments]]) -> None:
         """New residual poses of the model's body on every rank; statistics are those of the first body."""
         assert isinstance(model, BodyModel)
         p, poses, body = self.particles, self.particles.bodies[model.body], self.bodies[model.body]
+        moves = not self._is_fixed(model)
         for index, new in (item for part in self.job.comm.allgather(found) for item in part):
             good = ~new.failed
             to = index[good]
-            consensus = euler_to_matrix(p.rot[to], p.tilt[to], p.psi[to])
-            residual = body.residual_matrices(consensus, new.matrix[good])
-            poses.rot[to], poses.tilt[to], poses.psi[to] = matrix_to_euler(residual)
-            poses.origin_x[to], poses.origin_y[to] = new.offset[good].T
+            if moves:
+                consensus = euler_to_matrix(p.rot[to], p.tilt[to], p.psi[to])
+                residual = body.residual_matrices(consensus, new.matrix[good])
+                poses.rot[to], poses.tilt[to], poses.psi[to] = matrix_to_euler(residual)
+                poses.origin_x[to], poses.origin_y[to] = new.offset[good].T
             if model.body == 0:
                 p.log_likelihood[to] = new.log_likelihood[good]
                 p.max_prob[to] = new.pmax[good]
@@ -288,8 +315,9 @@ class MultiBodyRefinement(AutoRefinement):
         """Noise and statistics from the sums of all bodies, orientations of each from its own."""
         for model, by_body in zip(self.models, self.by_body, strict=True):
             for b, sums in by_body.items():
-                if sums.sum_weight > 0:
+                if sums.sum_weight > 0 and sums.pdf_direction.shape[1] == model.nr_directions:
                     model.pdf_direction[b] = sums.pdf_direction[0] / sums.sum_weight
+                sums.pdf_direction = sums.pdf_direction.sum(axis=1, keepdims=True)  # what the sum over bodies needs
             each = list(by_body.values())
             together = each[0].like()
             together.unpack(np.sum([sums.pack() for sums in each], axis=0))

@@ -177,6 +177,24 @@ def test_a_body_without_standard_deviations_stays(project: Path) -> None:
     assert (run.map("run_it001_half1_body001.mrc") == read_map(project / "body1.mrc")[0]).all()
 
 
+@pytest.mark.slow
+def test_a_body_that_stays_has_maps_at_the_end(project: Path, multibody: Run) -> None:
+    """Straight to the last iteration, from the files of the run before."""
+    words = ["--continue", "MultiBody/run_it002_optimiser.star", "--multibody_masks", "fixed.star", "--force_converge"]
+    rows = star.read(project / "known.star")[""]
+    rows.set("rlnBodySigmaAngles", [0.0, 10.0])
+    rows.set("rlnBodySigmaOffsetAngst", [0.0, 3.0])
+    star.write(project / "fixed.star", {"": rows})
+    run = refined(project, "End", *words, "--iter", "9", "--j", "2", "--reconstruct_subtracted_bodies", usual=[])
+    before, after = (
+        poses(project / name)["images_body_1"] for name in ("MultiBody/run_it002_data.star", "End/run_data.star")
+    )
+    assert before.strings("rlnAngleTilt") == after.strings("rlnAngleTilt")
+    truth = read_map(project / "body1.mrc")[0]
+    for name in ("run_body001.mrc", "run_half1_body001_unfil.mrc", "run_half2_body001_unfil.mrc"):
+        assert shell_correlation(run.map(name), truth)[1:8].min() > 0.8, name
+
+
 @needs_mpirun
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
