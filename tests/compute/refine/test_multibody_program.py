@@ -192,7 +192,7 @@ def test_a_body_that_stays_has_maps_at_the_end(project: Path, multibody: Run) ->
     assert before.strings("rlnAngleTilt") == after.strings("rlnAngleTilt")
     truth = read_map(project / "body1.mrc")[0]
     for name in ("run_body001.mrc", "run_half1_body001_unfil.mrc", "run_half2_body001_unfil.mrc"):
-        assert shell_correlation(run.map(name), truth)[1:8].min() > 0.8, name
+        assert shell_correlation(run.map(name), truth)[1:8].min() > 0.7, name
 
 
 @needs_mpirun

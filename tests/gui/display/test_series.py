@@ -172,20 +172,18 @@ def test_bodies_are_read_as_classes_are(tmp_path: Path) -> None:
     """The model of a multi-body refinement, in the words of RELION 5."""
     path = tmp_path / "run_model.star"
     rows = "\n".join(f"{k} {0.01 * k} {1.0 - 0.2 * k}" for k in range(4))
-    spectra = "".join(
-        f"data_model_body_{b}\n\nloop_\n_rlnSpectralIndex\n_rlnResolution\n_rlnGoldStandardFsc\n{rows}\n\n"
-        for b in (1, 2)
-    )
+    head = "\n\nloop_\n_rlnSpectralIndex\n_rlnResolution\n_rlnGoldStandardFsc\n"
+    spectra = "".join(f"data_model_body_{b}{head}{rows}\n\n" for b in (1, 2))
     path.write_text(
-        "data_model_general\n\n_rlnReferenceDimensionality 3\n_rlnOriginalImageSize 64\n_rlnNrClasses 1\n_rlnNrBodies 2\n"
-        "_rlnPixelSize 3.5\n_rlnCurrentResolution 8.1\n\ndata_model_bodies\n\nloop_\n_rlnReferenceImage\n"
-        "_rlnClassDistribution\n_rlnAccuracyRotations\n_rlnEstimatedResolution\nM/run_body001.mrc 1 1.5 9.5\n"
-        f"M/run_body002.mrc 1 2.5 8.1\n\n{spectra}"
+        "data_model_general\n\n_rlnReferenceDimensionality 3\n_rlnOriginalImageSize 64\n_rlnNrClasses 1\n"
+        "_rlnNrBodies 2\n_rlnPixelSize 3.5\n_rlnCurrentResolution 8.1\n\ndata_model_bodies\n\nloop_\n"
+        "_rlnReferenceImage\n_rlnClassDistribution\n_rlnAccuracyRotations\n_rlnEstimatedResolution\n"
+        f"M/run_body001.mrc 1 1.5 9.5\nM/run_body002.mrc 1 2.5 8.1\n\n{spectra}"
     )
     model = series.read_model(path)
     assert [(body.reference, body.resolution) for body in model.classes] == [
         ("M/run_body001.mrc", 9.5), ("M/run_body002.mrc", 8.1),
     ]  # fmt: skip
-    assert len(model.fsc) == 2 and model.fsc[1].values.tolist() == [1.0, 0.8, 0.6, 0.4]
+    assert len(model.fsc) == 2 and model.fsc[1].values == pytest.approx([1.0, 0.8, 0.6, 0.4])
     images = images_of_star(path, tmp_path)
     assert images.kind == "classes" and list(images.named) == ["M/run_body001.mrc", "M/run_body002.mrc"]
