@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from body_errors import errors, matrices, poses
 from refine_runs import ABORT_NOW, ABORTED, Run, needs_mpirun, refined, shell_correlation, start
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.geometry.euler import euler_to_matrix, rotation_angle
+from relion_py.compute.geometry.euler import rotation_angle
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map
-from relion_py.compute.io.star import Table
 from relion_py.compute.refine.bodies import Body, read_bodies
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.simulate_bodies import simulate_bodies
@@ -59,43 +59,6 @@ def command(bodies: str = "bodies.star", *less: str) -> list[str]:
     return [word for word in MULTIBODY.replace("bodies.star", bodies).split() if word not in less]
 
 
-def poses(path: Path) -> dict[str, Table]:
-    """The tables of the particles and of the bodies, in the order of the images' names."""
-    tables = star.read(path)
-    order = np.argsort(tables["particles"].strings("rlnImageName"))
-    return {name: table.select(order) for name, table in tables.items() if name != "optics"}
-
-
-def matrices(table: Table) -> np.ndarray:
-    return euler_to_matrix(*(table.floats(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")))
-
-
-def origins(table: Table) -> np.ndarray:
-    return np.stack([table.floats(f"rlnOrigin{axis}Angst") for axis in "XY"], axis=1)
-
-
-def errors(
-    project: Path, found: dict[str, Table], bodies: list[Body], b: int, moved: bool = True
-) -> tuple[float, float]:
-    """Median errors of a body's orientations (degrees) and rms error of its places (A), apart from what the map as a
-    whole has turned and moved; moved: with its residual pose, else where the consensus alone has it."""
-    truth, body, name = poses(project / "truth.star"), bodies[b], f"images_body_{b + 1}"
-
-    def own(tables: dict[str, Table], residual: bool) -> tuple[np.ndarray, np.ndarray]:
-        consensus = matrices(tables["particles"])
-        at = (consensus @ (body.centre * PIXEL))[:, :2] - origins(tables["particles"])
-        if not residual:
-            return consensus, at
-        return body.own_matrices(consensus, matrices(tables[name])), at - origins(tables[name])
-
-    (true, place), (mine, other) = own(truth, True), own(found, moved)
-    u, _, v = np.linalg.svd((np.swapaxes(true, 1, 2) @ mine).sum(axis=0))
-    angles = rotation_angle(mine @ (u @ np.diag([1, 1, np.linalg.det(u @ v)]) @ v).T, true)
-    rows, away = true[:, :2].reshape(-1, 3), (other - place).reshape(-1)
-    rest = away - rows @ np.linalg.lstsq(rows, away, rcond=None)[0]
-    return float(np.median(angles)), float(np.sqrt(2 * np.mean(rest**2)))
-
-
 @pytest.fixture(scope="module")
 def bodies(project: Path) -> list[Body]:
     here = Path.cwd()
@@ -108,11 +71,11 @@ def bodies(project: Path) -> list[Body]:
 
 def test_bodies_are_nearer_to_the_truth_than_the_consensus(project: Path, multibody: Run, bodies: list[Body]) -> None:
     found = poses(multibody.out / "run_it002_data.star")
-    before = errors(project, found, bodies, 1, moved=False)
-    after = errors(project, found, bodies, 1)
+    before = errors(project, found, bodies, 1, PIXEL, moved=False)
+    after = errors(project, found, bodies, 1, PIXEL)
     # the second body swings by 9 degrees; 7.9 degrees and 1.5 A became 3.7 degrees and 0.7 A
     assert after[0] < 0.6 * before[0] and after[1] < 0.65 * before[1], (before, after)
-    before, after = errors(project, found, bodies, 0, moved=False), errors(project, found, bodies, 0)
+    before, after = errors(project, found, bodies, 0, PIXEL, moved=False), errors(project, found, bodies, 0, PIXEL)
     assert after[0] < before[0] and after[1] < 0.75 * before[1], (before, after)
 
 
@@ -217,7 +180,7 @@ def test_a_run_converges_and_is_analysed(tmp_path: Path, bodies: list[Body]) -> 
     for name in ("run_body001.mrc", "run_half1_body001_unfil.mrc", "run_half2_body002_unfil.mrc", "run_model.star"):
         assert run.has(name), name
     found, mask = poses(run.out / "run_data.star"), bodies[1].mask
-    before, after = errors(tmp_path, found, bodies, 1, moved=False), errors(tmp_path, found, bodies, 1)
+    before, after = errors(tmp_path, found, bodies, 1, PIXEL, moved=False), errors(tmp_path, found, bodies, 1, PIXEL)
     assert after[0] < 0.92 * before[0] and after[1] < 0.7 * before[1], (before, after)
     truth = read_map(tmp_path / "body2.mrc")[0] * mask
     consensus = read_map(tmp_path / "Consensus/run_it002_half1_class001.mrc")[0] * mask
