@@ -11,6 +11,9 @@ import pytest
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.aberrations import Aberrations
+from relion_py.compute.image.fourier import resize_map
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import write_stack
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.refine.bodies import moved
 from relion_py.compute.refine.body_images import BodyModel, BodyPreparation
@@ -31,13 +34,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> BodiesSimulation:
     return simulate_bodies(tmp_path_factory.mktemp("bodies"), n=N, box=BOX, angpix=PIXEL, snr=np.inf, shift=6.0)
 
 
-def prepared(data: BodiesSimulation, body: int, *more: str, subtract: bool = True, at_rest: bool = False):  # type: ignore[no-untyped-def]
+def prepared(  # type: ignore[no-untyped-def]
+    data: BodiesSimulation,
+    body: int,
+    *more: str,
+    subtract: bool = True,
+    at_rest: bool = False,
+    truth: Path | None = None,
+):
     """The images of one body, its true reference in the middle, and the true own matrices (N, 3, 3)."""
     values = dict.fromkeys(("--zero_mask", "--ctf", *more), True)
     options = RefineOptions(
         zero_mask=True, ctf=True, reconstruct_subtracted="--reconstruct_subtracted_bodies" in values
     )
-    particles = ParticleSet.read(str(data.truth), str(data.truth.parent))
+    truth = truth or data.truth
+    particles = ParticleSet.read(str(truth), str(truth.parent))
     model = ModelState.new(
         BOX, PIXEL, group_names=["g"], nr_particles_per_group=np.array([N]), nr_classes=2, nr_directions=1
     )
@@ -59,7 +70,7 @@ def prepared(data: BodiesSimulation, body: int, *more: str, subtract: bool = Tru
     )
     if at_rest:
         poses.origin_x[:] = poses.origin_y[:] = 0.0
-    coarse, fine = (DiscPixels.of_images(size, geometries[0]) for size in (20, BOX))
+    coarse, fine = (DiscPixels.of_images(size, geometries[0]) for size in (20, particles.box_size))
     images = particles.read_images(EVERY)
     one = BodyModel.of(model, body, others, 3.0)
     with CpuBackend() as backend:
@@ -83,6 +94,22 @@ def test_what_is_left_is_the_body_in_the_centre(data: BodiesSimulation, body: in
     assert found.old_offset == pytest.approx(np.stack([poses.origin_x, poses.origin_y], axis=1))
     whole, projected, _ = prepared(data, body, "--reconstruct_subtracted_bodies", subtract=False)
     assert likeness(whole.unmasked, projected).mean() < 0.85
+
+
+def test_images_of_other_pixels_than_the_maps(data: BodiesSimulation, tmp_path: Path) -> None:
+    """The same particles in 32 pixels of 6.25 A, the maps in 40 of 5 A."""
+    tables, box = star.read(data.truth), 32
+    images = ParticleSet.read(str(data.truth), str(data.truth.parent)).read_images(EVERY)
+    write_stack(tmp_path / "small.mrcs", resize_map(images, box, 2), PIXEL * BOX / box)
+    tables["optics"].set("rlnImageSize", [box])
+    tables["optics"].set("rlnImagePixelSize", [PIXEL * BOX / box])
+    names = tables["particles"].strings("rlnImageName")
+    tables["particles"].set("rlnImageName", [f"{n + 1:06d}@small.mrcs" for n in range(len(names))])
+    star.write(tmp_path / "small.star", tables)
+    for body in (0, 1):
+        found, projected, _ = prepared(data, body, "--reconstruct_subtracted_bodies", truth=tmp_path / "small.star")
+        assert likeness(found.unmasked, projected).min() > 0.998
+        assert np.abs(found.unmasked - projected).max() < 0.08 * np.abs(projected).max()
 
 
 def test_without_the_option_whole_particles_are_back_projected(data: BodiesSimulation) -> None:

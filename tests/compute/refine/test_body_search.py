@@ -12,7 +12,7 @@ from relion_py.compute.refine.body_search import CUTOFF, BodySearch
 from relion_py.compute.refine.model import SamplingState
 from relion_py.compute.refine.sampling import SamplingTables
 
-N = 4
+N = 2
 
 
 def a_body(tilt: float = 12.0, psi: float = 7.0) -> Body:
@@ -29,7 +29,7 @@ def tables() -> SamplingTables:
 
 def poses(seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    consensus = euler_to_matrix(random.uniform(-180, 180, N), [3.0, 60, 110, 179], random.uniform(-180, 180, N))
+    consensus = euler_to_matrix(random.uniform(-180, 180, N), [3.0, 110.0], random.uniform(-180, 180, N))
     return consensus, euler_to_matrix(random.normal(0, 5, N), 90 + random.normal(0, 5, N), random.normal(0, 5, N))
 
 
@@ -65,7 +65,7 @@ def test_samples_and_priors_are_those_of_a_search_one_by_one(
     tables: SamplingTables, sigmas: tuple[float, float]
 ) -> None:
     body, (consensus, residual) = a_body(), poses()
-    index = np.array([7, 3, 4, 9])
+    index = np.array([7, 3])
     search = BodySearch.around(tables, index, 10, body, consensus, residual, sigmas)
     groups, starts = search.groups(index, 1, np.zeros((1, 1), np.float32))
     own = body.own_matrices(consensus, residual)
@@ -88,7 +88,7 @@ def test_a_particle_whose_samples_are_all_excluded_gets_the_nearest_one(tables: 
     body, (consensus, residual) = a_body(0.01, 0.01), poses()
     search = BodySearch.around(tables, np.arange(N), N, body, consensus, residual, (5.0, 5.0))
     groups, starts = search.groups(np.arange(N), 1, np.zeros((1, 1), np.float32))
-    assert starts.tolist() == [0, 1, 2, 3, 4] and groups.psi_count.tolist() == [1] * N
+    assert starts.tolist() == [0, 1, 2] and groups.psi_count.tolist() == [1] * N
     vectors, own = tables.coarse_mats[:, 0, 2].astype(float), body.own_matrices(consensus, residual)
     for n in range(N):
         assert vectors[groups.block[n]] @ own[n, 2] == pytest.approx((vectors @ own[n, 2]).max(), abs=1e-6)
