@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.helix import Range, Tube
+from relion_py.compute.refine import body_options
 
 Kind = Literal["text", "switch", "off_switch", "number", "integer"]
 
@@ -373,7 +374,7 @@ class RefineOptions:
         """
         read = _read_fields(values)
         changed: dict[str, Any] = {"command_line": command_line}
-        begins = _begins_bodies(previous, values, given)
+        begins = body_options.begins(previous, values, given)
         for option in _OPTIONS:
             flag, when = option.metadata["flag"], option.metadata["on_continue"]
             if when == "again" and option.name in read:
@@ -382,7 +383,7 @@ class RefineOptions:
                 changed[option.name] = option.default
             elif flag not in given:
                 continue
-            elif when == "change" or (begins and option.name in _ANEW_FOR_BODIES):
+            elif when == "change" or (begins and option.name in body_options.ANEW):
                 changed[option.name] = read[option.name]
             elif not _is_same(read[option.name], getattr(previous, option.name)):
                 raise UserError(f"{flag} cannot change when a run is continued: leave it out, or start a new run.")
@@ -391,7 +392,7 @@ class RefineOptions:
         if root in ("", previous.output_root) and not (begins and root):
             changed["output_root"] = f"{previous.output_root}_ct{iteration}"
         options = dataclasses.replace(previous, **changed)
-        problems = _problems_of_bodies(options, previous, iteration) + _problems_of_any_run(options)
+        problems = body_options.problems(options, previous) + _problems_of_any_run(options)
         if problems:
             raise UserError(" ".join(problems))
         return options
@@ -401,51 +402,6 @@ _OPTIONS = tuple(f for f in dataclasses.fields(RefineOptions) if "flag" in f.met
 
 HONOURED_FLAGS: frozenset[str] = frozenset(f.metadata["flag"] for f in _OPTIONS)
 """The flags that this dataclass is read from."""
-
-
-_ANEW_FOR_BODIES = frozenset(("healpix_order", "offset_range", "offset_step", "ini_high"))
-"""What else may change when a consensus refinement goes on with bodies (ml_optimiser.cpp, parseContinue)."""
-
-
-def _begins_bodies(previous: RefineOptions, values: Mapping[str, Any], given: Collection[str]) -> bool:
-    """Whether this continuation makes a multi-body refinement of one with a single body."""
-    asked = "--multibody_masks" in given and str(values.get("--multibody_masks", "")).strip() not in ("", "None")
-    return asked and not previous.has_bodies
-
-
-def _problems_of_bodies(options: RefineOptions, previous: RefineOptions, iteration: int) -> list[str]:
-    """Sentences about a multi-body refinement that cannot be."""
-    if not options.has_bodies:
-        return [
-            f"{flag} has no effect without --multibody_masks: add that, or leave {flag} out."
-            for flag, given in (
-                ("--reconstruct_subtracted_bodies", options.reconstruct_subtracted),
-                ("--multibody_norm_overlap", options.normalise_overlap),
-            )
-            if given
-        ]
-    problems = []
-    if not options.auto_refine:
-        problems.append("--multibody_masks continues a 3D auto-refinement: give the _optimiser.star of one.")
-    if options.helix:
-        problems.append("--multibody_masks is not for helices: continue a refinement without --helix.")
-    if options.symmetry.upper() != "C1":
-        problems.append(
-            f"--multibody_masks needs a refinement without symmetry, not one in {options.symmetry}: expand the "
-            "particles with relion_particle_symmetry_expand and refine them in C1."
-        )
-    if previous.has_bodies and options.padding_factor != previous.padding_factor:
-        problems.append("--pad cannot change when a multi-body refinement is continued: leave it out.")
-    for flag, given in (
-        ("--gpu", options.gpu != ""),
-        ("--relax_sym", options.relax_symmetry != ""),
-        ("--local_symmetry", options.has_local_symmetry),
-        ("--skip_maximize", options.skip_maximize),
-        ("--always_cc", options.always_cc),
-    ):
-        if given:
-            problems.append(f"{flag} does not go with --multibody_masks in this release: leave it out.")
-    return problems
 
 
 def _is_same(value: Any, before: Any) -> bool:
