@@ -59,7 +59,7 @@ def test_the_readme_says_which_jobs_run_with_this_package_alone():
         programs -= SYSTEM_PROGRAMS
         if programs and programs <= here:
             whole.add(spec.browser_label)
-        elif programs & here and spec.browser_label != "3D multi-body":  # refused: relion_refine has no bodies
+        elif programs & here:
             partly.add(spec.browser_label)
     rows = table(README, "job type")
     assert {label for label, told in rows if told.startswith("yes")} == whole

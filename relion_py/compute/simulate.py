@@ -116,9 +116,9 @@ def simulate_particles(
     _check(n, box, angpix, snr, diameter, classes, optics_groups, noise, defocus)
     out, root = Path(out_dir), Path(out_dir if project_root is None else project_root)
     rng = np.random.default_rng(seed)
-    poses = _random_poses(n, shift, classes, rng)
+    poses = random_poses(n, shift, classes, rng)
     optics = np.arange(n) // PER_MICROGRAPH % optics_groups
-    ctf = _random_ctf(n, defocus, optics, rng)
+    ctf = random_ctf(n, defocus, optics, rng)
     raw = _class_models(build_model(group, atoms, diameter, sigma, seed), classes, group)
     models = _scale_to_snr(raw, poses, ctf, box, angpix, diameter, snr)
     aberrations = [Aberrations.of_group(optics_values or {}, kv, cs) for kv, cs, _ in _MICROSCOPES]
@@ -127,19 +127,19 @@ def simulate_particles(
     (out / "Particles").mkdir(parents=True, exist_ok=True)
     names = _write_images(out, root, models, poses, ctf, faults, box, angpix, snr, noise, rng, progress)
     particles, truth = out / "particles.star", out / "truth.star"
-    tables = _star_tables(names, ctf, optics, optics_groups, box, angpix, rng)
+    tables = star_tables(names, ctf, optics, optics_groups, box, angpix, rng)
     star.write(particles, tables)
     true_optics = tables["optics"].copy()
     for label, value in (optics_values or {}).items():
         true_optics.set(label, value)
-    star.write(truth, {"optics": true_optics, "particles": _with_poses(tables["particles"], poses)})
+    star.write(truth, {"optics": true_optics, "particles": with_poses(tables["particles"], poses)})
     maps = tuple(out / ("truth.mrc" if c == 1 else f"truth_class{c:03d}.mrc") for c in range(1, classes + 1))
     for path, model in zip(maps, models, strict=True):
         mrc.write_map(path, model_map(model, box, angpix), angpix)
     reference, mask = out / "reference.mrc", out / "mask.mrc"
     first = model_map(models[0], box, angpix)
     mrc.write_map(reference, lowpass(first, angpix, reference_resolution), angpix)
-    mrc.write_map(mask, _model_mask(models[0], box, angpix), angpix)
+    mrc.write_map(mask, model_mask(models[0], box, angpix), angpix)
     return Simulation(particles, truth, maps, reference, mask, models, poses, ctf, diameter)
 
 
@@ -171,7 +171,7 @@ def _check(
         raise UserError("The range of defocus must be two positive numbers of A, the smaller first.")
 
 
-def _random_poses(n: int, shift: float, classes: int, rng: np.random.Generator) -> Poses:
+def random_poses(n: int, shift: float, classes: int, rng: np.random.Generator) -> Poses:
     """Uniform orientations, Gaussian displacements (cut at 3 sigma), equal classes."""
     rot, psi = rng.uniform(-180.0, 180.0, n), rng.uniform(-180.0, 180.0, n)
     tilt = np.rad2deg(np.arccos(rng.uniform(-1.0, 1.0, n)))
@@ -179,7 +179,7 @@ def _random_poses(n: int, shift: float, classes: int, rng: np.random.Generator) 
     return Poses(rot, tilt, psi, x, y, rng.permutation(np.arange(n) % classes) + 1)
 
 
-def _random_ctf(n: int, defocus: tuple[float, float], optics: NDArray[np.int64], rng: np.random.Generator) -> CtfParams:
+def random_ctf(n: int, defocus: tuple[float, float], optics: NDArray[np.int64], rng: np.random.Generator) -> CtfParams:
     """A defocus and an astigmatism for each micrograph, and 200 A of scatter between its particles."""
     micrograph = np.arange(n) // PER_MICROGRAPH
     count = int(micrograph[-1]) + 1
@@ -295,7 +295,7 @@ def _write_images(
     return names
 
 
-def _star_tables(
+def star_tables(
     names: list[str],
     ctf: CtfParams,
     optics: NDArray[np.int64],
@@ -336,7 +336,7 @@ def _star_tables(
     return {"optics": optics_table, "particles": particles}
 
 
-def _with_poses(particles: Table, poses: Poses) -> Table:
+def with_poses(particles: Table, poses: Poses) -> Table:
     table = particles.copy()
     table.set("rlnAngleRot", poses.rot)
     table.set("rlnAngleTilt", poses.tilt)
@@ -347,7 +347,7 @@ def _with_poses(particles: Table, poses: Poses) -> Table:
     return table
 
 
-def _model_mask(model: PseudoAtoms, box: int, angpix: float) -> NDArray[np.float32]:
+def model_mask(model: PseudoAtoms, box: int, angpix: float) -> NDArray[np.float32]:
     """1 within 2 pixels and 3 sigma of a blob, falling to 0 over 5 pixels more, as a raised cosine."""
     axis = (np.arange(box) - box // 2) * angpix
     z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")

@@ -57,6 +57,11 @@ def _main(argv: list[str], job: Job) -> None:
 def prepare(args: Arguments, job: Job) -> Subtraction:
     """The refinement, its particles, the mask and the centre that the options name."""
     found = read_optimiser(args.text("--i"))
+    if found.options.has_bodies:
+        raise UserError(
+            f"{args.text('--i')} is of a multi-body refinement, whose bodies this release cannot subtract: take the "
+            "_optimiser.star of the consensus refinement."
+        )
     particles = ParticleSet.read(args.text("--data") or found.data)
     mask = None
     if args.text("--mask") and not args.on("--ssnr"):

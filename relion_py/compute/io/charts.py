@@ -166,9 +166,13 @@ class Axes:
         counts, edges = np.histogram(kept, bins, between)
         self.scale(widened(between), widened((0.0, float(max(1, counts.max()))), below=False))
         self.name(across, up)
-        left, foot, tops = self._place_x(edges), self._place_y(0.0), self._place_y(counts)
-        bars = np.stack([left[:-1], np.full(bins, foot), np.diff(left), tops - foot], axis=1)
-        self._page.filled(bars[counts > 0])
+        self.bars(edges, counts)
+
+    def bars(self, edges: NDArray, heights: NDArray) -> None:
+        """A bar from 0 to each of the heights (N,), none of them negative, between the edges (N + 1,)."""
+        left, foot, tops = self._place_x(edges), self._place_y(0.0), self._place_y(heights)
+        bars = np.stack([left[:-1], np.full(len(heights), foot), np.diff(left), tops - foot], axis=1)
+        self._page.filled(bars[heights > 0])
 
     def _places(self, x: Values, y: Values) -> Values:
         return np.stack([self._place_x(np.asarray(x, np.float64)), self._place_y(np.asarray(y, np.float64))], axis=1)

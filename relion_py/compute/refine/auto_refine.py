@@ -47,7 +47,18 @@ class AutoRefinement(Engine):
 
     def iterate(self) -> None:
         """One iteration: expectation of both halves, maximization, files."""
-        state, last = self.state, self.state.has_converged
+        last = self.state.has_converged
+        references, sizes = self.begin_iteration(last)
+        halves = self._expectation(references, sizes)
+        del references
+        if self.options.skip_maximize:
+            self.write_particles(outputs.OutputNames(self.options.output_root, outputs.FINAL))
+            return
+        self._maximization(halves, last)
+
+    def begin_iteration(self, last: bool) -> tuple[list[list[FourierReference]], convergence.ImageSizes]:
+        """The references of both halves, ready for projection, and the sizes at which images are compared with them."""
+        state = self.state
         for model in self.models:
             sizes = convergence.image_sizes(model, self.sampling, state, self.options, last)
             model.current_size = sizes.current
@@ -64,12 +75,7 @@ class AutoRefinement(Engine):
         # the coarse size follows the angular step
         sizes = convergence.image_sizes(self.models[0], self.sampling, state, self.options, last)
         state.coarse_size = sizes.coarse
-        halves = self._expectation(references, sizes)
-        del references
-        if self.options.skip_maximize:
-            self.write_particles(outputs.OutputNames(self.options.output_root, outputs.FINAL))
-            return
-        self._maximization(halves, last)
+        return references, sizes
 
     def _update_resolution(self) -> None:
         # both halves share data_vs_prior, so that they agree on the resolution

@@ -29,6 +29,10 @@ MAX_ITER_WITHOUT_RESOLUTION_GAIN = 1
 MAX_ITER_WITHOUT_LARGE_CHANGES = 1
 MIN_SHELL = 5
 """The resolution never falls below this shell (minres_map)."""
+BODY_STEP_OF_ACCURACY = 0.9
+"""A body is fine enough when the angular step is less than this of its accuracy; a whole particle at 0.75."""
+WORTH_FINER_OFFSETS = 0.7
+"""Offsets of bodies are refined alone where their new step is less than this of the old one."""
 KEEPSAFE = {3: 1.2, 2: 1.5}
 """Coarse images show detail down to the coarse step on the particle's rim, over this factor (2D, 3D references)."""
 
@@ -206,9 +210,12 @@ def update_angular_sampling(
     )
     if not (resolution_asks and settled):
         return False
+    if _bodies_need_finer_offsets(model, sampling, state, options):
+        return True
+    bodies_done = _fix_bodies(model, old_step)
     too_coarse_still = options.minimum_angular_sampling > 0 and old_step > options.minimum_angular_sampling
     fine_enough = options.maximum_angular_sampling > 0 and old_step < options.maximum_angular_sampling
-    if fine_enough or (old_step < 0.75 * state.accuracy_rot and not too_coarse_still):
+    if bodies_done or fine_enough or (old_step < 0.75 * state.accuracy_rot and not too_coarse_still):
         state.has_fine_enough_angular_sampling = True
         return False
     state.has_fine_enough_angular_sampling = False
@@ -226,14 +233,53 @@ def update_angular_sampling(
         sampling.offset_step, sampling.offset_range = new_step, new_range
     if options.helical_symmetry:
         helical.set_offsets(sampling, options, along)
+    _begin_to_count_again(state)
+    if sampling.is_3d and finer and sampling.healpix_order >= options.auto_local_healpix_order:
+        start_local_searches(model, sampling, options)
+    return True
+
+
+def _fix_bodies(model: ModelState, step: float) -> bool:
+    """Keeps bodies fixed whose orientations cannot be told more finely than in steps of `step` degrees.
+
+    Returns whether none is left that moves; False without bodies.
+    """
+    if model.bodies is None:
+        return False
+    model.bodies.fixed |= _fine_enough_bodies(model, step)
+    return bool(model.bodies.fixed.all())
+
+
+def _fine_enough_bodies(model: ModelState, step: float) -> NDArray[np.bool_]:
+    return step < BODY_STEP_OF_ACCURACY * model.accuracy_rot
+
+
+def _bodies_need_finer_offsets(
+    model: ModelState, sampling: SamplingState, state: OptimiserState, options: RefineOptions
+) -> bool:
+    """Before the last of the bodies is kept fixed: finer offsets, if these can be told better; whether that was so.
+
+    The orientations of a small body are told less well than its place, and the step of the offsets is refined with
+    that of the angles only, so that it would stay as it was at the start.
+    """
+    step = angular_step(sampling, options.oversampling)
+    if model.bodies is None or not (model.bodies.fixed | _fine_enough_bodies(model, step)).all():
+        return False
+    finer, reach = _new_offsets(sampling, state, options.oversampling)
+    if finer > WORTH_FINER_OFFSETS * sampling.offset_step:
+        return False
+    sampling.offset_step, sampling.offset_range = finer, reach
+    _begin_to_count_again(state)
+    return True
+
+
+def _begin_to_count_again(state: OptimiserState) -> None:
+    """Nothing is known yet of how much a new sampling changes."""
     state.nr_iter_wo_resol_gain = 0
     state.nr_iter_wo_large_hidden_variable_changes = 0
     state.smallest_changes_optimal_classes = UNKNOWN_CLASS_CHANGES
     state.smallest_changes_optimal_offsets = UNKNOWN
     state.smallest_changes_optimal_orientations = UNKNOWN
-    if sampling.is_3d and finer and sampling.healpix_order >= options.auto_local_healpix_order:
-        start_local_searches(model, sampling, options)
-    return True
 
 
 def start_local_searches(model: ModelState, sampling: SamplingState, options: RefineOptions) -> None:

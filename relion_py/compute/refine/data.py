@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from relion_py.compute.errors import UserError
 from relion_py.compute.io.mrc import open_stack
 from relion_py.compute.io.particles import ParticleTable, read_particles
-from relion_py.compute.io.star import StarFile
+from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.refine.model import FloatArray, IntArray
 from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.scratch import Scratch
@@ -46,9 +46,36 @@ _PRIOR_COLUMNS = (
     ("rot_flip_ratio", "rlnAngleRotFlipRatio"),
     ("track", "rlnHelicalTrackLengthAngst"),
 )
+_BODY_COLUMNS = (
+    ("rot", "rlnAngleRot"),
+    ("tilt", "rlnAngleTilt"),
+    ("psi", "rlnAnglePsi"),
+    ("origin_x", "rlnOriginXAngst"),
+    ("origin_y", "rlnOriginYAngst"),
+)
 _FOUND = tuple(name for name, _ in (*_POSE_COLUMNS, *_RESULT_COLUMNS))
 """What a refinement finds for each particle."""
 _PIPELINE_NAME = re.compile(r"/job\d{3}[^/]*/")
+
+
+@dataclass
+class BodyPoses:
+    """Residual poses of one body of N particles: angles (degrees) and origins (A), see `bodies`."""
+
+    rot: FloatArray
+    tilt: FloatArray
+    psi: FloatArray
+    origin_x: FloatArray
+    origin_y: FloatArray
+
+    @classmethod
+    def none(cls, n: int) -> BodyPoses:
+        """Of n particles whose body is where the consensus has it."""
+        return cls(np.zeros(n), np.full(n, 90.0), np.zeros(n), np.zeros(n), np.zeros(n))
+
+    def copy(self) -> BodyPoses:
+        """Independent poses of the same values."""
+        return BodyPoses(*(values.copy() for values in vars(self).values()))
 
 
 @dataclass
@@ -61,7 +88,8 @@ class ParticleSet:
     the position along a filament (A) and tube its number in the micrograph. group is the index into
     group_names (scale correction), optics_group that into table.optics_groups, random_subset 0 before the
     halves are made, then 1 or 2. has_results: log_likelihood,
-    max_prob and nr_significant hold something; set it after the first iteration.
+    max_prob and nr_significant hold something; set it after the first iteration. bodies: of a multi-body
+    refinement, else empty.
     """
 
     table: ParticleTable
@@ -89,6 +117,7 @@ class ParticleSet:
     track: FloatArray | None = None
     tube: IntArray | None = None
     has_results: bool = False
+    bodies: list[BodyPoses] = field(default_factory=list)
     scratch: Scratch | None = None
     _images: dict[int, NDArray[np.float32]] = field(default_factory=dict, repr=False)  # by box
     _memory_place: IntArray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # -1: not there
@@ -103,9 +132,11 @@ class ParticleSet:
     def from_table(cls, table: ParticleTable) -> ParticleSet:
         """Sort by micrograph and take the poses; what a file does not have starts as in the reference:
         angles and origins 0, class 0, norm correction 1."""
+        order = np.arange(len(table))
         if "rlnMicrographName" in table:
             names = table.strings("rlnMicrographName")
-            table = table.select(sorted(range(len(names)), key=names.__getitem__))
+            order = np.array(sorted(range(len(names)), key=names.__getitem__))
+            table = table.select(order)
         group_names, group = _scale_groups(table)
         return (
             cls(
@@ -125,6 +156,7 @@ class ParticleSet:
                 max_prob=table.floats("rlnMaxValueProbDistribution", 0.0),
                 nr_significant=table.ints("rlnNrOfSignificantSamples", 0),
                 has_results=all(label in table for _, label in _RESULT_COLUMNS),
+                bodies=_read_body_poses(table, order),
             )
             ._with_priors()
             ._checked()
@@ -337,7 +369,21 @@ class ParticleSet:
         if self.table.block != "particles":
             del result[self.table.block]
         result["particles"] = particles
+        for number, poses in enumerate(self.bodies, 1):
+            columns = {label: getattr(poses, name) for name, label in _BODY_COLUMNS}
+            result[f"images_body_{number}"] = Table({**columns, "rlnNormCorrection": self.norm_correction})
         return result
+
+
+def _read_body_poses(table: ParticleTable, order: IntArray) -> list[BodyPoses]:
+    """The tables images_body_1 ... of a file, whose rows go with those of the particles before they were sorted."""
+    bodies: list[BodyPoses] = []
+    while (name := f"images_body_{len(bodies) + 1}") in table.star:
+        rows = table.star[name]
+        if len(rows) != len(table):
+            raise UserError(f"{table.path}: data_{name} has {len(rows)} rows for {len(table)} particles.")
+        bodies.append(BodyPoses(*(rows.floats(label)[order] for _, label in _BODY_COLUMNS)))
+    return bodies
 
 
 def _scale_groups(table: ParticleTable) -> tuple[list[str], IntArray]:

@@ -33,6 +33,7 @@ from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.accuracy import expected_errors
 from relion_py.compute.refine.backprojector import BackProjector
+from relion_py.compute.refine.body_search import BodySearch
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.expectation import Assignments, Expectation, ExpectationSettings, WeightedSums
@@ -334,7 +335,7 @@ class Engine:
         for other in every[1:]:
             weighted.unpack(weighted.pack() + other.pack())
             weighted.failed += other.failed
-        self._gather(found)
+        self._gather(model, found)
         weighted.unpack(comm.allreduce_sum(weighted.pack()))
         weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
         return sums, weighted
@@ -475,20 +476,6 @@ class Engine:
         )
         with np.errstate(divide="ignore"):
             log_pdf = np.log(model.pdf_direction / model.pdf_direction.mean()).astype(np.float32)
-        local = None
-        if model.orientational_prior_mode != NO_PRIOR and not self.options.skip_align:
-            p = self.particles
-            if self.options.masks_tubes:
-                local = helical.search_around_priors(grid, p, members, model, self.sampling, self.options)
-            else:
-                local = LocalSearch.around(
-                    grid,
-                    members,
-                    len(p),
-                    (p.rot[members], p.tilt[members], p.psi[members]),
-                    (model.sigma_rot, model.sigma_tilt, model.sigma_psi),
-                    fold=order(self.sampling.relax_symmetry or "C1"),
-                )
         return Expectation(
             backend,
             settings,
@@ -499,9 +486,27 @@ class Engine:
             log_pdf,
             self._inverse_noise(model),
             weighted,
-            local,
+            self._local_search(model, tables, grid, members),
             clock,
             model.prior_offset_class,
+        )
+
+    def _local_search(
+        self, model: ModelState, tables: SamplingTables, grid: Sampling, members: NDArray[np.int64]
+    ) -> LocalSearch | BodySearch | None:
+        """Where `members` are searched; None: everywhere."""
+        if model.orientational_prior_mode == NO_PRIOR or self.options.skip_align:
+            return None
+        p = self.particles
+        if self.options.masks_tubes:
+            return helical.search_around_priors(grid, p, members, model, self.sampling, self.options)
+        return LocalSearch.around(
+            grid,
+            members,
+            len(p),
+            (p.rot[members], p.tilt[members], p.psi[members]),
+            (model.sigma_rot, model.sigma_tilt, model.sigma_psi),
+            fold=order(self.sampling.relax_symmetry or "C1"),
         )
 
     def _inverse_noise(self, model: ModelState) -> NDArray[np.float32]:
@@ -516,7 +521,7 @@ class Engine:
         p = self.particles
         return euler_to_matrix(p.rot, p.tilt, p.psi)
 
-    def _gather(self, found: list[tuple[NDArray, Assignments]]) -> None:
+    def _gather(self, model: ModelState, found: list[tuple[NDArray, Assignments]]) -> None:
         """New poses and statistics of all ranks' particles, on every rank. Failed ones keep what they had."""
         p = self.particles
         for index, new in (item for part in self.job.comm.allgather(found) for item in part):

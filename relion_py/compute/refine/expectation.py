@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.estep_numba import offset_priors
 from relion_py.compute.backend.work import Array, Best, Coarse, Groups, Shifted, Significant, Slices
+from relion_py.compute.refine.body_search import BodySearch
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.images import DiscPixels, PreparedImages
 from relion_py.compute.refine.optics import ImageGeometry
@@ -168,7 +169,7 @@ class Expectation:
         log_pdf: NDArray[np.float32],
         inv_sigma2: NDArray[np.float32],
         sums: WeightedSums,
-        local: LocalSearch | OwnPoses | None = None,
+        local: LocalSearch | BodySearch | OwnPoses | None = None,
         clock: Stopwatch | None = None,
         prior_offset: NDArray[np.float64] | None = None,
     ) -> None:

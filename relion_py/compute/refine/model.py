@@ -101,10 +101,23 @@ class HelixState:
 
 
 @dataclass
+class BodyState:
+    """What a model tells of its B bodies: axes (B, 3) they rotate about, and which of them (B,) are fixed for now."""
+
+    axes: FloatArray
+    fixed: NDArray[np.bool_]
+
+    def copy(self) -> BodyState:
+        """An independent state with the same values."""
+        return BodyState(self.axes.copy(), self.fixed.copy())
+
+
+@dataclass
 class ModelState:
     """One half's (or the joined) model. K classes, S shells, O optics groups, G scale groups, D directions.
 
-    K is 1 in auto-refinement; the arrays keep the class axis so that nothing changes for classification.
+    K is 1 in auto-refinement; the arrays keep the class axis so that nothing changes for classification. In a
+    multi-body refinement there is a body in place of each class, and pdf_class is 1 for all of them.
     """
 
     ori_size: int  # pixels: box of the references, and of the (first optics group's) images
@@ -127,6 +140,7 @@ class ModelState:
     ave_pmax: float = 0.0
 
     helix: HelixState | None = None  # None: no helix
+    bodies: BodyState | None = None  # None: the references are classes
 
     # per class
     references: list[NDArray[np.float32]] = field(default_factory=list)  # K maps (N, N, N): z, y, x; centre N//2
@@ -240,7 +254,7 @@ class ModelState:
                 values[name] = [reference.copy() for reference in value]
             elif isinstance(value, list):
                 values[name] = list(value)
-            elif isinstance(value, HelixState):
+            elif isinstance(value, HelixState | BodyState):
                 values[name] = value.copy()
         return replace(self, **values)
 

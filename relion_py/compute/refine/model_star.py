@@ -15,6 +15,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.helix import Range
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.refine.model import (
+    BodyState,
     FloatArray,
     HelixState,
     ModelState,
@@ -31,9 +32,10 @@ def model_to_star(model: ModelState) -> StarFile:
     """The tables of `_model.star`. `reference_names` must have been set to the maps that go with it."""
     star = StarFile()
     star["model_general"] = Table(_model_general(model), loop=False)
-    star["model_classes"] = Table(_model_classes(model))
+    kind, kinds = ("class", "classes") if model.bodies is None else ("body", "bodies")
+    star[f"model_{kinds}"] = Table(_model_classes(model))
     for k in range(model.nr_classes):
-        star[f"model_class_{k + 1}"] = Table(_class_spectra(model, k))
+        star[f"model_{kind}_{k + 1}"] = Table(_class_spectra(model, k))
     star["model_groups"] = Table(
         {
             "rlnGroupNumber": np.arange(1, model.nr_groups + 1),
@@ -43,18 +45,21 @@ def model_to_star(model: ModelState) -> StarFile:
         }
     )
     for g in range(model.nr_optics_groups):
+        noise = model.sigma2_noise[g].copy()
+        # never used here, but the reference divides by it, and what it continues becomes NaN where it is missing
+        noise[0] = noise[0] or noise[1]
         # shells without an estimate are left out (MlModel::write)
-        shells = np.flatnonzero(model.sigma2_noise[g] > 0)
+        shells = np.flatnonzero(noise > 0)
         star[f"model_optics_group_{g + 1}"] = Table(
             {
                 "rlnSpectralIndex": shells,
                 "rlnResolution": texts_of(shells / (model.ori_size * model.pixel_size)),
-                "rlnSigma2Noise": texts_of(model.sigma2_noise[g][shells]),
+                "rlnSigma2Noise": texts_of(noise[shells]),
             }
         )
     if model.ref_dim == 3:
         for k in range(model.nr_classes):
-            star[f"model_pdf_orient_class_{k + 1}"] = Table(
+            star[f"model_pdf_orient_{kind}_{k + 1}"] = Table(
                 {"rlnOrientationDistribution": texts_of(model.pdf_direction[k])}
             )
     return star
@@ -74,8 +79,8 @@ def _model_general(model: ModelState) -> dict[str, str]:
             "rlnFourierSpaceInterpolator": model.interpolator,
             "rlnMinRadiusNnInterpolation": model.r_min_nn,
             "rlnPixelSize": model.pixel_size,
-            "rlnNrClasses": model.nr_classes,
-            "rlnNrBodies": 1,
+            "rlnNrClasses": 1 if model.bodies else model.nr_classes,
+            "rlnNrBodies": model.nr_classes if model.bodies else 1,
             "rlnNrGroups": model.nr_groups,
             "rlnNrOpticsGroups": model.nr_optics_groups,
             "rlnTau2FudgeFactor": float(model.tau2_fudge),
@@ -133,6 +138,10 @@ def _model_classes(model: ModelState) -> dict[str, Any]:
         "rlnEstimatedResolution": texts_of(model.estimated_resolution),
         "rlnOverallFourierCompleteness": texts_of(model.total_fourier_coverage),
     }
+    if model.bodies is not None:
+        for place, axis in enumerate("XYZ"):
+            columns[f"rlnBodyRotateDirection{axis}"] = texts_of(model.bodies.axes[:, place])
+        columns["rlnBodyKeepFixed"] = model.bodies.fixed.astype(np.int64)
     if model.moment_names:
         columns["rlnGradMoment1"] = [first for first, _ in model.moment_names]
         columns["rlnGradMoment2"] = [second for _, second in model.moment_names]
@@ -170,7 +179,6 @@ def model_from_star(star: StarFile, nr_optics_groups: int = 1) -> ModelState:
     is missing.
     """
     general = ListValues(star["model_general"], star.path)
-    _refuse_foreign_model(general, star.path)
     pixel_size = general.number("rlnPixelSize")
     ori_size = general.integer("rlnOriginalImageSize")
     in_pixels = "rlnSigmaOffsetsAngst" not in general
@@ -196,7 +204,12 @@ def model_from_star(star: StarFile, nr_optics_groups: int = 1) -> ModelState:
         ave_pmax=general.number("rlnAveragePmax"),
         helix=_read_helix(general, star),
     )
-    _read_classes(model, star, general.integer("rlnNrClasses"))
+    bodies = general.integer("rlnNrBodies", 1)
+    if bodies > 1:
+        _read_classes(model, star, bodies, "body", "bodies")
+        model.bodies = _read_bodies(star["model_bodies"])
+    else:
+        _read_classes(model, star, general.integer("rlnNrClasses"))
     groups = star["model_groups"]
     model.group_names = groups.strings("rlnGroupName")
     model.nr_particles_per_group = groups.ints("rlnGroupNrParticles")
@@ -205,15 +218,18 @@ def model_from_star(star: StarFile, nr_optics_groups: int = 1) -> ModelState:
     return model
 
 
-def _refuse_foreign_model(general: ListValues, path: str) -> None:
-    if general.integer("rlnNrBodies", 1) > 1:
-        raise UserError(f"{path} is the model of a multi-body refinement, which is not in this release.")
+def _read_bodies(table: Table) -> BodyState:
+    axes = np.column_stack([table.floats(f"rlnBodyRotateDirection{axis}") for axis in "XYZ"])
+    fixed = table.ints("rlnBodyKeepFixed") if "rlnBodyKeepFixed" in table else np.zeros(len(table), np.int64)
+    return BodyState(axes, fixed > 0)
 
 
-def _read_classes(model: ModelState, star: StarFile, nr_classes: int) -> None:
-    table = star["model_classes"]
+def _read_classes(
+    model: ModelState, star: StarFile, nr_classes: int, kind: str = "class", kinds: str = "classes"
+) -> None:
+    table = star[f"model_{kinds}"]
     if len(table) != nr_classes:
-        raise UserError(f"{star.path}: model_classes has {len(table)} rows for {nr_classes} classes.")
+        raise UserError(f"{star.path}: model_{kinds} has {len(table)} rows for {nr_classes} {kinds}.")
     model.reference_names = table.strings("rlnReferenceImage")
     if "rlnGradMoment1" in table and "rlnGradMoment2" in table:
         names = zip(table.strings("rlnGradMoment1"), table.strings("rlnGradMoment2"), strict=True)
@@ -231,7 +247,7 @@ def _read_classes(model: ModelState, star: StarFile, nr_classes: int) -> None:
         model.prior_offset_class[:, 0] = table.floats("rlnClassPriorOffsetX")
         model.prior_offset_class[:, 1] = table.floats("rlnClassPriorOffsetY")
 
-    spectra = [star[f"model_class_{k + 1}"] for k in range(nr_classes)]
+    spectra = [star[f"model_{kind}_{k + 1}"] for k in range(nr_classes)]
     shape = (nr_classes, model.nr_shells)
 
     def stacked(label: str) -> FloatArray:
@@ -249,7 +265,8 @@ def _read_classes(model: ModelState, star: StarFile, nr_classes: int) -> None:
     if all("rlnSpectralOrientabilityContribution" in table for table in spectra):
         model.orientability_contrib = stacked("rlnSpectralOrientabilityContribution")
     if model.ref_dim == 3:
-        pdfs = [star[f"model_pdf_orient_class_{k + 1}"].floats("rlnOrientationDistribution") for k in range(nr_classes)]
+        tables = [star[f"model_pdf_orient_{kind}_{k + 1}"] for k in range(nr_classes)]
+        pdfs = [table.floats("rlnOrientationDistribution") for table in tables]
         model.pdf_direction = np.stack(pdfs)
 
 

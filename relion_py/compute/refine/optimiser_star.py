@@ -66,7 +66,7 @@ def optimiser_to_star(
         "rlnDoSolventFscCorrection": options.solvent_correct_fsc,
         "rlnSolventMaskName": options.solvent_mask,
         "rlnSolventMask2Name": options.solvent_mask2,
-        "rlnBodyStarFile": "None",
+        "rlnBodyStarFile": options.multibody_masks or "None",
         "rlnTauSpectrumName": options.tau_spectrum,
         "rlnMaximumCoarseImageSize": options.max_coarse_size,
         "rlnHighresLimitExpectation": options.strict_highres_exp,
@@ -190,7 +190,6 @@ def _helix_options(general: ListValues) -> dict[str, Any]:
 
 
 _FOREIGN: Mapping[str, tuple[str, str]] = {
-    "rlnBodyStarFile": ("None", "several bodies"),
     "rlnFourierMask": ("None", "a Fourier mask"),
     "rlnDoSkipRotate": ("0", "fixed orientations"),
     "rlnTomoTomogramsFile": ("", "tomograms"),
@@ -262,6 +261,7 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         auto_sampling=bool(general.integer("rlnDoAutoSampling", 0)) and not auto_refine,
         particles=files.data,
         output_root=files.output_root,
+        multibody_masks=_unless_none(general.text("rlnBodyStarFile", "None")),
         solvent_mask=general.text("rlnSolventMaskName"),
         solvent_mask2=general.text("rlnSolventMask2Name", "None"),
         local_symmetry=general.text("rlnLocalSymmetryFile", "None"),
@@ -300,6 +300,10 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         fix_sigma_noise=bool(general.integer("rlnFixSigmaNoiseEstimates")),
         fix_sigma_offset=bool(general.integer("rlnFixSigmaOffsetEstimates")),
     )
+
+
+def _unless_none(name: str) -> str:
+    return "" if name == "None" else name
 
 
 def _gradient_options(general: ListValues) -> dict[str, Any]:

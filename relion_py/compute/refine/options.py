@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.helix import Range, Tube
+from relion_py.compute.refine import body_options
 
 Kind = Literal["text", "switch", "off_switch", "number", "integer"]
 
@@ -72,6 +73,7 @@ class RefineOptions:
     lowpass_mask: str = _option("--lowpass_mask", "text", "None", on_continue="again")
     lowpass: float = _option("--lowpass", "number", 0.0, minimum=0.0, on_continue="again")  # A
     local_symmetry: str = _option("--local_symmetry", "text", "None")  # masks and operators
+    multibody_masks: str = _option("--multibody_masks", "text", "", on_continue="change")  # STAR file; "": one body
     tau_spectrum: str = _option("--tau", "text", "None", on_continue="change")  # STAR file
     pipeline_control: str = _option("--pipeline_control", "text", "", on_continue="again")  # directory
 
@@ -84,6 +86,8 @@ class RefineOptions:
     force_converge: bool = _option("--force_converge", "switch", False, on_continue="again")
     skip_maximize: bool = _option("--skip_maximize", "switch", False, on_continue="again")
     random_seed: int = _option("--random_seed", "integer", -1, minimum=0, unset=-1)  # -1: from the clock
+    reconstruct_subtracted: bool = _option("--reconstruct_subtracted_bodies", "switch", False, on_continue="again")
+    normalise_overlap: bool = _option("--multibody_norm_overlap", "switch", False, on_continue="again")
     print_symmetry_ops: bool = _option("--print_symmetry_ops", "switch", False, on_continue="again")  # and end
     verb: int = _option("--verb", "integer", 1, minimum=0, on_continue="again")
 
@@ -317,6 +321,11 @@ class RefineOptions:
         return self.local_symmetry not in ("", "None")
 
     @property
+    def has_bodies(self) -> bool:
+        """Whether several bodies of the particles are refined against each other."""
+        return self.multibody_masks not in ("", "None")
+
+    @property
     def has_solvent_mask(self) -> bool:
         return self.solvent_mask not in ("", "None")
 
@@ -385,6 +394,7 @@ class RefineOptions:
         """
         read = _read_fields(values)
         changed: dict[str, Any] = {"command_line": command_line}
+        begins = body_options.begins(previous, values, given)
         for option in _OPTIONS:
             flag, when = option.metadata["flag"], option.metadata["on_continue"]
             if when == "again" and option.name in read:
@@ -393,16 +403,16 @@ class RefineOptions:
                 changed[option.name] = option.default
             elif flag not in given:
                 continue
-            elif when == "change":
+            elif when == "change" or (begins and option.name in body_options.ANEW):
                 changed[option.name] = read[option.name]
             elif not _is_same(read[option.name], getattr(previous, option.name)):
                 raise UserError(f"{flag} cannot change when a run is continued: leave it out, or start a new run.")
         changed.update(_switches_that_norm_and_scale_leave(previous, values, given))
         root = changed.get("output_root", previous.output_root)
-        if root in ("", previous.output_root):
+        if root in ("", previous.output_root) and not (begins and root):
             changed["output_root"] = f"{previous.output_root}_ct{iteration}"
         options = dataclasses.replace(previous, **changed)
-        problems = _problems_of_any_run(options)
+        problems = body_options.problems(options, previous) + _problems_of_any_run(options)
         if problems:
             raise UserError(" ".join(problems))
         return options
@@ -498,8 +508,14 @@ def _problems_of_new_run(options: RefineOptions) -> list[str]:
         problems.append("--local_symmetry is about parts of maps: leave it out for 2D classes.")
     if options.denovo_3d and options.has_reference:
         problems.append("--denovo_3dref makes a reference from the particles: leave it out, or --ref.")
-    if options.force_converge:
-        problems.append("--force_converge goes with --continue only.")
+    for flag, given in (
+        ("--force_converge", options.force_converge),
+        ("--multibody_masks", options.has_bodies),
+        ("--reconstruct_subtracted_bodies", options.reconstruct_subtracted),
+        ("--multibody_norm_overlap", options.normalise_overlap),
+    ):
+        if given:
+            problems.append(f"{flag} goes with --continue only.")
     if options.relax_symmetry and not options.is_3d:
         problems.append("--relax_sym is for maps: leave it out of a 2D classification.")
     if "," in options.symmetry:
@@ -565,9 +581,10 @@ def _problems_of_auto_refinement(options: RefineOptions) -> list[str]:
 
 def _problems_of_any_run(options: RefineOptions) -> list[str]:
     problems = []
-    if options.has_solvent_mask and not (options.flatten_solvent or options.solvent_correct_fsc):
+    masked = options.flatten_solvent or options.solvent_correct_fsc or options.has_bodies
+    if options.has_solvent_mask and not masked:
         problems.append("--solvent_mask has no effect without --flatten_solvent: add it, or leave the mask out.")
-    if options.solvent_correct_fsc and not options.has_solvent_mask:
+    if options.solvent_correct_fsc and not (options.has_solvent_mask or options.has_bodies):
         problems.append("--solvent_correct_fsc needs a mask: name one with --solvent_mask.")
     for flag, given in (("--solvent_mask2", options.has_level_mask), ("--lowpass_mask", options.has_lowpass_mask)):
         if given and not options.flatten_solvent:

@@ -68,6 +68,10 @@ class OutputNames:
         """Map of class k = 1, 2 ..."""
         return f"{self._of_half(half)}_class{k:03d}.mrc"
 
+    def body(self, half: int = 0, k: int = 1) -> str:
+        """Map of body k = 1, 2 ..."""
+        return f"{self._of_half(half)}_body{k:03d}.mrc"
+
     @property
     def class_averages(self) -> str:
         """Stack of 2D class averages."""
@@ -85,6 +89,10 @@ class OutputNames:
         """Half map before any filter or mask: what post-processing reads."""
         return f"{self._of_half(half)}_class{k:03d}_unfil.mrc"
 
+    def unfiltered_body(self, half: int, k: int) -> str:
+        """The same of body k."""
+        return f"{self._of_half(half)}_body{k:03d}_unfil.mrc"
+
     def _of_half(self, half: int) -> str:
         return f"{self.stem}_half{half}" if half else self.stem
 
@@ -100,7 +108,8 @@ def write_model(names: OutputNames, model: ModelState, half: int = 0) -> None:
         with _told(stack):
             write_stack(stack, np.asarray(model.references, np.float32), model.pixel_size)
     else:
-        model.reference_names = [names.reference(half, k + 1) for k in range(model.nr_classes)]
+        name_of = names.reference if model.bodies is None else names.body
+        model.reference_names = [name_of(half, k + 1) for k in range(model.nr_classes)]
         for name, reference in zip(model.reference_names, model.references, strict=True):
             write_reference(name, reference, model.pixel_size)
     model.moment_names = _write_moments(names, model)
@@ -260,7 +269,7 @@ def read_optimiser(path: str, with_references: bool = True) -> Continuation:
         offset_range=sampling.offset_range_ori / pixels,
         offset_step=sampling.offset_step_ori / pixels,
         tau2_fudge=options.tau2_fudge if options.gradient else first.tau2_fudge,
-        classes=first.nr_classes,
+        classes=first.nr_classes if first.bodies is None else 1,
         psi_step=sampling.psi_step_ori if not sampling.is_3d else -1.0,
         limit_tilt=sampling.limit_tilt if sampling.is_3d else -91.0,
         **_helix_of(first),

@@ -92,10 +92,8 @@ class ImagePreparation:
         p, options = self.particles, self.options
         geometry = self.geometries[p.optics_group[index[0]]]
         box, pixel_size = geometry.box, geometry.pixel_size
-        norm = np.ones(len(index))
-        if options.do_norm_correction:
-            norm = p.norm_correction[index] / model.avg_norm_correction
-        origin = np.stack([p.origin_x[index], p.origin_y[index]], axis=1) / pixel_size
+        norm = self.norm(model, index)
+        origin = self.origins(index, geometry)
         turn = helical.turns(p.psi[index]) if options.helical_symmetry else None
         if turn is not None and not (options.skip_align or helical.is_local(model, self.sampling, options)):
             # offsets along the helix begin anew
@@ -103,10 +101,6 @@ class ImagePreparation:
         shift = np.floor(origin + 0.5).astype(np.int64)
         # without a search for offsets the images are moved all the way
         rest = origin - shift if options.skip_align else None
-        noise = None
-        if not options.zero_mask:
-            sigma2 = geometry.of_images(model.sigma2_noise[p.optics_group[index]])
-            noise = noise_images(sigma2, box, self.state.random_seed + index)
         tube_radius = options.helical_outer_diameter / (2.0 * pixel_size)
         unmasked, masked, spectrum = backend.transform_images(
             images,
@@ -115,22 +109,14 @@ class ImagePreparation:
             self.diameter / (2.0 * pixel_size),
             float(options.mask_edge),
             fine,
-            noise,
+            self.noise(model, index, geometry),
             (p.psi[index], tube_radius) if options.masks_tubes else None,
         )
-        for g in np.unique(p.optics_group[index]):
-            factors = self.aberrations[g].phase_factors(fine.kx, fine.ky, box, pixel_size)
-            if factors is not None:
-                mine = backend.to_device(np.nonzero(p.optics_group[index] == g)[0])
-                factors = backend.to_device(factors)
-                unmasked[mine] *= factors
-                masked[mine] *= factors
+        self.undo_phases(index, fine, backend, unmasked, masked)
         if rest is not None:
             phase = backend.to_device(phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box))
             unmasked, masked = unmasked * phase, masked * phase
-        scale = np.ones(len(index))
-        if self.do_scale:
-            scale = np.maximum(model.scale_correction[p.group[index]], 0.001)
+        scale = self.scale(model, index)
         ctf = self.ctf(index, fine, backend)
         ctf *= backend.to_device(scale[:, None].astype(np.float32))
         old_offset = np.asarray(shift if rest is None else origin, np.float64) * pixel_size
@@ -151,3 +137,41 @@ class ImagePreparation:
             coarse_in_fine=coarse.positions_in(fine),
             scale_shells=model.data_vs_prior_class.max(axis=0) > SCALE_DATA_VS_PRIOR,
         )
+
+    def norm(self, model: ModelState, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What the images (N,) are divided by."""
+        if not self.options.do_norm_correction:
+            return np.ones(len(index))
+        return self.particles.norm_correction[index] / model.avg_norm_correction
+
+    def origins(self, index: NDArray[np.int64], geometry: ImageGeometry) -> NDArray[np.float64]:
+        """The particles' origins (N, 2), pixels of their images."""
+        p = self.particles
+        return np.stack([p.origin_x[index], p.origin_y[index]], axis=1) / geometry.pixel_size
+
+    def noise(self, model: ModelState, index: NDArray[np.int64], geometry: ImageGeometry) -> NDArray[np.float32] | None:
+        """What fills the images' solvent (N, box, box); None: their mean there."""
+        if self.options.zero_mask:
+            return None
+        sigma2 = geometry.of_images(model.sigma2_noise[self.particles.optics_group[index]])
+        return noise_images(sigma2, geometry.box, self.state.random_seed + index)
+
+    def scale(self, model: ModelState, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Scale corrections (N,) of the particles' groups."""
+        if not self.do_scale:
+            return np.ones(len(index))
+        return np.maximum(model.scale_correction[self.particles.group[index]], 0.001)
+
+    def undo_phases(
+        self, index: NDArray[np.int64], pixels: DiscPixels, backend: Backend, *transforms: Array, again: bool = False
+    ) -> None:
+        """Takes what asymmetrical aberrations did out of transforms (N, P), in place; again: puts it in instead."""
+        groups = self.particles.optics_group[index]
+        for g in np.unique(groups):
+            geometry = self.geometries[g]
+            factors = self.aberrations[g].phase_factors(pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
+            if factors is not None:
+                mine = backend.to_device(np.nonzero(groups == g)[0])
+                factors = backend.to_device(factors.conj() if again else factors)
+                for each in transforms:
+                    each[mine] *= factors

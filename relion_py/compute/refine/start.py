@@ -11,11 +11,13 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.errors import UserError
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import cylinder_mask, soft_mask
 from relion_py.compute.io.particle_ctf import ctf_params
-from relion_py.compute.refine import convergence, helical, outputs, source
+from relion_py.compute.refine import convergence, helical, multibody, outputs, source
 from relion_py.compute.refine.auto_refine import AutoRefinement
+from relion_py.compute.refine.bodies import read_bodies
 from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.engine import grid_of
@@ -25,6 +27,7 @@ from relion_py.compute.refine.gradient import GradientClassification
 from relion_py.compute.refine.host import Host
 from relion_py.compute.refine.initial_model import STARTS, InitialModel
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
+from relion_py.compute.refine.multibody import MultiBodyRefinement
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
 from relion_py.compute.refine.solvent import FILTER_EDGE
@@ -145,7 +148,12 @@ def _made_references(
 def continued_run(
     options: RefineOptions, old: outputs.Continuation, particles: ParticleSet, host: Host
 ) -> AutoRefinement | Classification:
-    """A refinement that goes on after the iteration whose files are `old`, `particles` among them."""
+    """A refinement that goes on after the iteration whose files are `old`, `particles` among them.
+
+    With --multibody_masks a consensus refinement goes on with bodies, from iteration 0 whose files are written.
+    """
+    if options.has_bodies:
+        return _with_bodies(options, old, particles, host)
     _begin_with_priors(particles, options)
     if options.auto_refine:
         _split(particles, options, old.state.random_seed)
@@ -169,6 +177,41 @@ def continued_run(
         if not options.auto_refine:
             kind = GradientClassification if options.gradient else Classification
         return kind(options, host, particles, ctf, old.state, old.sampling, list(old.models), mask)
+
+
+def _with_bodies(
+    options: RefineOptions, old: outputs.Continuation, particles: ParticleSet, host: Host
+) -> MultiBodyRefinement:
+    """A multi-body refinement, a new one or one that goes on."""
+    first = old.models[0]
+    box, pixel_size = first.ori_size, first.pixel_size
+    bodies = read_bodies(options.multibody_masks, box, pixel_size, normalise_overlap=options.normalise_overlap)
+    begins, state = first.bodies is None, old.state
+    _split(particles, options, state.random_seed)
+    outputs.apply_changes(old, options)
+    if begins:
+        host.say(" + Initialising multi-body refinement ...")
+        state, particles.bodies = multibody.begin(old, options, bodies, len(particles))
+    elif not len(bodies) == first.nr_classes == len(particles.bodies):
+        raise UserError(
+            f"{options.multibody_masks} has {len(bodies)} bodies, but the run that is continued has "
+            f"{first.nr_classes}, and its particles {len(particles.bodies)}."
+        )
+    directions = grid_of(old.sampling).n_directions
+    for half, model in enumerate(old.models, 1):
+        model.nr_particles_per_group = particles.particles_per_group(half)
+        if model.pdf_direction.shape[1] != directions:
+            model.pdf_direction = np.full((len(bodies), directions), 1.0 / directions)
+    source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
+    with source.dropped_on_error(particles, options):
+        ctf = ctf_params(particles.table) if options.ctf else None
+        run = MultiBodyRefinement(
+            options, host, particles, ctf, state, old.sampling, list(old.models), None, bodies=bodies
+        )
+        run.on_first_rank(lambda: multibody.write_masks(bodies, options, box, pixel_size))
+        if begins:
+            run.write_bodies_iteration()
+        return run
 
 
 def _seed(options: RefineOptions, host: Host) -> int:

@@ -158,7 +158,7 @@ def images_of_star(path: Path, root: Path, label: str = "", table_name: str = ""
     blocks = read_star(path) if blocks is None else blocks
     if "optimiser_general" in blocks:
         return _classes_of_optimiser(path, root, blocks)
-    if "model_classes" in blocks and not table_name:
+    if ("model_classes" in blocks or "model_bodies" in blocks) and not table_name:
         return _classes_of_model(path, root, blocks)
     candidates = [table_name] if table_name else [name for name in blocks if name != "optics"]
     for name in candidates:
@@ -197,15 +197,14 @@ def _classes_of_optimiser(path: Path, root: Path, blocks: Any) -> ImageSet:
 
 
 def _classes_of_model(path: Path, root: Path, blocks: Any) -> ImageSet:
-    table = blocks.get("model_classes")
+    name = "model_classes" if "model_classes" in blocks else "model_bodies"
+    table = blocks.get(name)
     if table is None or "rlnReferenceImage" not in table:
         raise DisplayError(f"{path} names no class averages")
     general = blocks.get("model_general")
     pixel = float(floats(general, "rlnPixelSize", 0.0)[0]) if general is not None and len(general) else 0.0
     names = _references_beside(table.strings("rlnReferenceImage"), root, path)
-    images = ImageSet(
-        path, root, "classes", NamedImages(names, root, Opened(root)), pixel, table, "model_classes", blocks
-    )
+    images = ImageSet(path, root, "classes", NamedImages(names, root, Opened(root)), pixel, table, name, blocks)
     images.image_column = "rlnReferenceImage"
     images.model_path, images.named = path, tuple(names)
     data = data_star_of(path) if path.name.endswith("_model.star") else None

@@ -98,7 +98,7 @@ class Spectrum:
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class of a model: its reference (``000001@file`` or ``file``), share 0..1, resolution and
+    """One class (or body) of a model: its reference (``000001@file`` or ``file``), share 0..1, resolution and
     accuracies."""
 
     number: int  # from 1
@@ -205,7 +205,9 @@ def read_model(path: Path) -> Model:
     none."""
     blocks = read_star(path)
     general = blocks.get("model_general")
-    table = blocks.get("model_classes")
+    table, kind = blocks.get("model_classes"), "class"
+    if table is None:  # of a multi-body refinement
+        table, kind = blocks.get("model_bodies"), "body"
     if general is None or table is None:
         raise DisplayError(f"{path} holds no model_general and model_classes tables, so it is no RELION model")
     pixel = number(general, "rlnPixelSize", 1.0)
@@ -231,7 +233,7 @@ def read_model(path: Path) -> Model:
                 accuracy_translations=known_resolution(float(translations[index])),
             )
         )
-        shells = blocks.get(f"model_class_{index + 1}")
+        shells = blocks.get(f"model_{kind}_{index + 1}")
         if shells is not None and "rlnResolution" in shells:
             frequency = floats(shells, "rlnResolution")
             if "rlnGoldStandardFsc" in shells:

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from small_project import ARGS
 
 from relion_py.compute.refine import convergence
-from relion_py.compute.refine.model import NO_PRIOR, PRIOR_ROTTILT_PSI, ModelState, OptimiserState, SamplingState
+from relion_py.compute.refine.model import (
+    NO_PRIOR,
+    PRIOR_ROTTILT_PSI,
+    BodyState,
+    ModelState,
+    OptimiserState,
+    SamplingState,
+)
 from relion_py.compute.refine.options import RefineOptions
 
 BOX, PIXEL = 64, 2.0  # shells 0 ... 32, 128 A / shell
@@ -244,3 +251,44 @@ def test_the_resolution_alone_may_ask_for_finer_angles() -> None:
     assert not convergence.update_angular_sampling(
         m, coarse_sampling(3), settled(nr_iter_wo_resol_gain=0), options(auto_resol_angles=True)
     )
+
+
+# ---- bodies ----
+
+
+def two_bodies(accuracies: list[float], offsets: float) -> tuple[ModelState, SamplingState, OptimiserState]:
+    """Two bodies that have settled at 1.875 degrees and 6 A, known to so many degrees and A."""
+    m = ModelState.new(BOX, PIXEL, group_names=["m"], nr_particles_per_group=np.array([10]), nr_classes=2)
+    m.bodies = BodyState(np.zeros((2, 3)), np.zeros(2, np.bool_))
+    m.accuracy_rot = np.array(accuracies)
+    sampling = SamplingState(healpix_order=4, offset_range=12.0, offset_step=6.0)
+    settled = state(
+        accuracy_rot=min(accuracies), accuracy_trans=offsets, nr_iter_wo_resol_gain=1,
+        nr_iter_wo_large_hidden_variable_changes=1, current_changes_optimal_offsets=1.0,
+    )  # fmt: skip
+    return m, sampling, settled
+
+
+def test_a_body_is_kept_fixed_where_its_accuracy_is_worse_than_the_step() -> None:
+    m, sampling, s = two_bodies([2.2, 1.5], 3.9)
+    assert convergence.update_angular_sampling(m, sampling, s, options())
+    assert m.bodies is not None and m.bodies.fixed.tolist() == [True, False]  # 1.875 < 0.9 * 2.2
+    assert sampling.healpix_order == 5 and not s.has_fine_enough_angular_sampling
+
+
+def test_bodies_that_are_all_fine_enough_end_the_refinement() -> None:
+    m, sampling, s = two_bodies([2.2, 2.1], 3.9)
+    sampling.offset_step = 3.1
+    assert not convergence.update_angular_sampling(m, sampling, s, options())
+    assert m.bodies is not None and m.bodies.fixed.all() and s.has_fine_enough_angular_sampling
+
+
+def test_offsets_are_refined_before_the_last_body_is_kept_fixed() -> None:
+    m, sampling, s = two_bodies([2.2, 2.1], 1.0)
+    assert convergence.update_angular_sampling(m, sampling, s, options())
+    assert m.bodies is not None and not m.bodies.fixed.any()
+    assert (sampling.healpix_order, sampling.offset_step) == (4, 1.5)  # twice 0.75 of the accuracy
+    assert s.nr_iter_wo_resol_gain == 0
+    s.nr_iter_wo_resol_gain = s.nr_iter_wo_large_hidden_variable_changes = 1
+    assert not convergence.update_angular_sampling(m, sampling, s, options())
+    assert m.bodies.fixed.all() and s.has_fine_enough_angular_sampling

@@ -28,6 +28,9 @@ _HIDDEN = {
     "--minimum_angular_sampling",
     "--maximum_angular_sampling",
     "--min_sigma2_offset",
+    "--multibody_masks",
+    "--reconstruct_subtracted_bodies",
+    "--multibody_norm_overlap",
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from relion_py.gui.display import series
 from relion_py.gui.display.errors import DisplayError
+from relion_py.gui.display.images import images_of_star
 from relion_py.gui.display.results_data import read_trajectory
 
 
@@ -165,3 +166,24 @@ def test_trajectory_of_a_real_movie(tutorial: Path) -> None:
     row = next(i for i, n in enumerate(table.strings("rlnMicrographName")) if "00021" in n)
     length = np.hypot(np.diff(motion.x), np.diff(motion.y)).sum()
     assert length == pytest.approx(table.floats("rlnAccumMotionTotal")[row], rel=1e-4)
+
+
+def test_bodies_are_read_as_classes_are(tmp_path: Path) -> None:
+    """The model of a multi-body refinement, in the words of RELION 5."""
+    path = tmp_path / "run_model.star"
+    rows = "\n".join(f"{k} {0.01 * k} {1.0 - 0.2 * k}" for k in range(4))
+    head = "\n\nloop_\n_rlnSpectralIndex\n_rlnResolution\n_rlnGoldStandardFsc\n"
+    spectra = "".join(f"data_model_body_{b}{head}{rows}\n\n" for b in (1, 2))
+    path.write_text(
+        "data_model_general\n\n_rlnReferenceDimensionality 3\n_rlnOriginalImageSize 64\n_rlnNrClasses 1\n"
+        "_rlnNrBodies 2\n_rlnPixelSize 3.5\n_rlnCurrentResolution 8.1\n\ndata_model_bodies\n\nloop_\n"
+        "_rlnReferenceImage\n_rlnClassDistribution\n_rlnAccuracyRotations\n_rlnEstimatedResolution\n"
+        f"M/run_body001.mrc 1 1.5 9.5\nM/run_body002.mrc 1 2.5 8.1\n\n{spectra}"
+    )
+    model = series.read_model(path)
+    assert [(body.reference, body.resolution) for body in model.classes] == [
+        ("M/run_body001.mrc", 9.5), ("M/run_body002.mrc", 8.1),
+    ]  # fmt: skip
+    assert len(model.fsc) == 2 and model.fsc[1].values == pytest.approx([1.0, 0.8, 0.6, 0.4])
+    images = images_of_star(path, tmp_path)
+    assert images.kind == "classes" and list(images.named) == ["M/run_body001.mrc", "M/run_body002.mrc"]

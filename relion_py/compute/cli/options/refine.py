@@ -44,6 +44,9 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--low_resol_join_halves", _VALUES, "-1", "resolution (A) up to which the halves share their map"),
         ("--center_classes", _SWITCH, "false", "centre class averages on their centre of mass"),
         ("--force_converge", _SWITCH, "false", "when continuing: go straight to the last iteration"),
+        ("--multibody_masks", _VALUES, "", "when continuing: STAR file with bodies that move against each other"),
+        ("--reconstruct_subtracted_bodies", _SWITCH, "false", "subtract the other bodies before each reconstruction"),
+        ("--multibody_norm_overlap", _SWITCH, "false", "divide bodies' masks by their sum where they overlap"),
     ),
     "Initialisation": (
         ("--ref", _VALUES, "None", "reference map (MRC)"),

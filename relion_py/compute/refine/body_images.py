@@ -1,0 +1,173 @@
+"""Images of particles as one of their bodies sees them: the other bodies subtracted, the body itself in the centre.
+
+The others are projected at their own last poses and subtracted in real space, before the mask around the body. Source:
+ml_optimiser.cpp, getFourierTransformsAndCtfs. There, images are moved to the nearest whole pixel and what is left ends
+up in the bodies' origins, while the others are subtracted where their origins alone put them, up to half a pixel away;
+here the fraction of a pixel is made good in Fourier space, so that origins are those of the bodies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relion_py.compute.backend.base import Backend
+from relion_py.compute.backend.cpu import CpuBackend
+from relion_py.compute.backend.work import Array
+from relion_py.compute.geometry.euler import euler_to_matrix
+from relion_py.compute.image.fourier import phase_shift, real_image, scatter
+from relion_py.compute.refine.bodies import Bodies
+from relion_py.compute.refine.images import DiscPixels, PreparedImages
+from relion_py.compute.refine.model import ModelState
+from relion_py.compute.refine.optics import ImageGeometry
+from relion_py.compute.refine.preparation import ImagePreparation
+from relion_py.compute.refine.projector import FourierReference
+
+
+@dataclass
+class BodyModel(ModelState):
+    """One body of a model, as a model of one class; number `body` from 0, and the transforms of the others."""
+
+    body: int = 0
+    others: list[tuple[int, FourierReference]] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, model: ModelState, body: int, others: Sequence[tuple[int, FourierReference]], sigma: float
+    ) -> BodyModel:
+        """Body number `body` of a model whose prior on offsets is `sigma` A wide; its arrays are those of the model."""
+        values = dict(vars(model))
+        for name in (
+            "pdf_class", "accuracy_rot", "accuracy_trans", "estimated_resolution", "total_fourier_coverage",
+            "prior_offset_class", "pdf_direction", "tau2_class", "sigma2_class", "data_vs_prior_class",
+            "fourier_coverage_class", "fsc_halves_class",
+        ):  # fmt: skip
+            values[name] = values[name][body : body + 1]
+        values |= {"references": [model.references[body]], "sigma_offset": sigma, "bodies": None}
+        return cls(**values, body=body, others=list(others))
+
+
+@dataclass
+class BodyPreparation(ImagePreparation):
+    """Prepares the images of one body at a time; the model it is given is a `BodyModel`.
+
+    reference_pixel: A, of the maps, in whose pixels the bodies' centres are.
+    """
+
+    bodies: Bodies | None = None
+    reference_pixel: float = 1.0
+
+    def prepare(
+        self,
+        backend: Backend,
+        model: ModelState,
+        index: NDArray[np.int64],
+        images: Array,
+        coarse: DiscPixels,
+        fine: DiscPixels,
+    ) -> PreparedImages:
+        """As `ImagePreparation.prepare`, of the model's body."""
+        assert isinstance(model, BodyModel) and self.bodies is not None
+        assert isinstance(backend, CpuBackend)  # --gpu is refused
+        p, body = self.particles, self.bodies[model.body]
+        geometry = self.geometries[p.optics_group[index[0]]]
+        box, pixel_size = geometry.box, geometry.pixel_size
+        consensus = euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index])
+        norm, scale = self.norm(model, index), self.scale(model, index)
+        factor = geometry.gain / norm
+
+        # the pixels with the origin in front: a body's mean counts before it is masked
+        kx, ky, shell = (np.concatenate([[0], k]).astype(np.int32) for k in (fine.kx, fine.ky, fine.shell))
+        wide = DiscPixels(kx, ky, shell, fine.r_max)
+        ctf = self.ctf(index, wide, backend)
+        ctf *= scale[:, None].astype(np.float32)
+        subtracted = np.empty_like(images)
+
+        def subtract(first: int, last: int) -> None:
+            some = slice(first, last)
+            others = self._others(model, index[some], consensus[some], wide, geometry) * ctf[some]
+            self.undo_phases(index[some], wide, backend, others, again=True)
+            subtracted[some] = images[some] - self._in_real_space(others, wide, box, factor[some])
+
+        backend.map(subtract, backend.ranges(len(index)))
+        origin = self.origins(index, geometry) - self._places(model.body, consensus, geometry)
+        shift = np.floor(origin + 0.5).astype(np.int64)
+        residual = self._residual(model.body, index) / pixel_size
+        how = (
+            shift,
+            factor,
+            (body.radius + self.sampling.offset_range) / pixel_size,
+            float(self.options.mask_edge),
+            fine,
+            self.noise(model, index, geometry),
+            None,
+        )
+        unmasked, masked, spectrum = backend.transform_images(subtracted, *how)
+        if not self.options.reconstruct_subtracted:  # the whole particle is back-projected
+            unmasked = backend.transform_images(images, *how)[0]
+        self.undo_phases(index, fine, backend, unmasked, masked)
+        rest = origin - shift + residual
+        phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box)
+        return PreparedImages(
+            index=index,
+            masked=masked * phase,
+            unmasked=unmasked * phase,
+            ctf=np.ascontiguousarray(ctf[:, 1:]),
+            optics=p.optics_group[index],
+            group=p.group[index],
+            scale=scale,
+            old_offset=residual * pixel_size,
+            spectrum=spectrum,
+            applied_norm=norm,
+            fine=fine,
+            coarse=coarse,
+            coarse_in_fine=coarse.positions_in(fine),
+            scale_shells=np.zeros(model.nr_shells, np.bool_),
+        )
+
+    def _residual(self, body: int, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Residual origins (N, 2) A of a body of these particles."""
+        poses = self.particles.bodies[body]
+        return np.stack([poses.origin_x[index], poses.origin_y[index]], axis=1)
+
+    def _places(self, body: int, consensus: NDArray[np.float64], geometry: ImageGeometry) -> NDArray[np.float64]:
+        """Where a body's centre is in its particle (N, 2), pixels of the images."""
+        assert self.bodies is not None
+        centre = self.bodies[body].centre * (self.reference_pixel / geometry.pixel_size)
+        return (consensus @ centre)[:, :2]
+
+    def _others(
+        self,
+        model: BodyModel,
+        index: NDArray[np.int64],
+        consensus: NDArray[np.float64],
+        pixels: DiscPixels,
+        geometry: ImageGeometry,
+    ) -> NDArray[np.complex64]:
+        """Sum of the projections (N, P) of the other bodies where they are in the images, without CTF."""
+        assert self.bodies is not None
+        p = self.particles
+        distortion = self.aberrations[p.optics_group[index[0]]].distortion / geometry.ratio
+        total = np.zeros((len(index), pixels.size), np.complex64)
+        for other, reference in model.others:
+            poses = p.bodies[other]
+            residual = euler_to_matrix(poses.rot[index], poses.tilt[index], poses.psi[index])
+            matrices = self.bodies[other].own_matrices(consensus, residual)
+            matrices[:, :2] = distortion @ matrices[:, :2]
+            at = self._places(other, consensus, geometry) - self.origins(index, geometry)
+            at -= self._residual(other, index) / geometry.pixel_size
+            projections = reference.project(matrices, pixels.kx, pixels.ky)
+            projections *= phase_shift(pixels.kx, pixels.ky, at[:, 0], at[:, 1], geometry.box)
+            total += projections
+        return total
+
+    @staticmethod
+    def _in_real_space(
+        transforms: NDArray[np.complex64], pixels: DiscPixels, box: int, factor: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """The images (N, box, box) of transforms divided by box^2, divided by factor (N,)."""
+        whole = scatter(transforms * np.float32(box) ** 2, pixels.kx, pixels.ky, box)
+        return (real_image(whole, box) / factor[:, None, None]).astype(np.float32)
