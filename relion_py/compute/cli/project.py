@@ -149,6 +149,16 @@ def _experimental(table: Table, args: Arguments) -> ParticleTable | None:
     return ParticleTable(star.read(args.text("--ang")))
 
 
+def _same_size(measured: NDArray[np.float32], projections: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The measured images, which UserError says cannot be compared with the projections if they differ in size."""
+    if measured.shape != projections.shape:
+        raise UserError(
+            f"The images have {measured.shape[-1]} pixels and the map {projections.shape[-1]}; "
+            "--subtract_exp needs a map of the images' box and pixel size."
+        )
+    return measured
+
+
 def _project_many(
     reference: FourierReference, angpix: float, poses: StarFile, noise: float, args: Arguments, job: Job
 ) -> None:
@@ -175,7 +185,7 @@ def _project_many(
             ctf = None if optics is None else _ctf(*optics, rows, reference, angpix, args)
             images = _noisy(project(reference, angles[:, rows], shifts[:, rows], ctf), noise, random)
             if measured is not None:
-                images = measured.read_images(np.arange(rows.start, rows.stop)) - images
+                images = _same_size(measured.read_images(np.arange(rows.start, rows.stop)), images) - images
             writer.append(images)
             bar.update(rows.stop)
     table.set("rlnImageName", [f"{n + 1:06d}@{root}.mrcs" for n in range(len(table))])

@@ -15,6 +15,7 @@ import pytest
 from relion_py.compute.cli.program import run
 from relion_py.compute.cli.project import _main
 from relion_py.compute.io import star
+from relion_py.compute.io.mrc import write_map
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.simulate import simulate_particles
 
@@ -118,6 +119,15 @@ def test_what_is_left_of_experimental_images(blobs: Path, debian_relion: Callabl
     assert table.strings("rlnImageOriginalName")[0] == "000001@Particles/mic0001.mrcs"
     assert table.strings("rlnImageName")[0] == "000001@ours.mrcs"
     assert ours.std() < 0.15 * signal
+
+
+def test_images_of_another_box_are_named(blobs: Path) -> None:
+    write_map(blobs / "small.mrc", read(blobs / "map.mrc")[4:28, 4:28, 4:28].astype(np.float32), 4.0)
+    words = ["--i", "small.mrc", "--ang", "truth.star", "--subtract_exp", "--angpix", "4", "--o", "out"]
+    code, err = project(blobs, *words)
+    assert code == 1
+    assert "The images have 32 pixels and the map 24" in err
+    assert not (blobs / "out.mrcs").exists()
 
 
 def test_mask_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str]) -> None:
