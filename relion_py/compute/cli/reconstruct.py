@@ -27,7 +27,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import OpticsGroup, ParticleTable, read_particles
-from relion_py.compute.post.sharpening import Mtf, read_mtf
+from relion_py.compute.post.sharpening import Mtf, read_detectors, relative_mtf
 from relion_py.compute.refine.backprojector import BackProjector, HelicalUnits
 from relion_py.compute.refine.ewald import EwaldSettings, insert_curved, overlap_weight, part_images
 from relion_py.compute.refine.reconstruct import reconstruct, update_tau2
@@ -96,7 +96,7 @@ def _main(argv: list[str], job: Job) -> None:
 def add_particles(table: ParticleTable, sums: BackProjector, angpix: float, settings: Settings, job: Job) -> None:
     """Insert every particle; angpix: of the map, A. Images of another box or pixel size are scaled to it."""
     rng = np.random.default_rng()
-    detectors = read_detectors(table) if settings.ctf else []
+    detectors = read_detectors(table.optics_groups) if settings.ctf else []
     insert, size = (_insert, _BATCH) if settings.ewald is None else (_insert_ewald, _EWALD_BATCH)
     done = 0
     with ProgressBar(len(table), shown=job.leads and not settings.quiet) as bar:
@@ -153,30 +153,6 @@ def _chosen(table: ParticleTable, args: Arguments) -> ParticleTable:
 def _refuse_tomograms(table: ParticleTable) -> None:
     if any(table.optics_groups[i].dimensionality == 3 for i in np.unique(table.group_index)):
         raise UserError("These are sub-tomograms, which this release does not reconstruct.")
-
-
-def read_detectors(table: ParticleTable) -> list[Mtf]:
-    """The MTF of each optics group, none if all groups have the same or none: then only post-processing divides by it.
-
-    Source: RELION 5, obs_model.cpp (hasMultipleMtfs, divideByMtf).
-    """
-    groups = table.optics_groups
-    if len({group.mtf for group in groups}) < 2:
-        return []
-    for group in groups:
-        for value, label in (
-            (group.mtf, "rlnMtfFileName"),
-            (group.original_pixel_size, "rlnMicrographOriginalPixelSize"),
-        ):
-            if not value:
-                raise UserError(f'The optics groups have different MTFs, but "{group.name}" has no _{label}; add it.')
-    return [read_mtf(group.mtf, group.original_pixel_size) for group in groups]
-
-
-def _evened(detectors: list[Mtf], number: int, frequency: NDArray[np.float64]) -> NDArray[np.float32]:
-    """What brings images of one optics group to the mean MTF of all groups, at frequencies in 1/A."""
-    curves = np.array([detector.at(frequency) for detector in detectors])
-    return (curves.mean(0) / curves[number]).astype(np.float32)
 
 
 def _ewald(args: Arguments, table: ParticleTable) -> EwaldSettings | None:
@@ -244,7 +220,7 @@ def _insert(
         if undo is not None:
             values *= undo
         if detectors:
-            values *= _evened(detectors, number, np.hypot(kx, ky) / (box * group.pixel_size))
+            values *= 1 / relative_mtf(detectors, number, np.hypot(kx, ky) / (box * group.pixel_size))
         ctf = _ctf(table, group, rows, kx, ky, box, settings, fault)
         values *= 1 if group.ctf_premultiplied else ctf
         weights = ctf * ctf
@@ -300,7 +276,7 @@ def _insert_ewald(
     if undo is not None:
         factors = factors * undo
     if detectors:
-        factors = factors * _evened(detectors, number, np.hypot(kx, ky) / (box * pixel))
+        factors = factors * 1 / relative_mtf(detectors, number, np.hypot(kx, ky) / (box * pixel))
     params = ctf_params(table)[rows]
     gamma = ctf_phases(
         params, kx, ky, box, pixel,
