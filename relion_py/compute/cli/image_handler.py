@@ -29,6 +29,7 @@ from relion_py.compute.io.mrc import StackWriter, read_header, read_image, read_
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.post.image_operations import Image, Operations, Optimise, apply, centre_of_mass, new_pixel_size
 from relion_py.compute.post.image_spectra import amplitude_correction, amplitudes, cosine_of_phases
+from relion_py.compute.post.picture import SCHEMES, write_png
 from relion_py.compute.post.sharpening import fit_guinier, guinier_curve
 from relion_py.compute.post.star_lists import ListFile, read_list
 
@@ -151,6 +152,7 @@ def operations_of(args: Arguments, first: Image, angpix: float) -> Operations:
         optimise=_optimise(args, operand("--mask_optimise_subtract")),
         power_of=next(iter(operand("--adjust_power")), None),
         correction=correction,
+        fourier_filter=next(iter(operand("--fourier_filter")), None),
         bfactor=args.number("--bfactor"),
         log_diameter=args.number("--LoG"),
         lowpass=args.number("--lowpass"),
@@ -185,6 +187,12 @@ def _change(given: Input, todo: Operations, args: Arguments, job: Job) -> None:
     if "@" in out:
         raise UserError(f'Single images of a stack cannot be replaced; give --o a name without "@", not {out}.')
     to_stack = out.endswith(".mrcs")
+    if out.lower().endswith(".png"):
+        _draw(given, todo, args)
+        return
+    for name in ("--black", "--white", "--sigma_contrast", *(f"--colour_{scheme}" for scheme in SCHEMES)):
+        if name in args.given:
+            raise UserError(f"{name} is for pictures: give --o a name that ends in .png.")
     if len(given.names) > 1 and not to_stack and (os.sep in out or ".." in out):
         raise UserError(
             f'"{out}" is added to the name of each image, so it must not be a path; or let it end in .mrcs.'
@@ -194,7 +202,7 @@ def _change(given: Input, todo: Operations, args: Arguments, job: Job) -> None:
     names, failures = [""] * len(given.names), 0
     with ExitStack() as files, job.progress(len(given.names)) as bar:
         writers: dict[str, StackWriter] = {}
-        for index, (name, result) in enumerate(_results(given.names, todo, args.integer("--j"), job)):
+        for index, (name, result) in enumerate(_results(given, todo, args.integer("--j"), job)):
             bar.update(index + 1)
             if isinstance(result, str):
                 if given.listed is None:
@@ -225,29 +233,41 @@ def _change(given: Input, todo: Operations, args: Arguments, job: Job) -> None:
         _write_list(given.listed, names, out, todo, args, job)
 
 
-def _results(
-    names: list[str], todo: Operations, threads: int, job: Job
-) -> Iterator[tuple[str, tuple[Image, float] | str]]:
-    """Name, and changed image with its pixel size, or what is wrong with it; in order, a batch at a time."""
+def _draw(given: Input, todo: Operations, args: Arguments) -> None:
+    """The changed image as a PNG file."""
+    if len(given.names) > 1:
+        raise UserError("Only one image can be written as a PNG file; give --i one, such as 3@stack.mrcs.")
+    image, _ = _read(given.names[0])
+    scheme = next((name for name in SCHEMES if args.on(f"--colour_{name}")), "")
+    black, white, sigma = (args.number(name) for name in ("--black", "--white", "--sigma_contrast"))
+    os.makedirs(os.path.dirname(args.text("--o")) or ".", exist_ok=True)
+    write_png(args.text("--o"), apply(image, todo), black, white, sigma, scheme)
 
-    def change(name: str) -> tuple[Image, float] | str:
+
+def _results(given: Input, todo: Operations, threads: int, job: Job) -> Iterator[tuple[str, tuple[Image, float] | str]]:
+    """Name, and changed image with its pixel size, or what is wrong with it; in order, a batch at a time."""
+    names, psi = given.names, np.zeros(len(given.names))
+    if given.listed is not None and "rlnAnglePsi" in given.listed.rows:
+        psi = given.listed.rows.floats("rlnAnglePsi")
+
+    def change(name: str, psi: float) -> tuple[Image, float] | str:
         try:
             image, angpix = _read(name)
         except UserError as error:
             return str(error)
         angpix = todo.angpix if todo.angpix > 0 else angpix
-        changed = apply(image, todo)
+        changed = apply(image, todo, psi)
         return changed, new_pixel_size(image.shape, angpix, todo.rescale_to) if todo.rescale_to > 0 else angpix
 
     # one image may use all threads in its transforms; many images use one each
     with fft.set_workers(threads if len(names) == 1 else 1), ThreadPoolExecutor(threads) as pool:
         if len(names) == 1:
-            yield names[0], change(names[0])
+            yield names[0], change(names[0], psi[0])
             return
         for start in range(0, len(names), _BATCH):
             job.check_abort()
             batch = names[start : start + _BATCH]
-            yield from zip(batch, pool.map(change, batch), strict=True)
+            yield from zip(batch, pool.map(change, batch, psi[start : start + _BATCH]), strict=True)
 
 
 def _named_after(name: str, addition: str) -> str:

@@ -22,6 +22,7 @@ from relion_py.compute.image.fsc import fsc
 from relion_py.compute.image.masks import check_solvent_mask
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map, write_map
+from relion_py.compute.post.amplitudes import even_amplitudes
 from relion_py.compute.post.local_resolution import (
     LocalSettings,
     LocalSums,
@@ -120,6 +121,8 @@ def settings_of(args: Arguments, angpix: float) -> Settings:
         raise UserError("Give either --auto_bfac or --adhoc_bfac, not both.")
     if args.on("--locres") and args.on("--auto_bfac"):
         raise UserError("--locres needs a B-factor by --adhoc_bfac; it cannot find one by --auto_bfac.")
+    if args.on("--locres") and args.on("--ampl_corr"):
+        raise UserError("--ampl_corr is for whole maps; leave it out with --locres.")
     if args.integer("--filter_edge_width") < 0:
         raise UserError(f"--filter_edge_width must not be negative, not {args.text('--filter_edge_width')}.")
     mtf_angpix = args.number("--mtf_angpix")
@@ -172,13 +175,19 @@ def _postprocess(inputs: Inputs, settings: Settings, args: Arguments, job: Job, 
         weight = inside * (box * settings.angpix) ** 3 * 0.81
         say(f"{'  + molecular weight inside protein mask: ':<35}{weight:g}")
         say("== Masking input maps ...")
-    curves = correlate(inputs.half1, inputs.half2, inputs.mask, settings, say)
+    evened = None
+    if args.on("--ampl_corr"):
+        say("== Evening amplitudes over directions ...")
+        angpix, coarsest = settings.angpix, settings.fit_from
+        evened = (even_amplitudes(inputs.half1, angpix, coarsest), even_amplitudes(inputs.half2, angpix, coarsest))
+    curves = correlate(inputs.half1, inputs.half2, inputs.mask, settings, say, evened)
     for warning in curves.warnings:
         _warn(job, warning)
     if settings.mtf is not None:
         say(f"{'  + mtf STAR-file: ':<35}{args.text('--mtf')}")
     job.check_abort()
-    mean = 0.5 * (inputs.half1 + inputs.half2)
+    halves = evened if evened is not None and inputs.mask is None else (inputs.half1, inputs.half2)
+    mean = 0.5 * (halves[0] + halves[1])
     sharpened = sharpen(mean, curves.true, curves.resolution, settings, say)
     if sharpened.bfactor > 0:
         _warn(job, "the B-factor is positive, which dampens the map; a negative one sharpens it.")

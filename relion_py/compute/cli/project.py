@@ -19,7 +19,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_values
-from relion_py.compute.image.fourier import disc_pixels, phase_shift, real_image, scatter
+from relion_py.compute.image.fourier import disc_pixels, half_transform, phase_shift, real_image, scatter, shell_grid
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.mrc import StackWriter, read_map, write_map
@@ -29,6 +29,7 @@ from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.refine.projector import FourierReference
 
 _BATCH = 200
+_ANGLES = ("Rot", "Tilt", "Psi")
 
 
 def main() -> NoReturn:
@@ -94,16 +95,16 @@ def read_poses(path: str) -> StarFile:
 
 
 def _noise(args: Arguments) -> float:
-    """Standard deviation of the noise that is added, 0 for none."""
-    white = args.number("--white_noise")
-    if args.on("--add_noise") != (white > 0):
-        raise UserError("--add_noise and --white_noise go together: give both, the latter above 0.")
+    """Standard deviation of the white noise that is added, 0 for none."""
+    white, coloured = args.number("--white_noise"), bool(args.text("--model_noise"))
+    if args.on("--add_noise") != (white > 0 or coloured) or (white > 0 and coloured):
+        raise UserError("--add_noise goes with --white_noise, above 0, or with --model_noise: give one of them.")
     return white
 
 
 def uniform_poses(count: int, box: int, angpix: float, args: Arguments) -> StarFile:
     """A table of random directions, evenly over the sphere, with random origins; another one each time."""
-    if args.on("--ctf") or args.on("--ctf2") or args.on("--subtract_exp"):
+    if any(args.on(name) for name in ("--ctf", "--ctf2", "--subtract_exp", "--simulate", "--model_noise")):
         raise UserError("Random projections have neither CTF nor images: give a STAR file with --ang instead.")
     random = np.random.default_rng()
     rows = Table({"rlnAngleRot": random.uniform(0.0, 360.0, count)})
@@ -125,8 +126,9 @@ def _project_one(reference: FourierReference, angpix: float, noise: float, args:
     angles = np.array([[args.number(name)] for name in ("--rot", "--tilt", "--psi")])
     shifts = np.array([[args.number("--xoff")], [args.number("--yoff")]])
     name = args.text("--o") if args.text("--o").endswith((".mrc", ".mrcs")) else args.text("--o") + ".mrc"
-    if args.on("--subtract_exp"):
-        raise UserError("--subtract_exp needs images to subtract from: give a STAR file with --ang.")
+    for flag in ("--subtract_exp", "--simulate", "--model_noise"):
+        if flag in args.given:
+            raise UserError(f"{flag} needs a list of particles: give a STAR file with --ang.")
     image = _noisy(project(reference, angles, shifts), noise, np.random.default_rng())[0]
     write_map(name, image, angpix, _dtype(args))
     job.say(f" Done writing {name}")
@@ -141,12 +143,22 @@ def _noisy(images: NDArray[np.float32], noise: float, random: np.random.Generato
 
 def _experimental(table: Table, args: Arguments) -> ParticleTable | None:
     """The particles whose images the projections are subtracted from; their names are kept in the table."""
-    if not args.on("--subtract_exp"):
+    if not (args.on("--subtract_exp") or args.on("--simulate")):
         return None
     if "rlnImageName" not in table:
         raise UserError(f"{args.text('--ang')} has no column _rlnImageName with images to subtract from.")
     table.set("rlnImageOriginalName", table.strings("rlnImageName"))
     return ParticleTable(star.read(args.text("--ang")))
+
+
+def _same_size(measured: NDArray[np.float32], projections: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The measured images, which UserError says cannot be compared with the projections if they differ in size."""
+    if measured.shape != projections.shape:
+        raise UserError(
+            f"The images have {measured.shape[-1]} pixels and the map {projections.shape[-1]}; "
+            "--subtract_exp needs a map of the images' box and pixel size."
+        )
+    return measured
 
 
 def _project_many(
@@ -155,14 +167,11 @@ def _project_many(
     root, random = args.text("--o"), np.random.default_rng()
     table = _poses(poses, args.text("--ang"))
     measured = _experimental(table, args)
-    columns = [table.floats(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi")]
-    angles = np.stack(columns)
-    shifts = np.zeros((2, len(table)))
-    for axis, name in enumerate("XY"):
-        if f"rlnOrigin{name}Angst" in table:
-            shifts[axis] = table.floats(f"rlnOrigin{name}Angst") / angpix
+    angles, shifts = _angles_and_shifts(table, angpix)
+    simulated = _simulated(table, angpix, args, random)
+    colours = _noise_model(table, reference.box, args)
     optics = None
-    if args.on("--ctf") or args.on("--ctf2"):
+    if args.on("--ctf") or args.on("--ctf2") or args.on("--simulate"):  # what is simulated is always an image
         particles = ParticleTable(poses)
         optics = particles, ctf_params(particles)
     with (
@@ -174,13 +183,88 @@ def _project_many(
             rows = slice(start, min(start + _BATCH, len(table)))
             ctf = None if optics is None else _ctf(*optics, rows, reference, angpix, args)
             images = _noisy(project(reference, angles[:, rows], shifts[:, rows], ctf), noise, random)
+            if colours is not None:
+                images = images + coloured_noise(colours[rows], reference.box, random)
             if measured is not None:
-                images = measured.read_images(np.arange(rows.start, rows.stop)) - images
+                images = _same_size(measured.read_images(np.arange(rows.start, rows.stop)), images) - images
+            if simulated is not None:
+                strength = np.float32(args.number("--adjust_simulation_SNR"))
+                images = images + strength * project(reference, simulated[0][:, rows], simulated[1][:, rows], ctf)
             writer.append(images)
             bar.update(rows.stop)
+    if simulated is not None:
+        _set_poses(table, *simulated, angpix)
     table.set("rlnImageName", [f"{n + 1:06d}@{root}.mrcs" for n in range(len(table))])
     star.write(f"{root}.star", poses)
     job.say(f" Done writing {root}.mrcs and {root}.star")
+
+
+def _angles_and_shifts(table: Table, angpix: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """rot, tilt, psi in degrees (3, N), and origins x, y in pixels (2, N), which are 0 where a list has none."""
+    angles = np.stack([table.floats(f"rlnAngle{name}") for name in _ANGLES])
+    shifts = np.zeros((2, len(table)))
+    for axis, name in enumerate("XY"):
+        if f"rlnOrigin{name}Angst" in table:
+            shifts[axis] = table.floats(f"rlnOrigin{name}Angst") / angpix
+    return angles, shifts
+
+
+def _simulated(
+    table: Table, angpix: float, args: Arguments, random: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Poses of the projections that `--simulate` adds: those of another list, or of other particles at random."""
+    if not args.on("--simulate"):
+        for name in ("--ang_simulate", "--adjust_simulation_SNR"):
+            if name in args.given:
+                raise UserError(f"{name} goes with --simulate.")
+        return None
+    path = args.text("--ang_simulate")
+    if not path:
+        chosen = random.integers(0, len(table), len(table))
+        angles, shifts = _angles_and_shifts(table, angpix)
+        return angles[:, chosen], shifts[:, chosen]
+    others = _poses(read_poses(path), path)
+    if len(others) < len(table):
+        raise UserError(f"{path} has {len(others)} poses, fewer than the {len(table)} particles of --ang.")
+    angles, shifts = _angles_and_shifts(others, angpix)
+    return angles[:, : len(table)], shifts[:, : len(table)]
+
+
+def _set_poses(table: Table, angles: NDArray[np.float64], shifts: NDArray[np.float64], angpix: float) -> None:
+    for name, column in zip(_ANGLES, angles, strict=True):
+        table.set(f"rlnAngle{name}", column)
+    for axis, column in zip("XY", shifts, strict=True):
+        table.set(f"rlnOrigin{axis}Angst", column * angpix)
+
+
+def _noise_model(table: Table, box: int, args: Arguments) -> NDArray[np.float64] | None:
+    """Sigma2 of the noise of each particle by shell (N, box // 2 + 1), from the model of `--model_noise`."""
+    path = args.text("--model_noise")
+    if not path:
+        return None
+    model = star.read(path)
+    groups = table.ints("rlnOpticsGroup") if "rlnOpticsGroup" in table else np.ones(len(table), np.int64)
+    sigma2 = np.zeros((len(table), box // 2 + 1))
+    for group in np.unique(groups):
+        spectrum = model.get(f"model_optics_group_{group}")
+        if spectrum is None or "rlnSigma2Noise" not in spectrum:
+            raise UserError(f"{path} has no noise (_rlnSigma2Noise) of optics group {group}; give a model.star.")
+        values = spectrum.floats("rlnSigma2Noise")
+        if len(values) != box // 2 + 1:
+            raise UserError(f"The noise of {path} has {len(values)} shells, but the map has {box // 2 + 1}.")
+        sigma2[groups == group] = values
+    return sigma2
+
+
+def coloured_noise(sigma2: NDArray[np.float64], box: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """Images of noise, float32 (N, box, box).
+
+    sigma2 (N, box // 2 + 1): by shell the variance of the real and of the imaginary part of a pixel of the transform
+    over box squared, as in a model.star; the corners are as the last shell.
+    """
+    white = half_transform(random.standard_normal((len(sigma2), box, box), dtype=np.float32))
+    shells = np.minimum(shell_grid(box), box // 2)
+    return real_image(white * (np.sqrt(2 * sigma2)[:, shells] * box).astype(np.float32), box).astype(np.float32)
 
 
 def project(

@@ -21,16 +21,19 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.geometry import symmetry
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.aberrations import Aberrations
-from relion_py.compute.image.ctf import ctf_values
-from relion_py.compute.image.fourier import disc_pixels, gather, half_transform, phase_shift
+from relion_py.compute.image.ctf import ctf_phases, ctf_values, electron_wavelength
+from relion_py.compute.image.fourier import disc_pixels, frequencies, gather, half_transform, phase_shift
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import OpticsGroup, ParticleTable, read_particles
+from relion_py.compute.post.sharpening import Mtf, read_detectors, relative_mtf
 from relion_py.compute.refine.backprojector import BackProjector, HelicalUnits
+from relion_py.compute.refine.ewald import EwaldSettings, insert_curved, overlap_weight, part_images
 from relion_py.compute.refine.reconstruct import reconstruct, update_tau2
 
 _BATCH = 200
+_EWALD_BATCH = 20  # whole transforms of images, several of each
 _FSC_LABELS = ("rlnGoldStandardFsc", "rlnFourierShellCorrelation")
 
 
@@ -47,6 +50,7 @@ class Settings:
     shift_error: float = 0.0
     flat: bool = False
     quiet: bool = False
+    ewald: EwaldSettings | None = None
 
 
 def main() -> NoReturn:
@@ -59,15 +63,18 @@ def _main(argv: list[str], job: Job) -> None:
     args.refuse(REFUSED)
     say = job.say if args.integer("--verb") > 0 else (lambda text: None)
     table = _chosen(read_particles(args.text("--i")), args)
-    _refuse_optics(table)
-    box = _box(table)
+    _refuse_tomograms(table)
+    ewald = _ewald(args, table)
+    box = args.integer("--newbox") if args.integer("--newbox") > 0 else _box(table)
+    if box % 2:
+        raise UserError(f"--newbox must be even, not {box}.")
     angpix = args.number("--angpix")
     if angpix <= 0:
         angpix = table.optics_groups[0].pixel_size
         say(f" + Pixel size of the first optics group: {angpix:g} A")
     sums = _empty_sums(args, box, angpix)
     settings = Settings(
-        ctf=args.on("--ctf"),
+        ctf=args.on("--ctf") or ewald is not None,
         intact_first_peak=args.on("--ctf_intact_first_peak"),
         phase_flipped=args.on("--ctf_phase_flipped"),
         only_flip_phases=args.on("--only_flip_phases"),
@@ -76,6 +83,7 @@ def _main(argv: list[str], job: Job) -> None:
         shift_error=args.number("--shift_error"),
         flat=sums.ndim == 2,
         quiet=args.integer("--verb") <= 0,
+        ewald=ewald,
     )
     say(f" + Back-projecting {len(table)} images ...")
     add_particles(table, sums, angpix, settings, job)
@@ -88,14 +96,16 @@ def _main(argv: list[str], job: Job) -> None:
 def add_particles(table: ParticleTable, sums: BackProjector, angpix: float, settings: Settings, job: Job) -> None:
     """Insert every particle; angpix: of the map, A. Images of another box or pixel size are scaled to it."""
     rng = np.random.default_rng()
+    detectors = read_detectors(table.optics_groups) if settings.ctf else []
+    insert, size = (_insert, _BATCH) if settings.ewald is None else (_insert_ewald, _EWALD_BATCH)
     done = 0
     with ProgressBar(len(table), shown=job.leads and not settings.quiet) as bar:
-        for number, group in enumerate(table.optics_groups):
+        for number in range(len(table.optics_groups)):
             rows = np.flatnonzero(table.group_index == number)
-            for start in range(0, len(rows), _BATCH):
+            for start in range(0, len(rows), size):
                 job.check_abort()
-                batch = rows[start : start + _BATCH]
-                _insert(table, group, batch, sums, angpix, settings, rng)
+                batch = rows[start : start + size]
+                insert(table, number, batch, sums, angpix, settings, detectors, rng)
                 done += len(batch)
                 bar.update(done)
 
@@ -140,13 +150,28 @@ def _chosen(table: ParticleTable, args: Arguments) -> ParticleTable:
     return table
 
 
-def _refuse_optics(table: ParticleTable) -> None:
-    used = [table.optics_groups[i] for i in np.unique(table.group_index)]
-    for group in used:
-        if group.dimensionality == 3:
-            raise UserError("These are sub-tomograms, which this release does not reconstruct.")
-    if len({group.mtf for group in used}) > 1:
-        raise UserError("The optics groups have different MTFs, which this release does not weigh.")
+def _refuse_tomograms(table: ParticleTable) -> None:
+    if any(table.optics_groups[i].dimensionality == 3 for i in np.unique(table.group_index)):
+        raise UserError("These are sub-tomograms, which this release does not reconstruct.")
+
+
+def _ewald(args: Arguments, table: ParticleTable) -> EwaldSettings | None:
+    """How the curvature of the Ewald sphere is corrected, None if it is not."""
+    if not args.on("--ewald"):
+        return None
+    diameter, sectors = args.number("--mask_diameter"), args.integer("--sectors")
+    if not diameter > 0:
+        raise UserError("--ewald needs --mask_diameter, the diameter (A) of the particle's mask.")
+    if sectors < 2:
+        raise UserError(f"--sectors must be at least 2, not {sectors}.")
+    if args.integer("--refdim") != 3:
+        raise UserError("--ewald is for maps; leave out --refdim.")
+    if any(table.optics_groups[i].ctf_premultiplied for i in np.unique(table.group_index)):
+        raise UserError("--ewald needs particles that were not multiplied with their CTF.")
+    return EwaldSettings(
+        diameter, args.number("--width_mask_edge"), sectors, args.on("--reverse_curvature"),
+        not args.on("--skip_mask"), not args.on("--skip_weighting"),
+    )  # fmt: skip
 
 
 def _box(table: ParticleTable) -> int:
@@ -170,18 +195,16 @@ def _empty_sums(args: Arguments, box: int, angpix: float) -> BackProjector:
 
 def _insert(
     table: ParticleTable,
-    group: OpticsGroup,
+    number: int,
     rows: NDArray[np.int64],
     sums: BackProjector,
     angpix: float,
     settings: Settings,
+    detectors: list[Mtf],
     rng: np.random.Generator,
 ) -> None:
-    """Back-project the particles `rows`, all of one optics group."""
-
-    def column(label: str, default: float | None = 0.0) -> NDArray[np.float64]:
-        return table.floats(label, default)[rows]
-
+    """Back-project the particles `rows`, all of the optics group of this number (from 0)."""
+    group = table.optics_groups[number]
     images = table.read_images(rows)
     box = images.shape[-1]
     scale = sums.box * angpix / (box * group.pixel_size)
@@ -189,28 +212,92 @@ def _insert(
     kx, ky = _pixels(box, sums.r_max, scale * fault.distortion)
     values = gather(half_transform(images), kx, ky) / np.float32(box) ** 2
     values[:, (kx == 0) & (ky == 0)] = 0  # the mean of an image says nothing, but its weight counts
-    shift = [column(f"rlnOrigin{axis}Angst") for axis in "XY"]
-    shift = [s + rng.normal(0, settings.shift_error, len(rows)) for s in shift]
-    angles = np.zeros((3, len(rows)))
-    for axis, name in enumerate(("Rot", "Tilt", "Psi")):
-        if name == "Psi" or not settings.flat:
-            angles[axis] = column(f"rlnAngle{name}", None) + rng.normal(0, settings.angular_error, len(rows))
+    shift, angles = _poses(table, rows, settings, rng)
     values *= phase_shift(kx, ky, shift[0] / group.pixel_size, shift[1] / group.pixel_size, box)
     weights = np.ones(values.shape, np.float32)
     if settings.ctf:
         undo = fault.phase_factors(kx, ky, box, group.pixel_size)
         if undo is not None:
             values *= undo
+        if detectors:
+            values *= 1 / relative_mtf(detectors, number, np.hypot(kx, ky) / (box * group.pixel_size))
         ctf = _ctf(table, group, rows, kx, ky, box, settings, fault)
         values *= 1 if group.ctf_premultiplied else ctf
         weights = ctf * ctf
     if settings.fom_weighting:
-        fom = column("rlnParticleFigureOfMerit", None)[:, None].astype(np.float32)
+        fom = _merits(table, rows)
         values, weights = values * fom, weights * fom
     # A pixel of another pixel size or box lies at another radius of the map's transform.
     matrices = euler_to_matrix(*angles) * scale
     matrices[:, :2] = fault.distortion @ matrices[:, :2]
     sums.insert(values, weights, matrices, kx, ky)
+
+
+def _poses(
+    table: ParticleTable, rows: NDArray[np.int64], settings: Settings, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Origins x, y in A (2, N) and rot, tilt, psi in degrees (3, N), with the errors that are asked for."""
+    shift = np.stack([table.floats(f"rlnOrigin{axis}Angst", 0.0)[rows] for axis in "XY"])
+    shift += rng.normal(0, settings.shift_error, shift.shape)
+    angles = np.zeros((3, len(rows)))
+    for axis, name in enumerate(("Rot", "Tilt", "Psi")):
+        if name == "Psi" or not settings.flat:
+            angles[axis] = table.floats(f"rlnAngle{name}")[rows] + rng.normal(0, settings.angular_error, len(rows))
+    return shift, angles
+
+
+def _merits(table: ParticleTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    return table.floats("rlnParticleFigureOfMerit")[rows, None].astype(np.float32)
+
+
+def _insert_ewald(
+    table: ParticleTable,
+    number: int,
+    rows: NDArray[np.int64],
+    sums: BackProjector,
+    angpix: float,
+    settings: Settings,
+    detectors: list[Mtf],
+    rng: np.random.Generator,
+) -> None:
+    """As `_insert`, on the two sides of the Ewald sphere (:mod:`relion_py.compute.refine.ewald`)."""
+    ewald, group = settings.ewald, table.optics_groups[number]
+    assert ewald is not None
+    images = table.read_images(rows)
+    box, pixel = images.shape[-1], group.pixel_size
+    transforms = half_transform(images) / np.float32(box) ** 2
+    shape = transforms.shape
+    columns, lines = np.meshgrid(np.arange(box // 2 + 1, dtype=np.int32), frequencies(box))
+    kx, ky = columns.ravel(), lines.ravel()
+    shift, angles = _poses(table, rows, settings, rng)
+    factors = phase_shift(kx, ky, shift[0] / pixel, shift[1] / pixel, box)
+    fault = Aberrations.of_group(group.values, group.voltage, group.cs)
+    undo = fault.phase_factors(kx, ky, box, pixel)
+    if undo is not None:
+        factors = factors * undo
+    if detectors:
+        factors = factors * 1 / relative_mtf(detectors, number, np.hypot(kx, ky) / (box * pixel))
+    params = ctf_params(table)[rows]
+    gamma = ctf_phases(
+        params, kx, ky, box, pixel,
+        magnification=fault.magnification, gamma_offset=fault.gamma_offset(kx, ky, box, pixel),
+    )  # fmt: skip
+    sides = part_images((transforms * factors.reshape(shape)).astype(np.complex64), gamma.reshape(shape), pixel, ewald)
+    scale = sums.box * angpix / (box * pixel)
+    kx, ky = _pixels(box, sums.r_max, scale * fault.distortion)
+    if ewald.weigh:  # the even aberrations do not count here (applyWeightEwaldSphereCurvature_noAniso)
+        ctf = ctf_values(params, kx, ky, box, pixel, magnification=fault.magnification)
+        ctf = overlap_weight(ctf, params, kx / (box * pixel), ky / (box * pixel), ewald.diameter)
+    else:
+        ctf = _ctf(table, group, rows, kx, ky, box, settings, fault)
+    merits = _merits(table, rows) if settings.fom_weighting else np.float32(1)
+    once = (kx > 0) | (ky >= 0)
+    x, y = fault.distortion.T.astype(float) @ np.stack([kx[once], ky[once]])
+    curvature = electron_wavelength(group.voltage) / (2 * box * pixel)
+    for side, sign in zip(sides, (1, -1), strict=True):
+        values = gather(side, kx[once], ky[once]) * merits
+        weights = (ctf * ctf * merits)[:, once]
+        insert_curved(sums, values, weights, euler_to_matrix(*angles) * scale, x, y, sign * float(curvature))
 
 
 def _pixels(box: int, r_max: int, distortion: NDArray[np.floating]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -351,7 +351,7 @@ def _typed(text: str, kind: str, flag: str) -> str | float | int:
 def _centre(args: Arguments, job: Job) -> None:
     listed = _read(args)
     rows = listed.rows.copy()
-    for label in ("rlnOriginXAngst", "rlnOriginYAngst", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"):
+    for label in ("rlnOriginXAngst", "rlnOriginYAngst", "rlnAnglePsi"):
         _column(rows, label, "--center")
     if listed.optics is not None:
         particles = ParticleTable(StarFile([("optics", listed.optics), (listed.name, rows)]), block=listed.name)
@@ -359,7 +359,12 @@ def _centre(args: Arguments, job: Job) -> None:
     else:
         angpix = np.full(len(rows), args.number("--angpix"))
     centre = np.array([args.number(f"--center_{axis}") for axis in "XYZ"])
-    projected = euler_to_matrix(*(rows.floats(f"rlnAngle{angle}") for angle in ("Rot", "Tilt", "Psi"))) @ centre
+    # 2D alignments may come without the two other angles, which are 0 then
+    angles = [
+        rows.floats(label) if label in rows else np.zeros(len(rows))
+        for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+    ]
+    projected = euler_to_matrix(*angles) @ centre
     for axis, shift in zip("XYZ", projected.T, strict=True):
         label = f"rlnOrigin{axis}Angst"
         if label in rows:

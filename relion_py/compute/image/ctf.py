@@ -197,6 +197,17 @@ def ctf_values(
     return out
 
 
+def ctf_phases(
+    params: CtfParams, kx: ArrayLike, ky: ArrayLike, box: int, angpix: float, **options: Any
+) -> NDArray[np.float64]:
+    """Gamma (radians) of N particles at P Fourier pixels (N, P): the CTF is -sin(gamma); arguments of `ctf_terms`."""
+    terms = ctf_terms(params, kx, ky, box, angpix, **options)
+    x2, y2, xy = terms.x**2, terms.y**2, terms.x * terms.y
+    basis = np.stack([x2, xy, y2, (x2 + y2) ** 2, np.ones_like(x2)])
+    gamma = terms.coefficients[:, :5] @ basis
+    return gamma + terms.gamma_offset if terms.gamma_offset.size else gamma
+
+
 def ctf_image(params: CtfParams, box: int, angpix: float, **options: Any) -> NDArray[np.float32]:
     """CTF in the layout of ``rfft2``: float32 (N, box, box // 2 + 1); options as of :func:`ctf_terms`.
 

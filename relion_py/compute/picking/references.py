@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.image.fourier import disc_pixels, real_image, resize_map, scatter
+from relion_py.compute.image.fourier import disc_pixels, real_image, resize_map, scatter, window_map
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_image, read_stack
 from relion_py.compute.picking.micrograph import Image, round_half_up
@@ -95,7 +95,7 @@ def load_references(how: ReferenceSettings, angpix: float) -> References:
             images = projections = _project(images, how, pixel_size if pixel_size > 0 else angpix)
     pixel_size = pixel_size if pixel_size > 0 else angpix
     diameter = how.diameter if how.diameter > 0 else float(np.mean([_extent(image) for image in images])) * pixel_size
-    scaled = _rescaled(images, pixel_size, angpix, how.source)
+    scaled = _rescaled(images, pixel_size, angpix)
     box = scaled.shape[-1]
     if diameter > box * angpix:
         raise UserError(
@@ -192,14 +192,14 @@ def _extent(image: Image) -> int:
     return int(again[0]) if len(again) else len(row) - 1 - first
 
 
-def _rescaled(images: Image, pixel_size: float, angpix: float, source: str) -> Image:
+def _rescaled(images: Image, pixel_size: float, angpix: float) -> Image:
     """Images at the pixel size of the micrographs, densities kept; less where pixels become smaller, because
     particles that were not downscaled are normalised to more noise."""
     if abs(pixel_size - angpix) <= _SAME_PIXEL_SIZE:
         return images
+    if images.shape[-1] % 2:  # the last row and column go: the centre stays where it is
+        images = window_map(images, images.shape[-1] - 1, 2)
     box = images.shape[-1]
-    if box % 2:
-        raise UserError(f"The references of {source} have {box} pixels; only an even number can be rescaled.")
     new = 2 * round_half_up(box // 2 * (pixel_size / angpix))
     if new < 2:
         raise UserError(f"Nothing is left of references of {pixel_size:g} A per pixel; correct --angpix_ref.")

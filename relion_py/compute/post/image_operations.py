@@ -42,7 +42,8 @@ class Operations:
 
     edge: columns and rows (x0, y0, xF, yF) whose values are repeated outwards. multiply .. subtract: numbers or
     images of the same shape; optimise: scale of what is subtracted, within a mask and a range of B-factors. power_of:
-    the image whose amplitudes to take. correction: of `image_spectra.amplitude_correction`. direction: axis of the
+    the image whose amplitudes to take. correction: of `image_spectra.amplitude_correction`. fourier_filter: of
+    `image_spectra.filtered`. direction: axis of the
     low-pass. shift: pixels along x, y, z. seed: of the random phases. angpix: of the input.
     """
 
@@ -60,6 +61,7 @@ class Operations:
     optimise: Optimise | None = None
     power_of: Image | None = None
     correction: NDArray[np.float64] | None = None
+    fourier_filter: Image | None = None
     bfactor: float = 0.0
     log_diameter: float = 0.0
     lowpass: float = 0.0
@@ -88,8 +90,11 @@ def _even(size: float) -> int:
     return max(2, rounded - rounded % 2)
 
 
-def apply(image: Image, todo: Operations) -> Image:
-    """The changed image, float32. Raises UserError for what its shape does not allow."""
+def apply(image: Image, todo: Operations, psi: float = 0.0) -> Image:
+    """The changed image, float32. psi (degrees) turns the filter of a 2D image.
+
+    Raises UserError for what its shape does not allow.
+    """
     out = np.asarray(image, dtype=np.float32)
     if todo.transpose or todo.transpose_back or todo.new_box or todo.symmetry:
         _check_shape(out, todo)
@@ -111,6 +116,8 @@ def apply(image: Image, todo: Operations) -> Image:
         out = image_spectra.with_spectrum_of(out, todo.power_of)
     if todo.correction is not None:
         out = image_spectra.corrected(out, todo.correction)
+    if todo.fourier_filter is not None:
+        out = image_spectra.filtered(out, todo.fourier_filter, psi)
     out = _filter(out, todo)
     out = _move(out, todo)
     if todo.rescale_to > 0:

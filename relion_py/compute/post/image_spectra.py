@@ -100,3 +100,25 @@ def corrected(image: Image, correction: NDArray[np.float64]) -> Image:
     if transform.shape != correction.shape:
         raise UserError("The average amplitudes of --correct_avg_ampl are of images of another size.")
     return fft.irfftn(transform / correction, s=image.shape).astype(np.float32)
+
+
+def filtered(image: Image, factors: Image, psi: float = 0.0) -> Image:
+    """The image or map, its transform multiplied with factors whose origin is at their size // 2; 0 beyond them.
+
+    The nearest factor counts; those of a 2D image are turned by psi (degrees) first. Source: RELION 5,
+    image_handler.cpp (perImageOperations), where maps are filtered with psi 0.
+    """
+    if factors.ndim != image.ndim:
+        raise UserError("--fourier_filter needs an image for images and a map for maps.")
+    turn = np.deg2rad(psi if image.ndim == 2 else 0.0)
+    axes = [np.fft.fftfreq(size, 1 / size) for size in image.shape]
+    for axis, size in zip(axes, image.shape, strict=True):
+        axis[size // 2] = abs(axis[size // 2])  # Nyquist's frequency is positive
+    axes[-1] = np.arange(image.shape[-1] // 2 + 1, dtype=float)
+    *others, y, x = np.meshgrid(*axes, indexing="ij")
+    places = [*others, np.cos(turn) * y + np.sin(turn) * x, np.cos(turn) * x - np.sin(turn) * y]
+    index = [np.trunc(place + np.copysign(0.5, place)).astype(int) for place in places]
+    index = [place + size // 2 for place, size in zip(index, factors.shape, strict=True)]
+    inside = np.all([(i >= 0) & (i < size) for i, size in zip(index, factors.shape, strict=True)], axis=0)
+    factor = np.where(inside, factors[tuple(np.where(inside, i, 0) for i in index)], 0)
+    return fft.irfftn(fft.rfftn(image) * factor.astype(np.float32), s=image.shape).astype(np.float32)

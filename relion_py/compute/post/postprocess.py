@@ -15,6 +15,7 @@ from scipy import fft
 from relion_py.compute.image import fsc as correlation
 from relion_py.compute.image.fourier import filter_profile, radius_grid
 from relion_py.compute.post import sharpening
+from relion_py.compute.post.amplitudes import amplitude_agreement
 from relion_py.compute.post.sharpening import Curve, LineFit, Mtf
 
 Map = NDArray[np.float32]
@@ -59,6 +60,7 @@ class Correlations:
     box: of the maps. true: the curve that counts. masked, random_masked, part_mask: None without a mask; part_weight:
     None without a molecular weight. resolution: where ``true`` falls below 0.143; fractional_resolution: the same,
     interpolated. fraction: box over mask (RELION's f), 0 without a mask. shell: first with random phases.
+    amplitudes: STAR label -> how the amplitudes and phases of the halves agree, empty if not asked for.
     """
 
     box: int
@@ -74,6 +76,7 @@ class Correlations:
     weight_fraction: float = 0.0
     shell: int = 0
     warnings: tuple[str, ...] = ()
+    amplitudes: dict[str, Curve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,18 @@ class Sharpened:
     guinier: dict[str, Curve] = field(default_factory=dict)
 
 
-def correlate(half1: Map, half2: Map, mask: Map | None, settings: Settings, say: Say) -> Correlations:
+def correlate(
+    half1: Map, half2: Map, mask: Map | None, settings: Settings, say: Say, evened: tuple[Map, Map] | None = None
+) -> Correlations:
     """All FSC curves of two half maps (box, box, box), and the resolution that they tell.
 
-    Raises UserError if the halves are too alike to be independent.
+    evened: the halves with their amplitudes evened, from which the curves without random phases are then, and whose
+    amplitudes are compared. Raises UserError if the halves are too alike to be independent.
     """
     box, angpix = half1.shape[-1], settings.angpix
-    unmasked = from_one(correlation.fsc(half1, half2))
+    first, second = evened or (half1, half2)
+    unmasked = from_one(correlation.fsc(first, second))
+    amplitudes = {} if evened is None else _amplitudes(first, second, "Unmasked")
     weight_fraction, part_weight = 0.0, None
     if settings.molecular_weight > 0:
         weight_fraction = SPHERE_FRACTION * (box * angpix) ** 3 * PROTEIN_VOLUME
@@ -105,7 +113,7 @@ def correlate(half1: Map, half2: Map, mask: Map | None, settings: Settings, say:
     if mask is None:
         return Correlations(
             box, unmasked, unmasked, *_resolutions(unmasked, box, angpix),
-            part_weight=part_weight, weight_fraction=weight_fraction,
+            part_weight=part_weight, weight_fraction=weight_fraction, amplitudes=amplitudes,
         )  # fmt: skip
     if settings.randomise_at > 0:
         shell = max(1, int(angpix * box / settings.randomise_at))
@@ -114,15 +122,19 @@ def correlate(half1: Map, half2: Map, mask: Map | None, settings: Settings, say:
     say(f"{'  + randomize phases beyond: ':<35}{box * angpix / shell:g} Angstroms")
     rng = np.random.default_rng(settings.seed if settings.seed >= 0 else None)
     curves = correlation.masked_fsc(half1, half2, mask, rng, shell=shell)
-    masked, random_masked = from_one(curves.masked), from_one(curves.random_masked)
-    true, warnings = _trusted(unmasked, curves.corrected, random_masked, settings.force_mask)
+    masked, random_masked, true = curves.masked, from_one(curves.random_masked), curves.corrected
+    if evened is not None:
+        masked = correlation.fsc(first, second, mask)
+        true = correlation.corrected(masked, curves.random_masked, shell)
+        amplitudes |= _amplitudes(first * mask, second * mask, "Masked")
+    true, warnings = _trusted(unmasked, true, random_masked, settings.force_mask)
     fraction = SPHERE_FRACTION / max(float((mask > 0.5).mean()), 1.0 / mask.size)
     return Correlations(
         box,
         unmasked,
         true,
         *_resolutions(true, box, angpix),
-        masked,
+        from_one(masked),
         random_masked,
         correlation.particle_fsc(unmasked, fraction),
         part_weight,
@@ -130,7 +142,13 @@ def correlate(half1: Map, half2: Map, mask: Map | None, settings: Settings, say:
         weight_fraction,
         shell,
         warnings,
+        amplitudes,
     )
+
+
+def _amplitudes(first: Map, second: Map, which: str) -> dict[str, Curve]:
+    alike, residual = amplitude_agreement(first, second)
+    return {f"rlnAmplitudeCorrelation{which}Maps": alike, f"rlnDifferentialPhaseResidual{which}Maps": residual}
 
 
 def from_one(curve: Curve) -> Curve:

@@ -102,6 +102,10 @@ def _fsc(curves: Correlations, settings: Settings) -> Table:
     for label, curve in optional.items():
         if curve is not None:
             table.set(label, curve)
+    for what in ("AmplitudeCorrelation", "DifferentialPhaseResidual"):
+        for which in ("Unmasked", "Masked"):
+            if (label := f"rln{what}{which}Maps") in curves.amplitudes:
+                table.set(label, curves.amplitudes[label])
     return table
 
 

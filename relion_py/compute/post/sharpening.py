@@ -10,6 +10,7 @@ Rosenthal and Henderson (2003), J. Mol. Biol. 333, 721-745.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.fourier import radius_grid, shell_grid
 from relion_py.compute.io import star
+from relion_py.compute.io.particles import OpticsGroup
 
 Curve = NDArray[np.float64]
 Complex = NDArray[np.complexfloating]
@@ -67,6 +69,28 @@ def read_mtf(path: str, angpix: float) -> Mtf:
                 raise UserError(f"{path}: the MTF has zero or negative values; give another MTF file.")
             return Mtf(resolution, value)
     raise UserError(f"{path} has no table with _rlnResolutionInversePixel and _rlnMtfValue.")
+
+
+def read_detectors(groups: Sequence[OpticsGroup]) -> list[Mtf]:
+    """The MTF of each optics group, none if all groups have the same or none: then only post-processing divides by it.
+
+    UserError if only some have one. Source: RELION 5, obs_model.cpp (hasMultipleMtfs).
+    """
+    if len({group.mtf for group in groups}) < 2:
+        return []
+    for group in groups:
+        if not (group.mtf and group.original_pixel_size):
+            raise UserError(
+                f'The optics groups have different MTFs, but "{group.name}" lacks _rlnMtfFileName or '
+                "_rlnMicrographOriginalPixelSize; add them."
+            )
+    return [read_mtf(group.mtf, group.original_pixel_size) for group in groups]
+
+
+def relative_mtf(detectors: list[Mtf], number: int, frequency: Curve) -> NDArray[np.float32]:
+    """MTF of one of several detectors over the mean of all, at frequencies in 1/A (obs_model.cpp, divideByMtf)."""
+    curves = np.array([detector.at(frequency) for detector in detectors])
+    return (curves[number] / curves.mean(0)).astype(np.float32)
 
 
 def divide_by_mtf(transform: Complex, mtf: Mtf, box: int, angpix: float) -> Complex:

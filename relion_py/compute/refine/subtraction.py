@@ -20,6 +20,7 @@ from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, half_transform, phase_shift, real_image, scatter, shell_grid
 from relion_py.compute.image.masks import check_solvent_mask
+from relion_py.compute.post.sharpening import read_detectors, relative_mtf
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.options import RefineOptions
@@ -61,6 +62,7 @@ class Subtraction:
         groups = self.particles.table.optics_groups
         self.aberrations = [Aberrations.of_group(g.values, g.voltage, g.cs) for g in groups]
         self.ctf = self._ctf_params() if self.options.ctf else None
+        self.detectors = read_detectors(groups) if self.options.ctf else []
         self._scale_group = self._groups_of_the_model() if self.options.do_scale_correction else None
 
     def _check_particles(self) -> None:
@@ -76,8 +78,6 @@ class Subtraction:
                 raise UserError(
                     f"{path}: optics group {group.name} holds sub-tomograms, which are not in this release."
                 )
-        if len({group.mtf for group in particles.table.optics_groups}) > 1:
-            raise UserError(f"{path}: optics groups with different MTFs (_rlnMtfFileName) are not in this release.")
         if not self.ignore_class and particles.class_number.max(initial=0) > self.models[0].nr_classes:
             raise UserError(
                 f"{path} has particles of class {particles.class_number.max()}, but the optimiser has "
@@ -150,6 +150,8 @@ class Subtraction:
             factors = aberrations.phase_factors(kx, ky, self.box, self.pixel_size)
             if factors is not None:
                 values *= factors.conj()
+            if self.detectors:
+                values *= relative_mtf(self.detectors, group, np.hypot(kx, ky) / (self.box * self.pixel_size))
         if self._scale_group is not None:
             values *= model.scale_correction[self._scale_group[index], None].astype(np.float32)
         transform = scatter(values * np.float32(self.box) ** 2, kx, ky, self.box)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import imagecodecs
 import mrcfile
 import numpy as np
 import pytest
@@ -283,6 +284,56 @@ def test_guinier_and_power_of_a_known_map(tmp_path: Path) -> None:
     assert fine[10] / fine[4] == pytest.approx(np.exp(-40.0 * (100 - 16) / 48.0**2), rel=0.05)
 
 
+def test_filter_by_an_image_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str]) -> None:
+    """It is turned by the psi of each particle."""
+    rng = np.random.default_rng(4)
+    write_map(pictures / "factors.mrc", rng.uniform(0.5, 1.5, (16, 16)).astype(np.float32), 2.0)
+    file = star.read(pictures / "parts.star")
+    file["particles"].set("rlnAnglePsi", np.round(rng.uniform(-180, 180, len(file["particles"])), 3))
+    star.write(pictures / "turned.star", file)
+    words = ["--i", "turned.star", "--fourier_filter", "factors.mrc"]
+    code, _, err = program(pictures, *words, "--o", "ours.mrcs")
+    assert code == 0, err
+    command = [debian_relion("relion_image_handler"), *words, "--o", "theirs.mrcs"]
+    subprocess.run(command, cwd=pictures, check=True, capture_output=True)
+    (ours, _), (theirs, _) = read(pictures / "ours.mrcs"), read(pictures / "theirs.mrcs")
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * theirs.std())
+
+
+# RELION 5.0.1's colours of grey levels 0, 60, 100, 128, 180 and 254
+COLOURS = {
+    "": [(0, 0, 0), (60, 60, 60), (100, 100, 100), (128, 128, 128), (180, 180, 180), (254, 254, 254)],
+    "fire": [(0, 0, 0), (120, 120, 120), (200, 200, 200), (255, 254, 254), (255, 150, 150), (255, 2, 2)],
+    "ice": [(0, 255, 255), (0, 135, 135), (0, 55, 55), (0, 0, 0), (104, 104, 104), (252, 252, 252)],
+    "fire-n-ice": [(0, 255, 255), (0, 75, 75), (45, 45, 45), (129, 129, 129), (255, 225, 225), (255, 4, 4)],
+    "rainbow": [(0, 4, 255), (0, 244, 255), (0, 255, 107), (4, 255, 0), (212, 255, 0), (255, 3, 0)],
+    "difference": [(0, 255, 255), (0, 78, 204), (0, 0, 84), (0, 0, 0), (156, 30, 0), (255, 252, 0)],
+}
+
+
+@pytest.mark.parametrize("scheme", COLOURS)
+def test_colours_of_pictures_as_relion_5(tmp_path: Path, scheme: str) -> None:
+    write_map(tmp_path / "ramp.mrc", np.arange(256, dtype=np.float32).reshape(16, 16), 1.0)
+    words = ["--i", "ramp.mrc", "--o", "ramp.png", "--black", "-0.5", "--white", "254.5"]
+    code, _, err = program(tmp_path, *words, *([f"--colour_{scheme}"] if scheme else []))
+    assert code == 0, err
+    picture = imagecodecs.png_decode((tmp_path / "ramp.png").read_bytes())
+    assert picture.shape == (16, 16, 3)
+    assert [tuple(picture.reshape(-1, 3)[level]) for level in (0, 60, 100, 128, 180, 254)] == COLOURS[scheme]
+
+
+def test_contrast_of_pictures(tmp_path: Path) -> None:
+    image = np.random.default_rng(1).normal(5, 2, (40, 30)).astype(np.float32)
+    write_map(tmp_path / "noise.mrc", image, 1.0)
+    for flags, low, high in (([], image.min(), image.max()), (["--sigma_contrast", "2"], 1.0, 9.0)):
+        code, _, err = program(tmp_path, "--i", "noise.mrc", "--o", "noise.png", *flags)
+        assert code == 0, err
+        grey = imagecodecs.png_decode((tmp_path / "noise.png").read_bytes())[..., 0]
+        expected = np.clip((image - low) / (high - low) * 255, 0, 255)
+        assert np.abs(grey - expected).max() < 6  # the sample's own mean and deviation
+        assert grey.min() == 0 and grey.max() == 255
+
+
 def test_average_and_random_phases(pictures: Path) -> None:
     assert program(pictures, "--i", "parts.mrcs", "--o", "mean.mrc", "--average")[0] == 0
     source, _ = read_stack(pictures / "parts.mrcs")
@@ -303,7 +354,11 @@ def test_average_and_random_phases(pictures: Path) -> None:
         ("--i map.mrc --o x.mrc --multiply parts.mrcs", "differs in size"),
         ("--i map.mrc --o x.mrc --flipXY", "Only 2D images"),
         ("--i map.mrc --o x.mrc --sym X9", "X9"),
-        ("--i map.mrc --o x.mrc --fourier_filter other.mrc", "not available"),
+        ("--i map.mrc --o x.mrc --fourier_filter parts.mrcs", "differs in size"),
+        ("--i map.mrc --o x.mrc --average_all_movie_frames", "not available"),
+        ("--i map.mrc --o x.png", "Only a 2D image"),
+        ("--i parts.mrcs --o x.png", "Only one image"),
+        ("--i map.mrc --o x.mrc --colour_fire", "is for pictures"),
         ("--i parts.star --o ../x --add_constant 1", "must not be a path"),
         ("--i map.mrc --o 3@x.mrcs", "without"),
         ("--i map.mrc --o x.mrc --divide_constant 0", "must not be 0"),
@@ -315,4 +370,4 @@ def test_mistakes(pictures: Path, words: str, sentence: str) -> None:
     code, _, err = program(pictures, *words.split(), "--pipeline_control", "./")
     assert code == 1
     assert sentence in err and "Traceback" not in err
-    assert not (pictures / "x.mrc").exists()
+    assert not list(pictures.glob("x.*"))

@@ -117,6 +117,28 @@ def test_as_debians_relion(project: Path, debian_relion: Callable[[str], str], w
     assert words or np.abs(before - wanted).std() > 0.2
 
 
+def test_images_of_two_detectors_as_debians_relion(project: Path, debian_relion: Callable[[str], str]) -> None:
+    """What is subtracted is as soft or sharp as the detector of each optics group."""
+    data = star.read(project / "ref" / "run_it001_data.star")
+    for name, slope in (("soft", 0.9), ("sharp", 0.1)):
+        rows = "".join(f"{n / 500:.4f} {1 - slope * n / 500:.6f}\n" for n in range(501))
+        head = "data_mtf\n\nloop_\n_rlnResolutionInversePixel #1\n_rlnMtfValue #2\n"
+        (project / f"{name}.star").write_text(head + rows)
+    data["optics"].set("rlnMtfFileName", ["soft.star", "sharp.star"])
+    data["optics"].set("rlnMicrographOriginalPixelSize", data["optics"].strings("rlnImagePixelSize"))
+    star.write(project / "detectors.star", data)
+    words = [*KEEP, "--data", "detectors.star"]
+    subprocess.run([debian_relion("relion_particle_subtract"), *words, "--o", "theirs/"], cwd=project, check=True,
+                   capture_output=True)  # fmt: skip
+    for given, name in ((words, "ours/"), (KEEP, "alike/")):
+        code, _, err = program(project, *given, "--o", name)
+        assert code == 0, err
+    tables = (star.read(project / name / "particles_subtracted.star") for name in ("ours", "theirs", "alike"))
+    left, wanted, alike = (images(project, table["particles"].strings("rlnImageName")) for table in tables)
+    assert (left - wanted).std() < 1e-3
+    assert (alike - wanted).std() > 9e-3
+
+
 def test_spectral_snr_as_debians_relion(project: Path, debian_relion: Callable[[str], str]) -> None:
     command = [debian_relion("relion_particle_subtract"), *KEEP, "--o", "theirs/", "--ssnr"]
     subprocess.run(command, cwd=project, check=True, capture_output=True)

@@ -76,6 +76,7 @@ def project(tmp_path: Path) -> Path:
         "--adhoc_bfac -60",
         "--adhoc_bfac -60 --mtf mtf.star --mtf_angpix 1.4 --skip_fsc_weighting --low_pass 8",
         "--auto_bfac --autob_lowres 20 --autob_highres 7 --skip_fsc_weighting --low_pass 6",
+        "--adhoc_bfac -60 --ampl_corr --autob_lowres 16",
     ],
 )
 def test_as_debians_relion(
@@ -260,7 +261,7 @@ def test_ranks_share_the_points(half_blurred: Path) -> None:
         ),
         ("--i run_half1_class001_unfil.mrc --locres --auto_bfac", "--locres needs a B-factor"),
         ("--i run_half1_class001_unfil.mrc --auto_mask", "relion_mask_create"),
-        ("--i run_half1_class001_unfil.mrc --ampl_corr", "amplitude correlations"),
+        ("--i run_half1_class001_unfil.mrc --ampl_corr --locres", "leave it out with --locres"),
         ("--i mask.mrc", "neither half1 nor half2"),
         ("--i nothing_half1.mrc", "no such file"),
         ("--i run_half1_class001_unfil.mrc --i2 run_half1_class001_unfil.mrc --mask mask.mrc", "independent"),

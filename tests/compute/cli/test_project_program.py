@@ -15,6 +15,7 @@ import pytest
 from relion_py.compute.cli.program import run
 from relion_py.compute.cli.project import _main
 from relion_py.compute.io import star
+from relion_py.compute.io.mrc import write_map
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.simulate import simulate_particles
 
@@ -120,6 +121,15 @@ def test_what_is_left_of_experimental_images(blobs: Path, debian_relion: Callabl
     assert ours.std() < 0.15 * signal
 
 
+def test_images_of_another_box_are_named(blobs: Path) -> None:
+    write_map(blobs / "small.mrc", read(blobs / "map.mrc")[4:28, 4:28, 4:28].astype(np.float32), 4.0)
+    words = ["--i", "small.mrc", "--ang", "truth.star", "--subtract_exp", "--angpix", "4", "--o", "out"]
+    code, err = project(blobs, *words)
+    assert code == 1
+    assert "The images have 32 pixels and the map 24" in err
+    assert not (blobs / "out.mrcs").exists()
+
+
 def test_mask_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str]) -> None:
     words = ["--i", "map.mrc", "--mask", "soft.mrc", "--rot", "20", "--tilt", "40", "--angpix", "4"]
     assert project(blobs, *words, "--o", "ours.mrc")[0] == 0
@@ -171,14 +181,70 @@ def test_random_projections_are_even_and_noise_is_as_strong_as_asked(blobs: Path
     assert abs(neighbours) < 0.02
 
 
+def test_simulated_images_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str]) -> None:
+    """At 200 kV, and without Cs and amplitude contrast: RELION takes these for what it adds, whatever the list says."""
+    file = star.read(blobs / "truth.star")
+    for label, value in (("rlnVoltage", 200.0), ("rlnSphericalAberration", 0.0), ("rlnAmplitudeContrast", 0.0)):
+        file["optics"].set(label, value)
+    star.write(blobs / "plain.star", file)
+    others = file["particles"].copy()
+    for label in ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi", "rlnOriginXAngst", "rlnOriginYAngst"):
+        others.set(label, others.floats(label)[::-1])
+    star.write(blobs / "others.star", StarFile([("", others)]))
+    words = ["--i", "map.mrc", "--ang", "plain.star", "--angpix", "4", "--simulate", "--ang_simulate", "others.star"]
+    words += ["--adjust_simulation_SNR", "1.5"]
+    code, err = project(blobs, *words, "--o", "ours")
+    assert code == 0, err
+    command = [debian_relion("relion_project"), *words, "--o", "theirs"]
+    subprocess.run(command, cwd=blobs, check=True, capture_output=True)
+    ours, theirs = read(blobs / "ours.mrcs"), read(blobs / "theirs.mrcs")
+    assert np.sqrt(((ours - theirs) ** 2).mean()) < 3e-3 * theirs.std()
+    tables = [star.read(blobs / f"{name}.star")["particles"] for name in ("ours", "theirs")]
+    np.testing.assert_allclose(*(table.floats("rlnAngleTilt") for table in tables), atol=1e-4)
+
+
+def test_simulated_images_show_the_map_as_their_list_says(blobs: Path) -> None:
+    """The particles' own projections go, which leaves nothing of these, and those of other poses come."""
+    code, err = project(blobs, "--i", "map.mrc", "--ang", "truth.star", "--angpix", "4", "--simulate", "--o", "sim")
+    assert code == 0, err
+    words = ["--i", "map.mrc", "--ang", "sim.star", "--angpix", "4", "--ctf", "--o", "clean"]
+    assert project(blobs, *words)[0] == 0
+    simulated, clean = read(blobs / "sim.mrcs"), read(blobs / "clean.mrcs")
+    assert (simulated - clean).std() < 0.2 * clean.std()
+    before = star.read(blobs / "truth.star")["particles"].floats("rlnAngleRot")
+    after = star.read(blobs / "sim.star")["particles"].floats("rlnAngleRot")
+    assert set(np.round(after, 3)) <= set(np.round(before, 3)) and (np.abs(after - before) > 1).mean() > 0.5
+
+
+def test_noise_of_a_model_has_its_spectrum(blobs: Path) -> None:
+    sigma2 = 1e-3 * np.exp(-np.arange(17) / 6.0)
+    model = Table({"rlnSpectralIndex": np.arange(17), "rlnSigma2Noise": sigma2})
+    star.write(blobs / "model.star", StarFile([("model_optics_group_1", model)]))
+    words = ["--i", "map.mrc", "--ang", "truth.star", "--angpix", "4"]
+    noisy = [*words, "--add_noise", "--model_noise", "model.star", "--o", "noisy"]
+    code, err = project(blobs, *noisy)
+    assert code == 0, err
+    assert project(blobs, *words, "--o", "clean")[0] == 0
+    noise = np.fft.fft2(read(blobs / "noisy.mrcs") - read(blobs / "clean.mrcs")) / 32**2
+    k = np.fft.fftfreq(32, 1 / 32)
+    shell = np.rint(np.hypot(k[:, None], k)).astype(int)
+    power = np.array([(np.abs(noise[:, shell == n]) ** 2).mean() for n in range(1, 16)])
+    np.testing.assert_allclose(power, 2 * sigma2[1:16], rtol=0.25)
+    code, err = project(blobs, *words, "--add_noise", "--model_noise", "truth.star", "--o", "none")
+    assert code == 1 and "has no noise" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--i", "map.mrc", "--white_noise", "2"], "go together"),
+        (["--i", "map.mrc", "--white_noise", "2"], "give one of them"),
+        (["--i", "map.mrc", "--simulate"], "needs a list of particles"),
+        (["--i", "map.mrc", "--ang", "one.star", "--ang_simulate", "other.star"], "goes with --simulate"),
         (["--i", "map.mrc", "--ctf"], "--ctf needs the defocus"),
         (["--i", "map.mrc", "--mask", "flat.mrc"], "differ in size"),
         (["--i", "map.mrc", "--nr_uniform", "3", "--ctf"], "neither CTF nor images"),
         (["--i", "map.mrc", "--subtract_exp"], "give a STAR file with --ang"),
+        (["--i", "map.mrc", "--nr_uniform", "3", "--simulate"], "neither CTF nor images"),
         (["--i", "flat.mrc"], "is not a cube"),
         (["--i", "map.mrc", "--ang", "empty.star"], "has no table with"),
     ],
@@ -188,6 +254,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], sentenc
         with mrcfile.new(tmp_path / name) as file:
             file.set_data(np.ones(shape, np.float32))
             file.voxel_size = 1.0
+    (tmp_path / "one.star").write_text("data_\n\nloop_\n_rlnAngleRot #1\n_rlnAngleTilt #2\n_rlnAnglePsi #3\n1 2 3\n")
     (tmp_path / "empty.star").write_text("data_\n\nloop_\n_rlnDefocusU #1\n1\n")
     code, err = project(tmp_path, *arguments, "--o", "out")
     assert code == 1

@@ -107,6 +107,21 @@ def test_as_debians_relion(lists: Path, debian_relion: Callable[[str], str], fla
         assert removed.strings("rlnImageName") == next(iter(theirs.values())).strings("rlnImageName")
 
 
+def test_2d_alignments_are_centred_as_by_debians_relion(lists: Path, debian_relion: Callable[[str], str]) -> None:
+    """They may come without rot and tilt, which are 0 then."""
+    file = star.read(lists / "a.star")
+    for label in ("rlnAngleRot", "rlnAngleTilt"):
+        file["particles"].remove(label)
+    star.write(lists / "flat.star", file)
+    words = ["--i", "flat.star", "--center", "--center_X", "3", "--center_Y", "-2"]
+    code, _, err = program(lists, *words, "--o", "ours.star")
+    assert code == 0, err
+    subprocess.run(
+        [debian_relion("relion_star_handler"), *words, "--o", "theirs.star"], cwd=lists, check=True, capture_output=True
+    )
+    same(star.read(lists / "ours.star"), star.read(lists / "theirs.star"))
+
+
 @pytest.mark.req("G5")
 def test_files_are_combined_as_by_debians_relion(lists: Path, debian_relion: Callable[[str], str]) -> None:
     words = ["--combine", "--i", " a.star b.star ", "--check_duplicates", "rlnImageName"]

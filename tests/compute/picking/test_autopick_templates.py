@@ -150,6 +150,18 @@ def test_known_places(truth: dict[str, np.ndarray]) -> None:
     assert Path(f"{MINE}logfile.pdf").read_bytes()[:5] == b"%PDF-"
 
 
+def test_references_of_an_odd_box_pick_the_same(truth: dict[str, np.ndarray]) -> None:
+    """Scaled to another pixel size, their centre stays that of the particle."""
+    options = "--ref refs.mrcs --angpix_ref 2.5 --invert --particle_diameter 60 --ang 60 --lowpass 10 --shrink 0"
+    run(options)
+    expected = picks("a")
+    images, pixel_size = read_stack(Path("refs.mrcs"))
+    write_stack("refs.mrcs", np.pad(images, ((0, 0), (0, 1), (0, 1)), mode="edge"), pixel_size)
+    run(options)
+    assert len(expected) > 5
+    np.testing.assert_allclose(picks("a"), expected, atol=1e-4)
+
+
 def test_thresholds(truth: dict[str, np.ndarray]) -> None:
     """A higher threshold takes away; so do limits of the noise."""
     run()

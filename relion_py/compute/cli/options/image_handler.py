@@ -8,37 +8,25 @@ _CONSTANT = "With a number"
 _IMAGE = "With another image"
 _EACH = "On each image"
 _REPORT = "Reports"
+_PICTURE = "With --o NAME.png"
 _ABSENT = "Options of the reference that this release refuses"
 
 _FRAMES = "movie frames are averaged by relion_run_motioncorr"
-_COLOUR = "pictures for the eye are made by relion_display"
 
 REFUSED: dict[str, str] = {
-    "--fourier_filter": "images are filtered by --lowpass, --highpass and --bfactor only",
     "--avg_ampl2_ali": "spectra are averaged of images as they are; align them with relion_stack_create first",
     "--avg_bin": _FRAMES,
     "--avg_first": _FRAMES,
     "--avg_last": _FRAMES,
     "--average_all_movie_frames": _FRAMES,
-    "--black": _COLOUR,
-    "--white": _COLOUR,
-    "--sigma_contrast": _COLOUR,
-    "--colour_fire": _COLOUR,
-    "--colour_ice": _COLOUR,
-    "--colour_fire-n-ice": _COLOUR,
-    "--colour_rainbow": _COLOUR,
-    "--colour_difference": _COLOUR,
 }
 """Flag -> why this release does not do it."""
 
-_SWITCHES = {
-    "--avg_ampl2_ali", "--average_all_movie_frames", "--colour_fire", "--colour_ice", "--colour_fire-n-ice",
-    "--colour_rainbow", "--colour_difference",
-}  # fmt: skip
+_SWITCHES = {"--avg_ampl2_ali", "--average_all_movie_frames"}
 
 FLAGS: tuple[Flag, ...] = (
     Flag("--i", "value", "", "image or map (.mrc), stack (.mrcs) or STAR file", required=True),
-    Flag("--o", "value", "", "output; for a STAR file or stack also what is added to each name"),
+    Flag("--o", "value", "", "output; for a STAR file or stack also what is added to each name; .png: a picture"),
     Flag("--float16", "flag", "", "write half-precision numbers"),
     Flag("--j", "value", "1", "threads"),
     Flag("--multiply_constant", "value", "1", "multiply by this", _CONSTANT),
@@ -57,6 +45,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--adjust_power", "value", "", "give each shell the mean amplitude of this image's", _IMAGE),
     Flag("--correct_avg_ampl", "value", "", "even out this average amplitude spectrum", _IMAGE),
     Flag("--minr_ampl_corr", "value", "0", "beyond this radius (Fourier pixels)", _IMAGE),
+    Flag("--fourier_filter", "value", "", "multiply the transform by this image, turned by each image's psi", _IMAGE),
     Flag("--angpix", "value", "-1", "pixel size (A); -1: that of the image", _EACH),
     Flag("--bfactor", "value", "0.", "apply a B-factor (A^2)", _EACH),
     Flag("--lowpass", "value", "-1.", "low-pass filter (A)", _EACH),
@@ -98,5 +87,13 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--guinier", "flag", "", "tell the B-factor of a fit to the Guinier plot", _REPORT),
     Flag("--guinier_minres", "value", "10.", "lowest resolution of the fit (A)", _REPORT),
     Flag("--guinier_maxres", "value", "0.01", "highest resolution of the fit (A)", _REPORT),
+    Flag("--black", "value", "0", "value that becomes black; as --white: the smallest", _PICTURE),
+    Flag("--white", "value", "0", "value that becomes white; as --black: the largest", _PICTURE),
+    Flag("--sigma_contrast", "value", "0", "black and white this many deviations from the mean", _PICTURE),
+    Flag("--colour_fire", "flag", "", "black, grey, white, red", _PICTURE),
+    Flag("--colour_ice", "flag", "", "blue, black, grey, white", _PICTURE),
+    Flag("--colour_fire-n-ice", "flag", "", "blue, grey, red", _PICTURE),
+    Flag("--colour_rainbow", "flag", "", "blue to red", _PICTURE),
+    Flag("--colour_difference", "flag", "", "cyan, blue, black, red, yellow", _PICTURE),
     *(Flag(n, "flag" if n in _SWITCHES else "value", "", why, _ABSENT) for n, why in REFUSED.items()),
 )

@@ -14,7 +14,6 @@ _ABSENT = "Options of the reference that this release refuses"
 REFUSED: dict[str, str] = {
     "--ios": "tomography is not part of it; give the half maps with --i",
     "--auto_mask": "RELION has removed it, too; make a mask with relion_mask_create and give it with --mask",
-    "--ampl_corr": "amplitude correlations are not computed",
 }
 """Flag -> why this release does not do it."""
 
@@ -56,6 +55,7 @@ FLAGS: tuple[Flag, ...] = (
         "phases are random from this resolution on (A), if positive",
         _EXPERT,
     ),
+    Flag("--ampl_corr", "flag", "", "even the amplitudes over directions, and compare those of the halves", _EXPERT),
     Flag("--interpolate", "flag", "", "tell an interpolated resolution, too", _EXPERT),
     Flag("--verb", "value", "1", "0: say nothing", _EXPERT),
     Flag("--random_seed", "value", "0", "seed of the random phases; negative: another each time", _EXPERT),

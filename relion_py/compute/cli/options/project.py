@@ -5,21 +5,16 @@ from __future__ import annotations
 from relion_py.compute.cli.parser import Flag
 
 _ABSENT = "Options of the reference that this release refuses"
-_SIMULATE = "particles with a known truth are made by relion_py_simulate, or with --white_noise"
 
 REFUSED: dict[str, str] = {
     "--zoff": "only 2D projections are made",
-    "--model_noise": "only white noise is added: give --white_noise",
     "--ignore_particle_name": "particles' names play no role in it",
     "--3d_rot": "only 2D projections are made",
-    "--simulate": _SIMULATE,
-    "--adjust_simulation_SNR": _SIMULATE,
-    "--ang_simulate": _SIMULATE,
     "--NN": "it interpolates linearly",
 }
 """Flag -> why this release does not do it."""
 
-_SWITCHES = {"--ignore_particle_name", "--3d_rot", "--simulate", "--NN"}
+_SWITCHES = {"--ignore_particle_name", "--3d_rot", "--NN"}
 
 FLAGS: tuple[Flag, ...] = (
     Flag("--i", "value", "", "map to project", required=True),
@@ -47,6 +42,10 @@ FLAGS: tuple[Flag, ...] = (
         "",
         "subtract the projections from the images that --ang names, and write what is left",
     ),
+    Flag("--model_noise", "value", "", "noise with the spectra of a model.star, by optics group, with --add_noise"),
+    Flag("--simulate", "flag", "", "take the projections out of the images that --ang names, and add others"),
+    Flag("--ang_simulate", "value", "", "STAR file with the poses of these; without it those of other particles"),
+    Flag("--adjust_simulation_SNR", "value", "1.", "and times this"),
     Flag("--maxres", "value", "-1", "highest resolution (A); -1: Nyquist"),
     Flag("--pad", "value", "2", "oversampling of the transform"),
     *(Flag(n, "flag" if n in _SWITCHES else "value", "", why, _ABSENT) for n, why in REFUSED.items()),

@@ -7,22 +7,14 @@ from relion_py.compute.cli.parser import Flag
 _GENERAL = "General options"
 _CTF = "CTF options"
 _EXPERT = "Expert options"
+_EWALD = "Ewald sphere"
 _HELICAL = "Helical options"
 _ABSENT = "Options of the reference that this release refuses"
 
-_EWALD = "the Ewald sphere's curvature is not corrected"
 _TOMO = "sub-tomograms are not reconstructed"
 _DEBUG = "it is an aid for developers of the reference"
 
 REFUSED: dict[str, str] = {
-    "--ewald": _EWALD,
-    "--reverse_curvature": _EWALD,
-    "--skip_mask": _EWALD,
-    "--skip_weighting": _EWALD,
-    "--mask_diameter": _EWALD,
-    "--width_mask_edge": _EWALD,
-    "--newbox": _EWALD,
-    "--sectors": _EWALD,
     "--normalised_subtomo": _TOMO,
     "--skip_subtomo_multi": _TOMO,
     "--ctf3d_not_squared": _TOMO,
@@ -45,9 +37,8 @@ REFUSED: dict[str, str] = {
 """Flag -> why this release does not do it."""
 
 _SWITCHES = {
-    "--ewald", "--reverse_curvature", "--skip_mask", "--skip_weighting", "--normalised_subtomo",
-    "--skip_subtomo_multi", "--ctf3d_not_squared", "--3d_rot", "--NN", "--ctf2", "--read_weights",
-    "--write_debug_output", "--external_reconstruct",
+    "--normalised_subtomo", "--skip_subtomo_multi", "--ctf3d_not_squared", "--3d_rot", "--NN", "--ctf2",
+    "--read_weights", "--write_debug_output", "--external_reconstruct",
 }  # fmt: skip
 
 FLAGS: tuple[Flag, ...] = (
@@ -64,6 +55,14 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--ctf_intact_first_peak", "flag", "", "leave the CTF alone up to its first peak", _CTF),
     Flag("--ctf_phase_flipped", "flag", "", "the phases of the images are flipped already", _CTF),
     Flag("--only_flip_phases", "flag", "", "correct the phases only", _CTF),
+    Flag("--ewald", "flag", "", "correct for the curvature of the Ewald sphere, too", _EWALD),
+    Flag("--mask_diameter", "value", "-1.", "diameter of the mask around particles (A), with --ewald", _EWALD),
+    Flag("--width_mask_edge", "value", "3", "width of its soft edge (pixels)", _EWALD),
+    Flag("--reverse_curvature", "flag", "", "curvature of the other sign", _EWALD),
+    Flag("--newbox", "value", "-1", "box of the map (pixels), if smaller than that of the images", _EWALD),
+    Flag("--sectors", "value", "2", "sectors in which the two sides are parted", _EWALD),
+    Flag("--skip_mask", "flag", "", "part them without a mask", _EWALD),
+    Flag("--skip_weighting", "flag", "", "weigh with CTF^2 alone", _EWALD),
     Flag("--nr_helical_asu", "value", "1", "asymmetric units of a helix that every image shows", _HELICAL),
     Flag("--helical_rise", "value", "0.", "helical rise (A)", _HELICAL),
     Flag("--helical_twist", "value", "0.", "helical twist (degrees, positive is right-handed)", _HELICAL),
