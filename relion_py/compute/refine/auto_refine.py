@@ -58,7 +58,8 @@ class AutoRefinement(Engine):
             self.models[1].accuracy_rot = self.models[0].accuracy_rot.copy()
             self.models[1].accuracy_trans = self.models[0].accuracy_trans.copy()
             self.models[1].orientability_contrib = self.models[0].orientability_contrib
-        if state.iteration > 1 and not last:
+        if state.iteration > 1:
+            # in the last iteration, too: angles may be known better by now than when they seemed fine enough
             self._update_sampling()
         # the coarse size follows the angular step
         sizes = convergence.image_sizes(self.models[0], self.sampling, state, self.options, last)

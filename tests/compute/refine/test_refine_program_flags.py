@@ -47,3 +47,22 @@ def test_neither_goes_with_steps_along_the_gradient(flag: str) -> None:
     words = {"--i": "a.star", "--o": "run", "--grad": True, "--denovo_3dref": True, flag: True}
     with pytest.raises(Exception, match=f"{flag} and --grad exclude each other"):
         RefineOptions.from_args(words)
+
+
+def test_the_last_iteration_samples_finer_where_angles_have_become_known(serial_run: Run, d2_project: Path) -> None:
+    """As in RELION: a run that converged with coarse angles, accurate to less by now, ends with finer ones."""
+
+    def order(path: Path) -> int:
+        return int(star.read(path)["sampling_general"].ints("rlnHealpixOrder")[0])
+
+    last = [path for path in sorted(serial_run.out.glob("run_it*_sampling.star")) if order(path) == 2][-1]
+    last = last.with_name(last.name.replace("sampling", "optimiser"))
+    tables = star.read(last)
+    general = tables["optimiser_general"]
+    for label in ("rlnNumberOfIterWithoutResolutionGain", "rlnNumberOfIterWithoutChangingAssignments"):
+        general.set(label, ["1"])
+    star.write(last.with_name("settled_optimiser.star"), tables)
+    run = refined(
+        d2_project, "finer_end", "--continue", "serial/settled_optimiser.star", "--force_converge", usual=["--j", "2"]
+    )
+    assert order(run.out / "run_sampling.star") == 3
