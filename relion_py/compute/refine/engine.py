@@ -163,8 +163,10 @@ class Engine:
         return CudaBackend(first.device, threads, check, first.budget, partners)
 
     def _new_grid(self) -> Sampling:
-        """The coarse grid of orientations that the sampling says, not perturbed."""
-        return grid_of(self.sampling)
+        """The coarse grid of orientations that the sampling says, not perturbed; its directions go into the files."""
+        grid = grid_of(self.sampling)
+        self.sampling.directions = np.column_stack(grid.directions())
+        return grid
 
     @contextmanager
     def working(self, total: int) -> Iterator[tuple[Backend, Callable[[int], None]]]:

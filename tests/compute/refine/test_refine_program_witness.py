@@ -9,9 +9,10 @@ import mrcfile
 import numpy as np
 import pytest
 from installed_relion import installed_relion, old_relion
-from refine_runs import Run, refine, shell_correlation, usual_without
+from refine_runs import BOX, PIXEL, Run, refine, refined, shell_correlation, usual_without
 
 from relion_py.compute.io import star
+from relion_py.compute.refine.angular_distribution import bild
 
 GLOBAL = usual_without(
     "--auto_refine", "--split_random_halves", "--low_resol_join_halves", "--auto_local_healpix_order", "--pool",
@@ -89,3 +90,25 @@ def test_a_run_of_release_3_is_continued_here_or_refused_with_a_sentence(d2_proj
     )  # fmt: skip
     assert "Traceback" not in run.stderr
     assert run.status == 0 or run.sentence()
+
+
+def test_the_directions_and_their_picture_are_those_of_release_3(d2_project: Path) -> None:
+    """One coarse iteration of both: the same rows of _sampling.star; its picture of its own distribution is ours."""
+    words = [*usual_without(
+        "--auto_refine", "--split_random_halves", "--low_resol_join_halves", "--auto_local_healpix_order", "--pool",
+        "--healpix_order", "--oversampling", "--offset_range", "--dont_combine_weights_via_disc",
+    ), "--healpix_order", "1", "--oversampling", "0", "--offset_range", "2", "--iter", "1"]  # fmt: skip
+    out = old_relion(d2_project, "old_directions", words, "run_it001_optimiser.star", 60)
+    ours = refined(d2_project, "directions", usual=words)
+    names = ("run_it001_sampling.star", "run_it001_model.star", "run_it001_class001_angdist.bild")
+    theirs, mine = (star.read(where / names[0])["sampling_directions"] for where in (out, ours.out))
+    for label in ("rlnAngleRot", "rlnAngleTilt"):
+        np.testing.assert_allclose(mine.floats(label), theirs.floats(label), atol=1e-5)
+    weights = star.read(out / names[1])["model_pdf_orient_class_1"].floats("rlnOrientationDistribution")
+    drawn = bild(weights, theirs.floats("rlnAngleRot"), theirs.floats("rlnAngleTilt"), 30.0, BOX * PIXEL / 2)
+    expected = [line.split() for line in (out / names[2]).read_text().splitlines()]
+    found = [line.split() for line in drawn.splitlines()]
+    assert [row[0] for row in found] == [row[0] for row in expected]
+    for row, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose([float(x) for x in row[1:]], [float(x) for x in wanted[1:]], rtol=1e-3, atol=2e-3)
+    assert (ours.out / names[2]).read_text().count(".cylinder") > 2
