@@ -161,7 +161,7 @@ class Classification(Engine):
         By cross-correlation the first class alone is made; then each particle gets a random class once.
         """
         model, first = self.models[0], 1 + int(self.options.firstiter_cc)
-        if model.nr_classes == 1 or not self.options.has_reference or self.state.iteration > first:
+        if not self.options.grows_classes or self.state.iteration > first:
             return None
         n = len(self.particles)
         if self.first_by_correlation:
@@ -245,6 +245,8 @@ class Classification(Engine):
         self.impose_local_symmetry()
         if self.options.center_classes:
             self._center_classes()
+        if self.dimensions == 2 and not self.options.gradient:
+            self.on_first_rank(lambda: outputs.write_unmasked_averages(self.options.output_root, self.models[0]))
         if self.options.flatten_solvent:
             self.flatten()
         self._update_resolution()
@@ -253,11 +255,11 @@ class Classification(Engine):
         self.clock.lap("writing")
 
     def _after_correlation(self) -> None:
-        """The first class, filtered again, becomes every class."""
-        model = self.models[0]
-        if self.options.ini_high > 0:
-            model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
-        if self.dimensions == 2:
+        """The references are filtered again; where classes grow from one, the first becomes every class."""
+        model, resolution = self.models[0], self.options.ini_high
+        if resolution > 0:
+            model.references = [lowpass(v, self.pixel_size, resolution, FILTER_EDGE) for v in model.references]
+        if not self.options.grows_classes:
             return
         model.references = [model.references[0].copy() for _ in range(model.nr_classes)]
         for spectra in (model.tau2_class, model.data_vs_prior_class, model.sigma2_class):

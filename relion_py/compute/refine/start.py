@@ -106,19 +106,22 @@ def _first_model(options: RefineOptions, particles: ParticleSet, sampling: Sampl
 
 
 def _given_references(options: RefineOptions, particles: ParticleSet, host: Host) -> list[NDArray[np.float32]]:
-    """The reference map, filtered, once for each class."""
-    volume, notes = read_reference(
-        options.reference,
-        particles.box_size,
-        particles.pixel_size,
-        ref_angpix=options.ref_angpix,
-        trust_ref_size=options.trust_ref_size,
-    )
-    for note in notes:
-        host.say(f" {note}")
-    if options.ini_high > 0:
-        volume = lowpass(volume, particles.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32)
-    return [volume.copy() for _ in range(options.classes)]
+    """The references, filtered: each class its own, or all copies of one."""
+    references = []
+    for name in options.reference_names or (options.reference,):
+        volume, notes = read_reference(
+            name,
+            particles.box_size,
+            particles.pixel_size,
+            ref_angpix=options.ref_angpix,
+            trust_ref_size=options.trust_ref_size,
+        )
+        for note in notes:
+            host.say(f" {note}")
+        if options.ini_high > 0:
+            volume = lowpass(volume, particles.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32)
+        references.append(volume)
+    return references if len(references) > 1 else [references[0].copy() for _ in range(options.classes)]
 
 
 def _made_references(
