@@ -76,10 +76,12 @@ def _new_noise(model: ModelState, sums: WeightedSums, shell_pixels: NDArray[np.i
     for o, weight in enumerate(sums.sumw_group):
         if weight > 0 and sums.sigma2_noise[o].any():
             noise[o] = sums.sigma2_noise[o] / (2.0 * weight * np.maximum(shell_pixels[o], 1))
-            # empty shells take their neighbour's value; shell 0 is never used
+            # empty shells take their neighbour's value
             for s in range(1, len(noise[o])):
                 if noise[o, s] < 1e-14:
                     noise[o, s] = noise[o, s - 1]
+            # the mean of the images is not compared; a value all the same, for RELION goes on from what is in the file
+            noise[o, 0] = noise[o, 1]
     return noise
 
 

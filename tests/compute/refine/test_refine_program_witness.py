@@ -104,6 +104,8 @@ def test_the_directions_and_their_picture_are_those_of_release_3(d2_project: Pat
     theirs, mine = (star.read(where / names[0])["sampling_directions"] for where in (out, ours.out))
     for label in ("rlnAngleRot", "rlnAngleTilt"):
         np.testing.assert_allclose(mine.floats(label), theirs.floats(label), atol=1e-5)
+    groups = (star.read(out / names[1])["model_group_1"], star.read(ours.out / names[1])["model_optics_group_1"])
+    assert groups[0].ints("rlnSpectralIndex").tolist() == groups[1].ints("rlnSpectralIndex").tolist()
     weights = star.read(out / names[1])["model_pdf_orient_class_1"].floats("rlnOrientationDistribution")
     drawn = bild(weights, theirs.floats("rlnAngleRot"), theirs.floats("rlnAngleTilt"), 30.0, BOX * PIXEL / 2)
     expected = [line.split() for line in (out / names[2]).read_text().splitlines()]
