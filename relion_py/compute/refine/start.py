@@ -24,6 +24,7 @@ from relion_py.compute.refine.first_references import RandomAverages, blobs_like
 from relion_py.compute.refine.gradient import GradientClassification
 from relion_py.compute.refine.host import Host
 from relion_py.compute.refine.initial_model import STARTS, InitialModel
+from relion_py.compute.refine.maximization import first_data_versus_prior
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
@@ -56,9 +57,13 @@ def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoR
             model.references = starts[0]
         mask = _mask(options, model, host)
         if options.auto_refine:
+            model.nr_particles_per_group = particles.particles_per_group(1)
+        # along the gradient the factor grows from 1
+        factor = 1.0 if options.gradient else options.tau2_fudge_factor
+        first_data_versus_prior(model, factor, fix_tau2=options.tau_spectrum not in ("", "None"))
+        if options.auto_refine:
             halves = [model, model.copy()]
-            for half, each in enumerate(halves, 1):
-                each.nr_particles_per_group = particles.particles_per_group(half)
+            halves[1].nr_particles_per_group = particles.particles_per_group(2)
             run: AutoRefinement | Classification = AutoRefinement(
                 options, host, particles, ctf, state, sampling, halves, mask
             )

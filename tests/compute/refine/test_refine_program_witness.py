@@ -32,6 +32,13 @@ def test_first_noise_spectra_are_those_of_release_3(serial_run: Run, d2_project:
     ours = noise_in(serial_run.out / "run_it000_half1_model.star")
     shells = slice(1, min(len(ours), len(theirs)))
     np.testing.assert_allclose(ours[shells], theirs[shells], rtol=1e-4)
+    signal = [star.read(p)["model_class_1"] for p in (
+        out / "run_it000_model.star", serial_run.out / "run_it000_half1_model.star")]  # fmt: skip
+    tau2 = [table.floats("rlnReferenceTau2") for table in signal]
+    np.testing.assert_allclose(tau2[1][:6], tau2[0][:6], rtol=1e-3)
+    halves = star.read(serial_run.out / "run_it001_data.star")["particles"].ints("rlnRandomSubset")
+    ratio = [table.floats("rlnSsnrMap")[:6] for table in signal]
+    np.testing.assert_allclose(ratio[1], ratio[0] * np.mean(halves == 1), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
