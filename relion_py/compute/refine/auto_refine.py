@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.clock import Stopwatch
-from relion_py.compute.refine.engine import FILTER_EDGE, Engine
+from relion_py.compute.refine.engine import Engine
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.halves import Halves, owner
 from relion_py.compute.refine.maximization import update_model
@@ -188,7 +187,8 @@ class AutoRefinement(Engine):
         self._update_models()
         self.update_helical_priors(self.models[0])
         if self.first_by_correlation and options.ini_high > 0:
-            self._filter_references()
+            for model in self.models:
+                self.filter_references(model)
         if options.flatten_solvent and not last:
             self.flatten()
         self._update_resolution()
@@ -234,10 +234,6 @@ class AutoRefinement(Engine):
             model.ave_pmax = self.models[0].ave_pmax
             model.data_vs_prior_class = self.models[0].data_vs_prior_class.copy()
         self.state.refs_are_ctf_corrected |= self.options.ctf
-
-    def _filter_references(self) -> None:
-        for model in self.models:
-            model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
 
     def write(self, raw: list[NDArray[np.float32] | None] | None = None) -> None:
         """The iteration's files; raw: the unregularised half maps of the last one, on their owners."""

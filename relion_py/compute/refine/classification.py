@@ -13,11 +13,10 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
-from relion_py.compute.refine.engine import FILTER_EDGE, Engine
+from relion_py.compute.refine.engine import Engine
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.halves import FIRST_PRIOR_SHELL, keep_spectra, reduce_grid
 from relion_py.compute.refine.maximization import update_model
@@ -256,9 +255,9 @@ class Classification(Engine):
 
     def _after_correlation(self) -> None:
         """The references are filtered again; where classes grow from one, the first becomes every class."""
-        model, resolution = self.models[0], self.options.ini_high
-        if resolution > 0:
-            model.references = [lowpass(v, self.pixel_size, resolution, FILTER_EDGE) for v in model.references]
+        model = self.models[0]
+        if self.options.ini_high > 0:
+            self.filter_references(model)
         if not self.options.grows_classes:
             return
         model.references = [model.references[0].copy() for _ in range(model.nr_classes)]

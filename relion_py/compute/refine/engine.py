@@ -28,6 +28,7 @@ from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
+from relion_py.compute.image.fourier import filter_profile, lowpass
 from relion_py.compute.image.masks import flatten_solvent
 from relion_py.compute.post.local_symmetry import Region, symmetrised
 from relion_py.compute.post.local_symmetry_files import read_regions
@@ -465,6 +466,7 @@ class Engine:
             adaptive_fraction=self.options.adaptive_fraction,
             maximum_significants=self.maximum_significants,
             correlate=self.by_correlation,
+            limited=self.options.strict_highres_exp > 0,
             residual=self.residual,
             sigma2_offset=model.sigma_offset**2,
             free_along=self.options.helical_symmetry,
@@ -591,6 +593,16 @@ class Engine:
         """The particles' file alone, by the first rank, as --skip_maximize asks for."""
         self.on_first_rank(lambda: outputs.write_data(names, self.particles.to_star()))
         self.job.say(f" Skipping the maximization: the particles are in {names.data}, stopping now...")
+
+    def filter_references(self, model: ModelState) -> None:
+        """Filters the model's references to --ini_high again; what is finer is not known, as scales shall see."""
+        resolution = self.options.ini_high
+        model.references = [lowpass(v, self.pixel_size, resolution, FILTER_EDGE) for v in model.references]
+        shells = np.arange(model.nr_shells, dtype=np.float64)
+        kept = filter_profile(shells, self.box, self.pixel_size, resolution, FILTER_EDGE) ** 2
+        model.data_vs_prior_class = model.data_vs_prior_class * kept
+        if not self.fixed_tau2:
+            model.tau2_class = model.tau2_class * kept
 
     def flatten(self) -> None:
         """Masks the references of all models; maps that were made helical, without a mask, have their tube already."""

@@ -34,6 +34,7 @@ class ExpectationSettings:
     adaptive_fraction: float = 0.999
     maximum_significants: int = -1
     correlate: bool = False  # first iteration by cross-correlation: the best pose alone counts
+    limited: bool = False  # --strict_highres_exp: the fine pass looks at the coarse pixels, and sums the fine ones
     residual: bool = False  # back-project images less their projections, for a step along the gradient
     sigma2_offset: float = 100.0  # A^2, of the Gaussian prior on offsets
     free_along: bool = False  # offsets along the first axis have no prior: along a helix
@@ -417,8 +418,9 @@ class Expectation:
         s, backend, batch = self.settings, self.backend, images.part(first, last)
         groups, mask, mask_start = found.part(first, last)
         v = self.sampling.shift_children
-        slices = self._slices(batch.fine, coarse=False)
-        weighted, ctf2 = self._weighted(batch, coarse=False)
+        fine = self._slices(batch.fine, coarse=False)
+        slices = self._slices(batch.coarse, coarse=False) if s.limited else fine
+        weighted, ctf2 = self._weighted(batch, coarse=s.limited)
         used = found.used[first:last]
         start = np.concatenate([[0], np.cumsum(used.sum(axis=1) * v)])
         who, shift_index = np.nonzero(used)
@@ -438,12 +440,12 @@ class Expectation:
         )
         row_weight, block_weight = backend.marginals(groups, group_ptr, weights, table, self.classes, slices)
         self.clock.lap("weights")
-        if s.correlate:  # the noise-weighted images after all, for the back-projection
+        if s.correlate or s.limited:  # the noise-weighted images and all pixels after all, for the back-projection
             weighted, ctf2 = self._ctf_terms(batch, batch.masked, batch.ctf, batch.fine, noise=True)
-            table = replace(table, rows=self._at_shifts(weighted, batch, rows, shifts, which, slices), ctf2=ctf2)
+            table = replace(table, rows=self._at_shifts(weighted, batch, rows, shifts, which, fine), ctf2=ctf2)
         unmasked, _ = self._ctf_terms(batch, batch.unmasked, batch.ctf, batch.fine, noise=True)
         signal, power = backend.sum_groups(
-            slices, plan, weights, table, unmasked, s.residual, self._accumulators, self.inv_sigma2.shape[1]
+            fine, plan, weights, table, unmasked, s.residual, self._accumulators, self.inv_sigma2.shape[1]
         )
         by_direction = block_weight.reshape(self.classes, -1)
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
@@ -506,7 +508,7 @@ class Expectation:
         if s.correlate:
             likelihood = chosen.score.astype(np.float64)
         else:
-            shells = slice(1, current + 1)
+            shells = slice(1, (batch.coarse.r_max if s.limited else current) + 1)
             inverse_of_shell = self.geometry.of_images(inverse)
             misfit = 0.5 * np.sum(batch.spectrum[:, shells] * inverse_of_shell[:, shells], axis=1)
             misfit += 0.5 * batch.spectrum[:, current + 1 :].sum(axis=1)
