@@ -155,18 +155,21 @@ class Classification(Engine):
         return np.sort(random.permutation(every)[:size])
 
     def _seeds(self) -> NDArray[np.int32] | None:
-        """The one class that each particle may have while several classes grow from one reference, or None.
+        """The one class that each particle may have while all classes are copies of one reference, or None.
 
-        By cross-correlation the first class alone is made; then each particle gets a random class once.
+        By cross-correlation the first class alone is made; then each particle gets a random class once, also where a
+        run is continued after that first iteration (in the reference its classes stay alike for ever).
         """
-        model, first = self.models[0], 1 + int(self.options.firstiter_cc)
-        if not self.options.grows_classes or self.state.iteration > first:
+        references = self.models[0].references
+        if self.options.gradient and self.state.iteration > 1 + int(self.options.firstiter_cc):
+            return None  # a class that was given up may be a copy for a while
+        if len(references) == 1 or not all(np.array_equal(each, references[0]) for each in references[1:]):
             return None
         n = len(self.particles)
         if self.first_by_correlation:
             return np.zeros(n, np.int32)
         random = np.random.default_rng([self.state.random_seed, 6])
-        return random.integers(0, model.nr_classes, n).astype(np.int32)
+        return random.integers(0, len(references), n).astype(np.int32)
 
     # ---- expectation ----
 

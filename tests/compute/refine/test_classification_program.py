@@ -122,6 +122,18 @@ def test_listed_references_are_classes_of_their_own_from_the_start(project):
     assert len(star.read(out / "run_it002_model.star")["model_classes"]) == 2
 
 
+def test_classes_differ_after_a_first_iteration_by_correlation_is_continued(project):
+    """That iteration leaves copies of one map; the next one makes them differ, here as in an unbroken run."""
+    words = ("--i", "Particles/particles.star", "--ref", "Particles/reference.mrc", "--K", "2", "--tau2_fudge", "4",
+             "--ini_high", "25", "--firstiter_cc", "--healpix_order", "1", "--sym", "C2", *COMMON)  # fmt: skip
+    first = refine(project, "cc_first", *words, "--iter", "1")
+    one, two = (read_map(first / f"run_it001_class00{k}.mrc")[0] for k in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    again = refine(project, "cc_again", "--continue", "cc_first/run_it001_optimiser.star", "--iter", "2")
+    one, two = (read_map(again / f"run_it002_class00{k}.mrc")[0] for k in (1, 2))
+    assert np.corrcoef(one.ravel(), two.ravel())[0, 1] < 0.995
+
+
 def test_images_as_references_of_a_2d_classification(project):
     """Averages of a finished run, listed in its model, keep their numbers; one image becomes all classes."""
     common = ("--i", "Particles/particles.star", "--tau2_fudge", "2", "--psi_step", "12", *COMMON)
