@@ -56,6 +56,7 @@ def check_run(options: RefineOptions, particles: ParticleSet) -> list[str]:
     collect(lambda: _helix(options, particles))
     collect(lambda: _output(options, particles))
     collect(lambda: _memory(options, particles))
+    collect(lambda: _norms(options, particles))
     collect(lambda: _halves(options, particles))
     if problems:
         raise UserError(" ".join(dict.fromkeys(problems)))
@@ -274,6 +275,15 @@ def _memory(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
         yield (
             f"--preread_images needs {_gigabytes(particles.preread_bytes)} and {_gigabytes(available)} "
             "of memory are free: run without it, with --scratch_dir if there is a fast local disc."
+        )
+
+
+def _norms(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    wrong = np.flatnonzero(particles.norm_correction <= 0)
+    if options.do_norm_correction and len(wrong):
+        yield (
+            f"{particles.table.path}: _rlnNormCorrection of {particles.image_name(int(wrong[0]))} is not positive: "
+            "remove the column, and it is found anew."
         )
 
 

@@ -74,6 +74,7 @@ class Batch:
     """Particles `index` (N,) that are treated together, their images (N, box, box), and how they are compared.
 
     geometry: that of all the images; distortion (2, 2): see `estep_numba.block_rotations`. images may be the device's.
+    means (N,): those of the images.
     """
 
     index: NDArray[np.int64]
@@ -82,6 +83,7 @@ class Batch:
     fine: DiscPixels
     geometry: ImageGeometry
     distortion: NDArray[np.float32]
+    means: NDArray[np.float64]
 
 
 @dataclass
@@ -414,14 +416,17 @@ class Engine:
         """Batches of parts: particles, how many at most, and how all of them are compared."""
         for part, size, coarse, fine, geometry, distortion in parts:
             for index, images in source.batches(self.particles, part, size, self.options, self.job.comm):
-                yield Batch(index, images, coarse, fine, geometry, distortion)
+                means = images.mean(axis=(1, 2), dtype=np.float64)
+                yield Batch(index, images, coarse, fine, geometry, distortion, means)
 
     def _run_batch(
         self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
     ) -> Assignments:
         p, index = self.particles, batch.index
         step.look_at(batch.geometry, batch.distortion)
-        prepared = self.preparation.prepare(step.backend, model, index, batch.images, batch.coarse, batch.fine)
+        prepared = self.preparation.prepare(
+            step.backend, model, index, batch.images, batch.means, batch.coarse, batch.fine
+        )
         step.clock.lap("images")
         if self.options.skip_align:
             step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
@@ -505,11 +510,10 @@ class Engine:
         )
 
     def _inverse_noise(self, model: ModelState) -> NDArray[np.float32]:
-        """1 / sigma2_noise (O, S), 0 at the origin and where no noise is known."""
+        """1 / sigma2_noise (O, S), 0 where no noise is known."""
         inverse = np.divide(
             1.0, model.sigma2_noise, out=np.zeros(model.sigma2_noise.shape), where=model.sigma2_noise > 0
         )
-        inverse[:, 0] = 0.0
         return inverse.astype(np.float32)
 
     def _matrices(self) -> NDArray[np.float64]:

@@ -184,6 +184,8 @@ class Expectation:
         # (K, 2) A: where offsets are expected; classes of 2D references have their own
         self.prior_offset = np.zeros((len(volumes), 2)) if prior_offset is None else prior_offset
         self._accumulators = backend.accumulators(sums.grids)
+        self._means = volumes[:, volumes.shape[1] // 2, volumes.shape[2] // 2, 0].real.astype(np.float64)
+        self._origins = np.zeros((len(volumes), 2))  # what is to be added to the grids' value and weight there
         self._pixels: dict[int, tuple[DiscPixels, tuple[Array, Array, Array]]] = {}
         self._dense: tuple[Groups, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._use(sampling)
@@ -196,7 +198,10 @@ class Expectation:
 
     def finish(self) -> None:
         """Brings what was back-projected into the sums."""
-        self.backend.collect(self._accumulators, self.sums.grids)
+        grids = self.sums.grids
+        self.backend.collect(self._accumulators, grids)
+        grids[:, grids.shape[1] // 2, grids.shape[2] // 2, 0, ::2] += self._origins
+        self._origins[:] = 0.0
 
     def look_at(self, geometry: ImageGeometry, distortion: NDArray[np.float32]) -> None:
         """The next batches' images have this geometry, and a magnification that is undone by `distortion` (2, 2)."""
@@ -451,9 +456,25 @@ class Expectation:
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
             by_direction = by_direction.sum(axis=1, keepdims=True)
         self.sums.pdf_direction += by_direction
+        self._sum_origins(batch, rows, row_weight)
         members = np.arange(first, last)
         self._keep(batch, members, groups, chosen, weights, start, rows, shifts[which], row_weight, signal, power, best)
         self.clock.lap("sums")
+
+    def _sum_origins(self, batch: PreparedImages, rows: NDArray, row_weight: NDArray) -> None:
+        """Back-projects the images' means, which are the same at all orientations and shifts (K, R) of the rows (R,).
+
+        They are not compared with the references', but a map without them would have the mean 0 (RELION:
+        acc_ml_optimiser_impl.h, storeWeightedSums, where the origin's weight is set back).
+        """
+        if batch.origin is None:
+            return
+        value, ctf = batch.origin.T
+        inverse = self.inv_sigma2[batch.optics, 0]
+        for k, weight in enumerate(row_weight):
+            each = np.bincount(rows, weight, len(batch)) * inverse * ctf
+            rest = value - ctf * self._means[k] if self.settings.residual else value
+            self._origins[k] += each @ rest, each @ ctf
 
     def _keep(
         self, batch: PreparedImages, members: NDArray, groups: Groups, chosen: Best, weights: Array,

@@ -44,9 +44,9 @@ def remove_column(label: str) -> None:
     star.write("particles.star", tables)
 
 
-def add_column(label: str) -> None:
+def add_column(label: str, values: list[str] | None = None) -> None:
     tables = star.read("particles.star")
-    tables["particles"].set(label, tables["particles"].strings("rlnImageName"))
+    tables["particles"].set(label, values or tables["particles"].strings("rlnImageName"))
     star.write("particles.star", tables)
 
 
@@ -133,6 +133,11 @@ MISTAKES: dict[str, tuple[Change, dict[str, object], str]] = {
     ),
     "too few images": (lambda: stack_with(np.zeros((11, BOX, BOX))), {}, "asks for image 12 of"),
     "no CTF column": (lambda: remove_column("rlnDefocusU"), {}, "has no column _rlnDefocusU"),
+    "norm correction": (
+        lambda: add_column("rlnNormCorrection", ["1"] * 23 + ["0"]),
+        {"norm": True},
+        "is not positive: remove the column",
+    ),
     "no box": (lambda: set_optics("rlnImageSize", "0"), {}, "has no _rlnImageSize"),
     "odd box": (lambda: set_optics("rlnImageSize", "33"), {}, "the box of 33 pixels is odd"),
     "other images to reconstruct": (

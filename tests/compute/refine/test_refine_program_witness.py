@@ -67,7 +67,7 @@ def test_release_3_postprocesses_the_half_maps(serial_run: Run, d2_project: Path
     table = star.read(d2_project / "post/run.star")
     curve = np.array(table["fsc"].floats("rlnFourierShellCorrelationUnmaskedMaps"))
     ours = shell_correlation(*(serial_run.map(f"run_half{h}_class001_unfil.mrc") for h in (1, 2)))
-    np.testing.assert_allclose(curve[1:14], ours[1:14], atol=0.02)
+    np.testing.assert_allclose(curve[1:14], ours[1:14], atol=0.03)
 
 
 def test_release_3_reconstructs_the_map_from_the_poses(serial_run: Run, d2_project: Path) -> None:
@@ -99,13 +99,15 @@ def test_a_run_of_release_3_is_continued_here_or_refused_with_a_sentence(d2_proj
     assert run.status == 0 or run.sentence()
 
 
-def test_the_directions_and_their_picture_are_those_of_release_3(d2_project: Path) -> None:
-    """One coarse iteration of both: the same rows of _sampling.star; its picture of its own distribution is ours."""
+def test_directions_their_picture_and_the_map_are_those_of_release_3(d2_project: Path) -> None:
+    """One coarse iteration of both: the same rows of _sampling.star and the same map, whose mean comes from the images'
+    means; its picture of its own distribution is ours."""
     words = [*usual_without(
         "--auto_refine", "--split_random_halves", "--low_resol_join_halves", "--auto_local_healpix_order", "--pool",
         "--healpix_order", "--oversampling", "--offset_range", "--dont_combine_weights_via_disc",
-    ), "--healpix_order", "1", "--oversampling", "0", "--offset_range", "2", "--iter", "1"]  # fmt: skip
-    out = old_relion(d2_project, "old_directions", words, "run_it001_optimiser.star", 60)
+    ), "--healpix_order", "1", "--oversampling", "0", "--offset_range", "2", "--iter", "1",
+        "--perturb", "0", "--offset", "1000"]  # fmt: skip
+    out = old_relion(d2_project, "old_directions", [*words, "--ctf_corrected_ref"], "run_it001_optimiser.star", 60)
     ours = refined(d2_project, "directions", usual=words)
     names = ("run_it001_sampling.star", "run_it001_model.star", "run_it001_class001_angdist.bild")
     theirs, mine = (star.read(where / names[0])["sampling_directions"] for where in (out, ours.out))
@@ -121,3 +123,6 @@ def test_the_directions_and_their_picture_are_those_of_release_3(d2_project: Pat
     for row, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose([float(x) for x in row[1:]], [float(x) for x in wanted[1:]], rtol=1e-3, atol=2e-3)
     assert (ours.out / names[2]).read_text().count(".cylinder") > 2
+    maps = [np.array(mrcfile.read(where / "run_it001_class001.mrc"), np.float64) for where in (out, ours.out)]
+    assert np.corrcoef(maps[0].ravel(), maps[1].ravel())[0, 1] > 0.999
+    assert maps[1].mean() == pytest.approx(maps[0].mean(), rel=0.015)
