@@ -50,6 +50,7 @@ def _refine(words: list[str], job: Job) -> None:
     from relion_py.compute.refine import outputs, source, start
     from relion_py.compute.refine.checks import check_run
     from relion_py.compute.refine.data import ParticleSet
+    from relion_py.compute.refine.reference import look_at_references
 
     values, old = dict(arguments.values), None
     if "--gpu" in arguments.given and not arguments.text("--gpu").strip():
@@ -61,7 +62,7 @@ def _refine(words: list[str], job: Job) -> None:
         )
         particles = ParticleSet.read(old.data)
     else:
-        options = RefineOptions.from_args(values, arguments.command_line, arguments.given)
+        options = look_at_references(RefineOptions.from_args(values, arguments.command_line, arguments.given))
         particles = ParticleSet.read(options.particles)
     if options.verb == 0:
         job = _Quiet(job.directory, job.comm)

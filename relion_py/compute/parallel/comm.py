@@ -261,10 +261,12 @@ def communicator() -> Communicator:
     if started == 0:
         return SerialComm()
     try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
+        MPI = _library()
+    except (ImportError, RuntimeError, UserError) as error:
         if started == 1:
             return SerialComm()
+        if isinstance(error, UserError):
+            raise
         reason = str(error).splitlines()[0] if str(error) else "mpi4py cannot be loaded"
         raise UserError(
             f"The launcher started {started} processes, but no MPI library can be loaded ({reason}): install "
@@ -272,14 +274,42 @@ def communicator() -> Communicator:
         ) from None
     size = MPI.COMM_WORLD.Get_size()
     if size == 1 and started > 1:
-        library = " ".join(MPI.Get_library_version().splitlines()[0].split())
         raise UserError(
             f"mpirun started {started} separate programs instead of one with {started} ranks: the launcher "
-            f"and the MPI library ({library}) do not belong together; use the mpirun of that library."
+            f"and the MPI library ({_version(MPI)}) do not belong together; use the mpirun of that library."
         )
     if size == 1:
         return SerialComm()
     return MpiComm(MPI.COMM_WORLD)
+
+
+def _library() -> Any:
+    """mpi4py's MPI, begun. UserError if Open MPI's launcher started a program with another library.
+
+    That library would end the program in MPI_Init, with a message about its launcher's protocol.
+    """
+    if not any(name.startswith("OMPI_") for name in (*_SIZE_VARIABLES, *_RANK_VARIABLES) if name in os.environ):
+        from mpi4py import MPI
+
+        return MPI
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = True
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        if "Open MPI" not in MPI.Get_library_version():
+            raise UserError(
+                f"This mpirun is Open MPI's, but the MPI library is {_version(MPI)}: use the mpirun of that library "
+                f"({os.path.join(os.path.dirname(sys.executable), 'mpirun')} if it was installed with this program)."
+            )
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    return MPI
+
+
+def _version(mpi: Any) -> str:
+    return " ".join(mpi.Get_library_version().splitlines()[0].split())
 
 
 def abort_all_on_error(comm: Communicator) -> Callable[[], None]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.engine import Engine
@@ -19,7 +18,6 @@ from relion_py.compute.refine.halves import Halves, owner
 from relion_py.compute.refine.maximization import update_model
 from relion_py.compute.refine.model import NO_PRIOR
 from relion_py.compute.refine.projector import FourierReference
-from relion_py.compute.refine.solvent import FILTER_EDGE
 
 
 @dataclass
@@ -70,7 +68,8 @@ class AutoRefinement(Engine):
             self.models[1].accuracy_rot = self.models[0].accuracy_rot.copy()
             self.models[1].accuracy_trans = self.models[0].accuracy_trans.copy()
             self.models[1].orientability_contrib = self.models[0].orientability_contrib
-        if state.iteration > 1 and not last:
+        if state.iteration > 1:
+            # in the last iteration, too: angles may be known better by now than when they seemed fine enough
             self._update_sampling()
         # the coarse size follows the angular step
         sizes = convergence.image_sizes(self.models[0], self.sampling, state, self.options, last)
@@ -195,7 +194,8 @@ class AutoRefinement(Engine):
         self._update_models()
         self.update_helical_priors(self.models[0])
         if self.first_by_correlation and options.ini_high > 0:
-            self._filter_references()
+            for model in self.models:
+                self.filter_references(model)
         if options.flatten_solvent and not last:
             self.flatten()
         self._update_resolution()
@@ -241,10 +241,6 @@ class AutoRefinement(Engine):
             model.ave_pmax = self.models[0].ave_pmax
             model.data_vs_prior_class = self.models[0].data_vs_prior_class.copy()
         self.state.refs_are_ctf_corrected |= self.options.ctf
-
-    def _filter_references(self) -> None:
-        for model in self.models:
-            model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
 
     def write(self, raw: list[NDArray[np.float32] | None] | None = None) -> None:
         """The iteration's files; raw: the unregularised half maps of the last one, on their owners."""

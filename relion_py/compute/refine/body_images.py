@@ -66,6 +66,7 @@ class BodyPreparation(ImagePreparation):
         model: ModelState,
         index: NDArray[np.int64],
         images: Array,
+        means: NDArray[np.float64],
         coarse: DiscPixels,
         fine: DiscPixels,
     ) -> PreparedImages:
@@ -105,6 +106,8 @@ class BodyPreparation(ImagePreparation):
             self.noise(model, index, geometry),
             None,
         )
+        if self.options.reconstruct_subtracted:
+            means = subtracted.mean(axis=(1, 2), dtype=np.float64)
         unmasked, masked, spectrum = backend.transform_images(subtracted, *how)
         if not self.options.reconstruct_subtracted:  # the whole particle is back-projected
             unmasked = backend.transform_images(images, *how)[0]
@@ -126,6 +129,7 @@ class BodyPreparation(ImagePreparation):
             coarse=coarse,
             coarse_in_fine=coarse.positions_in(fine),
             scale_shells=np.zeros(model.nr_shells, np.bool_),
+            origin=np.stack([means * factor, ctf[:, 0]], axis=1),
         )
 
     def _residual(self, body: int, index: NDArray[np.int64]) -> NDArray[np.float64]:

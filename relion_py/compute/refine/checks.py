@@ -22,11 +22,12 @@ from relion_py.compute.io.particles import OpticsGroup
 from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.options import RefineOptions
-from relion_py.compute.refine.reference import SAME_PIXEL_SIZE
+from relion_py.compute.refine.reference import SAME_PIXEL_SIZE, file_of_reference
 
 _GIGABYTE = 1024**3
 _MINIMUM_BOX = 16  # pixels
 _CTF_COLUMNS = ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle")
+"""The first is needed; without the others the CTF has no astigmatism (ctf.cpp, readByGroup)."""
 _FEW_PARTICLES = 10  # per scale group
 _BYTES_PER_PARTICLE_ROW = 600  # of _data.star
 
@@ -55,7 +56,8 @@ def check_run(options: RefineOptions, particles: ParticleSet) -> list[str]:
     collect(lambda: _helix(options, particles))
     collect(lambda: _output(options, particles))
     collect(lambda: _memory(options, particles))
-    collect(lambda: _halves(particles))
+    collect(lambda: _norms(options, particles))
+    collect(lambda: _halves(options, particles))
     if problems:
         raise UserError(" ".join(dict.fromkeys(problems)))
     return list(_notes(options, particles))
@@ -103,6 +105,11 @@ def _group_features(group: OpticsGroup, path: str) -> Iterator[str]:
 def _stacks(particles: ParticleSet) -> Iterator[str]:
     """Every stack exists, is whole, has square images of the right size and as many as are asked for."""
     table = particles.table
+    if "rlnReconstructImageName" in table:
+        yield (
+            f"{table.path} has a column _rlnReconstructImageName, other images for the last reconstruction, which are "
+            "not in this release: remove the column to reconstruct from the images that are refined."
+        )
     box_of_stack = np.zeros(len(table.stacks), dtype=np.int64)
     box_of_stack[table.stack_index] = particles.boxes
     missing: list[str] = []
@@ -134,14 +141,15 @@ def _stacks(particles: ParticleSet) -> Iterator[str]:
 
 def _ctf(particles: ParticleSet) -> Iterator[str]:
     table = particles.table
-    absent = [label for label in _CTF_COLUMNS if label not in table]
-    if absent:
+    if _CTF_COLUMNS[0] not in table:
         yield (
-            f"{table.path} has no column _{', _'.join(absent)}: estimate the CTF and extract the particles "
+            f"{table.path} has no column _{_CTF_COLUMNS[0]}: estimate the CTF and extract the particles "
             "again, or leave --ctf out."
         )
         return
     for label in _CTF_COLUMNS:
+        if label not in table:
+            continue
         bad = np.flatnonzero(~np.isfinite(table.floats(label)))
         if len(bad):
             yield f"{table.path}: _{label} of {particles.image_name(int(bad[0]))} is not a number."
@@ -156,10 +164,8 @@ def _ctf(particles: ParticleSet) -> Iterator[str]:
 
 
 def _maps(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
-    if options.reference not in ("", "None"):
-        yield from _map(options.reference, "reference", "--ref")
-        if os.path.exists(options.reference):
-            yield from _reference_size(options, particles)
+    for name in options.reference_names:
+        yield from _reference(name, options, particles)
     if options.has_solvent_mask:
         yield from _map(options.solvent_mask, "solvent mask", "--solvent_mask")
     if options.has_level_mask:
@@ -189,29 +195,32 @@ def _map(path: str, what: str, flag: str) -> Iterator[str]:
         yield f"The {what} {path} is {header.nx} x {header.ny} x {header.nz}; it must be a cube."
 
 
-def _reference_size(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
-    header = read_header(options.reference)
+def _reference(name: str, options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    path = file_of_reference(name)
+    if not os.path.exists(path):
+        yield f"The reference {path} does not exist: name another with --ref."
+        return
+    header = read_header(path)
+    check_size(header)
+    nx, ny, nz = header.nx, header.ny, header.nz
+    if options.reference_dimensions == 3 and not nx == ny == nz:
+        yield f"The reference {name} is {nx} x {ny} x {nz}; it must be a cube."
+        return
     own = options.ref_angpix if options.ref_angpix > 0 else header.pixel_size
     if own <= 0:
-        yield f"The header of {options.reference} has no pixel size: give it with --ref_angpix, in A."
+        yield f"The header of {name} has no pixel size: give it with --ref_angpix, in A."
         return
-    differs = abs(own - particles.pixel_size) > SAME_PIXEL_SIZE or header.nx != particles.box_size
+    differs = abs(own - particles.pixel_size) > SAME_PIXEL_SIZE or nx != particles.box_size
     if differs and not options.trust_ref_size:
         yield (
-            f"The reference {options.reference} has {header.nx} pixels of {own:g} A and the particles "
+            f"The reference {name} has {nx} pixels of {own:g} A and the particles "
             f"{particles.box_size} of {particles.pixel_size:g} A: add --trust_ref_size to have it rescaled."
         )
 
 
 def _diameter(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
-    length = min(group.box_size * group.pixel_size for group in particles.table.optics_groups)
     diameter = options.mask_diameter(particles.box_size, particles.pixel_size)
-    if diameter > length:
-        yield (
-            f"--particle_diameter of {diameter:g} A does not fit into the box of {length:g} A: "
-            "give a smaller one, or extract the particles with a larger box."
-        )
-    elif diameter < 4 * particles.pixel_size:
+    if diameter < 4 * particles.pixel_size and particles.box_size > 0:
         yield f"--particle_diameter of {diameter:g} A is less than four pixels: give a larger one, in A."
 
 
@@ -273,8 +282,17 @@ def _memory(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
         )
 
 
-def _halves(particles: ParticleSet) -> Iterator[str]:
-    if len(particles) < 2:
+def _norms(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    wrong = np.flatnonzero(particles.norm_correction <= 0)
+    if options.do_norm_correction and len(wrong):
+        yield (
+            f"{particles.table.path}: _rlnNormCorrection of {particles.image_name(int(wrong[0]))} is not positive: "
+            "remove the column, and it is found anew."
+        )
+
+
+def _halves(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
+    if len(particles) < 2 and options.auto_refine:
         yield f"{particles.table.path} has one particle; auto-refinement needs at least one in each half."
 
 
@@ -282,6 +300,13 @@ def _notes(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
     if options.preread_images:
         size = _gigabytes(particles.preread_bytes)
         yield f"Reading all {len(particles)} particles into memory takes {size}."
+    length = min(group.box_size * group.pixel_size for group in particles.table.optics_groups)
+    diameter = options.mask_diameter(particles.box_size, particles.pixel_size)
+    if diameter > length:
+        yield (
+            f"WARNING: --particle_diameter of {diameter:g} A does not fit into the box of {length:g} A, so that no "
+            "solvent is masked: give a smaller one, or extract the particles with a larger box."
+        )
     few = int((particles.particles_per_group() < _FEW_PARTICLES).sum())
     if few and options.do_scale_correction and particles.nr_groups > 1:
         yield (

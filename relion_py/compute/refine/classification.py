@@ -13,7 +13,6 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
-from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
@@ -24,7 +23,6 @@ from relion_py.compute.refine.maximization import update_model
 from relion_py.compute.refine.model import healpix_angular_step
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.reconstruct import ShellSpectra, reconstruct, update_tau2
-from relion_py.compute.refine.solvent import FILTER_EDGE
 
 SUBSET_PARTICLES = {2: 100, 3: 1500}
 """Particles per class in the first iterations with --fast_subsets, by the dimension of the references."""
@@ -157,18 +155,21 @@ class Classification(Engine):
         return np.sort(random.permutation(every)[:size])
 
     def _seeds(self) -> NDArray[np.int32] | None:
-        """The one class that each particle may have while several classes grow from one reference, or None.
+        """The one class that each particle may have while all classes are copies of one reference, or None.
 
-        By cross-correlation the first class alone is made; then each particle gets a random class once.
+        By cross-correlation the first class alone is made; then each particle gets a random class once, also where a
+        run is continued after that first iteration (in the reference its classes stay alike for ever).
         """
-        model, first = self.models[0], 1 + int(self.options.firstiter_cc)
-        if model.nr_classes == 1 or not self.options.has_reference or self.state.iteration > first:
+        references = self.models[0].references
+        if self.options.gradient and self.state.iteration > 1 + int(self.options.firstiter_cc):
+            return None  # a class that was given up may be a copy for a while
+        if len(references) == 1 or not all(np.array_equal(each, references[0]) for each in references[1:]):
             return None
         n = len(self.particles)
         if self.first_by_correlation:
             return np.zeros(n, np.int32)
         random = np.random.default_rng([self.state.random_seed, 6])
-        return random.integers(0, model.nr_classes, n).astype(np.int32)
+        return random.integers(0, len(references), n).astype(np.int32)
 
     # ---- expectation ----
 
@@ -251,6 +252,8 @@ class Classification(Engine):
         self.impose_local_symmetry()
         if self.options.center_classes:
             self._center_classes()
+        if self.dimensions == 2 and not self.options.gradient:
+            self.on_first_rank(lambda: outputs.write_unmasked_averages(self.options.output_root, self.models[0]))
         if self.options.flatten_solvent:
             self.flatten()
         self._update_resolution()
@@ -259,11 +262,11 @@ class Classification(Engine):
         self.clock.lap("writing")
 
     def _after_correlation(self) -> None:
-        """The first class, filtered again, becomes every class."""
+        """The references are filtered again; where classes grow from one, the first becomes every class."""
         model = self.models[0]
         if self.options.ini_high > 0:
-            model.references[0] = lowpass(model.references[0], self.pixel_size, self.options.ini_high, FILTER_EDGE)
-        if self.dimensions == 2:
+            self.filter_references(model)
+        if not self.options.grows_classes:
             return
         model.references = [model.references[0].copy() for _ in range(model.nr_classes)]
         for spectra in (model.tau2_class, model.data_vs_prior_class, model.sigma2_class):

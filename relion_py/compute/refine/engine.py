@@ -28,6 +28,7 @@ from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
+from relion_py.compute.image.fourier import filter_profile, lowpass
 from relion_py.compute.post.local_symmetry import Region, symmetrised
 from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.refine import convergence, helical, outputs, source
@@ -48,7 +49,7 @@ from relion_py.compute.refine.preparation import ImagePreparation
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.reference import read_solvent_mask
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
-from relion_py.compute.refine.solvent import SolventMasks
+from relion_py.compute.refine.solvent import FILTER_EDGE, SolventMasks
 
 ACCURACY_TRIALS = {3: 100, 2: 10}
 """Particles on which the accuracy of angles and offsets is estimated, by the dimension of the references."""
@@ -74,6 +75,7 @@ class Batch:
     """Particles `index` (N,) that are treated together, their images (N, box, box), and how they are compared.
 
     geometry: that of all the images; distortion (2, 2): see `estep_numba.block_rotations`. images may be the device's.
+    means (N,): those of the images.
     """
 
     index: NDArray[np.int64]
@@ -82,6 +84,7 @@ class Batch:
     fine: DiscPixels
     geometry: ImageGeometry
     distortion: NDArray[np.float32]
+    means: NDArray[np.float64]
 
 
 @dataclass
@@ -169,8 +172,10 @@ class Engine:
         return CudaBackend(first.device, threads, check, first.budget, partners)
 
     def _new_grid(self) -> Sampling:
-        """The coarse grid of orientations that the sampling says, not perturbed."""
-        return grid_of(self.sampling)
+        """The coarse grid of orientations that the sampling says, not perturbed; its directions go into the files."""
+        grid = grid_of(self.sampling)
+        self.sampling.directions = np.column_stack(grid.directions())
+        return grid
 
     @contextmanager
     def working(self, total: int) -> Iterator[tuple[Backend, Callable[[int], None]]]:
@@ -416,14 +421,17 @@ class Engine:
         """Batches of parts: particles, how many at most, and how all of them are compared."""
         for part, size, coarse, fine, geometry, distortion in parts:
             for index, images in source.batches(self.particles, part, size, self.options, self.job.comm):
-                yield Batch(index, images, coarse, fine, geometry, distortion)
+                means = images.mean(axis=(1, 2), dtype=np.float64)
+                yield Batch(index, images, coarse, fine, geometry, distortion, means)
 
     def _run_batch(
         self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
     ) -> Assignments:
         p, index = self.particles, batch.index
         step.look_at(batch.geometry, batch.distortion)
-        prepared = self.preparation.prepare(step.backend, model, index, batch.images, batch.coarse, batch.fine)
+        prepared = self.preparation.prepare(
+            step.backend, model, index, batch.images, batch.means, batch.coarse, batch.fine
+        )
         step.clock.lap("images")
         if self.options.skip_align:
             step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
@@ -468,6 +476,7 @@ class Engine:
             adaptive_fraction=self.options.adaptive_fraction,
             maximum_significants=self.maximum_significants,
             correlate=self.by_correlation,
+            limited=self.options.strict_highres_exp > 0,
             residual=self.residual,
             sigma2_offset=model.sigma_offset**2,
             free_along=self.options.helical_symmetry,
@@ -510,11 +519,10 @@ class Engine:
         )
 
     def _inverse_noise(self, model: ModelState) -> NDArray[np.float32]:
-        """1 / sigma2_noise (O, S), 0 at the origin and where no noise is known."""
+        """1 / sigma2_noise (O, S), 0 where no noise is known."""
         inverse = np.divide(
             1.0, model.sigma2_noise, out=np.zeros(model.sigma2_noise.shape), where=model.sigma2_noise > 0
         )
-        inverse[:, 0] = 0.0
         return inverse.astype(np.float32)
 
     def _matrices(self) -> NDArray[np.float64]:
@@ -598,6 +606,16 @@ class Engine:
         """The particles' file alone, by the first rank, as --skip_maximize asks for."""
         self.on_first_rank(lambda: outputs.write_data(names, self.particles.to_star()))
         self.job.say(f" Skipping the maximization: the particles are in {names.data}, stopping now...")
+
+    def filter_references(self, model: ModelState) -> None:
+        """Filters the model's references to --ini_high again; what is finer is not known, as scales shall see."""
+        resolution = self.options.ini_high
+        model.references = [lowpass(v, self.pixel_size, resolution, FILTER_EDGE) for v in model.references]
+        shells = np.arange(model.nr_shells, dtype=np.float64)
+        kept = filter_profile(shells, self.box, self.pixel_size, resolution, FILTER_EDGE) ** 2
+        model.data_vs_prior_class = model.data_vs_prior_class * kept
+        if not self.fixed_tau2:
+            model.tau2_class = model.tau2_class * kept
 
     def flatten(self) -> None:
         """Masks the references of all models; maps that were made helical, without a mask, have their tube already."""

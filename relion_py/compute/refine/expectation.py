@@ -36,6 +36,7 @@ class ExpectationSettings:
     adaptive_fraction: float = 0.999
     maximum_significants: int = -1
     correlate: bool = False  # first iteration by cross-correlation: the best pose alone counts
+    limited: bool = False  # --strict_highres_exp: the fine pass looks at the coarse pixels, and sums the fine ones
     residual: bool = False  # back-project images less their projections, for a step along the gradient
     sigma2_offset: float = 100.0  # A^2, of the Gaussian prior on offsets
     free_along: bool = False  # offsets along the first axis have no prior: along a helix
@@ -185,6 +186,8 @@ class Expectation:
         # (K, 2) A: where offsets are expected; classes of 2D references have their own
         self.prior_offset = np.zeros((len(volumes), 2)) if prior_offset is None else prior_offset
         self._accumulators = backend.accumulators(sums.grids)
+        self._means = volumes[:, volumes.shape[1] // 2, volumes.shape[2] // 2, 0].real.astype(np.float64)
+        self._origins = np.zeros((len(volumes), 2))  # what is to be added to the grids' value and weight there
         self._pixels: dict[int, tuple[DiscPixels, tuple[Array, Array, Array]]] = {}
         self._dense: tuple[Groups, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._use(sampling)
@@ -197,7 +200,10 @@ class Expectation:
 
     def finish(self) -> None:
         """Brings what was back-projected into the sums."""
-        self.backend.collect(self._accumulators, self.sums.grids)
+        grids = self.sums.grids
+        self.backend.collect(self._accumulators, grids)
+        grids[:, grids.shape[1] // 2, grids.shape[2] // 2, 0, ::2] += self._origins
+        self._origins[:] = 0.0
 
     def look_at(self, geometry: ImageGeometry, distortion: NDArray[np.float32]) -> None:
         """The next batches' images have this geometry, and a magnification that is undone by `distortion` (2, 2)."""
@@ -418,8 +424,9 @@ class Expectation:
         s, backend, batch = self.settings, self.backend, images.part(first, last)
         groups, mask, mask_start = found.part(first, last)
         v = self.sampling.shift_children
-        slices = self._slices(batch.fine, coarse=False)
-        weighted, ctf2 = self._weighted(batch, coarse=False)
+        fine = self._slices(batch.fine, coarse=False)
+        slices = self._slices(batch.coarse, coarse=False) if s.limited else fine
+        weighted, ctf2 = self._weighted(batch, coarse=s.limited)
         used = found.used[first:last]
         start = np.concatenate([[0], np.cumsum(used.sum(axis=1) * v)])
         who, shift_index = np.nonzero(used)
@@ -439,20 +446,36 @@ class Expectation:
         )
         row_weight, block_weight = backend.marginals(groups, group_ptr, weights, table, self.classes, slices)
         self.clock.lap("weights")
-        if s.correlate:  # the noise-weighted images after all, for the back-projection
+        if s.correlate or s.limited:  # the noise-weighted images and all pixels after all, for the back-projection
             weighted, ctf2 = self._ctf_terms(batch, batch.masked, batch.ctf, batch.fine, noise=True)
-            table = replace(table, rows=self._at_shifts(weighted, batch, rows, shifts, which, slices), ctf2=ctf2)
+            table = replace(table, rows=self._at_shifts(weighted, batch, rows, shifts, which, fine), ctf2=ctf2)
         unmasked, _ = self._ctf_terms(batch, batch.unmasked, batch.ctf, batch.fine, noise=True)
         signal, power = backend.sum_groups(
-            slices, plan, weights, table, unmasked, s.residual, self._accumulators, self.inv_sigma2.shape[1]
+            fine, plan, weights, table, unmasked, s.residual, self._accumulators, self.inv_sigma2.shape[1]
         )
         by_direction = block_weight.reshape(self.classes, -1)
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
             by_direction = by_direction.sum(axis=1, keepdims=True)
         self.sums.pdf_direction += by_direction
+        self._sum_origins(batch, rows, row_weight)
         members = np.arange(first, last)
         self._keep(batch, members, groups, chosen, weights, start, rows, shifts[which], row_weight, signal, power, best)
         self.clock.lap("sums")
+
+    def _sum_origins(self, batch: PreparedImages, rows: NDArray, row_weight: NDArray) -> None:
+        """Back-projects the images' means, which are the same at all orientations and shifts (K, R) of the rows (R,).
+
+        They are not compared with the references', but a map without them would have the mean 0 (RELION:
+        acc_ml_optimiser_impl.h, storeWeightedSums, where the origin's weight is set back).
+        """
+        if batch.origin is None:
+            return
+        value, ctf = batch.origin.T
+        inverse = self.inv_sigma2[batch.optics, 0]
+        for k, weight in enumerate(row_weight):
+            each = np.bincount(rows, weight, len(batch)) * inverse * ctf
+            rest = value - ctf * self._means[k] if self.settings.residual else value
+            self._origins[k] += each @ rest, each @ ctf
 
     def _keep(
         self, batch: PreparedImages, members: NDArray, groups: Groups, chosen: Best, weights: Array,
@@ -510,7 +533,7 @@ class Expectation:
         if s.correlate:
             likelihood = chosen.score.astype(np.float64)
         else:
-            shells = slice(1, current + 1)
+            shells = slice(1, (batch.coarse.r_max if s.limited else current) + 1)
             inverse_of_shell = self.geometry.of_images(inverse)
             misfit = 0.5 * np.sum(batch.spectrum[:, shells] * inverse_of_shell[:, shells], axis=1)
             misfit += 0.5 * batch.spectrum[:, current + 1 :].sum(axis=1)

@@ -10,7 +10,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.masks import mask_outside, mask_outside_tubes, tube_mask
 from relion_py.compute.parallel.comm import Communicator
@@ -114,15 +113,13 @@ class _Power:
         np.add.at(self.counts, groups, 1.0)
 
     def spectra(self, comm: Communicator) -> NDArray[np.float64]:
-        """The noise (O, S), from the images of all ranks."""
+        """The noise (O, S), from the images of all ranks; zero for an optics group without particles."""
         for array in (self.power, self.counts, *self.images.values()):
             comm.allreduce_sum(array)
-        if (self.counts == 0).any():
-            raise UserError("Some optics group has no particles; remove it from the table data_optics.")
         of_average = np.zeros_like(self.power)
         for look, total in self.images.items():
             geometry, groups = self.geometries[look], self.first_alike == look
-            power = power_of_average(total / self.counts[groups].sum())
+            power = power_of_average(total / max(self.counts[groups].sum(), 1.0))
             of_average[groups] = geometry.gain**2 * geometry.mean_in_reference(power[None])
         return initial_noise(self.power, self.counts, of_average)
 

@@ -49,6 +49,12 @@ class DiscPixels:
         kx, ky = kx[keep].astype(np.int32), ky[keep].astype(np.int32)
         return cls(kx, ky, np.rint(np.sqrt(squared[keep])).astype(np.int32), r_max)
 
+    @classmethod
+    def origin(cls) -> DiscPixels:
+        """The one pixel that no disc has."""
+        zero = np.zeros(1, np.int32)
+        return cls(zero, zero, zero, 0)
+
     @property
     def size(self) -> int:
         """Number of pixels P."""
@@ -72,6 +78,7 @@ class PreparedImages:
     turn (N, 2): cosine and sine of the angle of the frame of old_offset and of the shifts to be searched, see
     `helical.to_frame`; None: that of the image.
     masked, unmasked and ctf are where the backend has its arrays.
+    origin (N, 2): what unmasked and ctf are at the origin, which is not in the disc; None: it is left out of the sums.
     """
 
     index: NDArray[np.int64]
@@ -89,6 +96,7 @@ class PreparedImages:
     coarse_in_fine: NDArray[np.int64]
     scale_shells: NDArray[np.bool_]
     turn: NDArray[np.float64] | None = None
+    origin: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.index)

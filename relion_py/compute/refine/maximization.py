@@ -11,6 +11,7 @@ import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
+from relion_py.compute.image.fourier import power_spectrum
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.optics import half_plane_pixels
@@ -77,10 +78,12 @@ def _new_noise(model: ModelState, sums: WeightedSums, shell_pixels: NDArray[np.i
     for o, weight in enumerate(sums.sumw_group):
         if weight > 0 and sums.sigma2_noise[o].any():
             noise[o] = sums.sigma2_noise[o] / (2.0 * weight * np.maximum(shell_pixels[o], 1))
-            # empty shells take their neighbour's value; shell 0 is never used
+            # empty shells take their neighbour's value
             for s in range(1, len(noise[o])):
                 if noise[o, s] < 1e-14:
                     noise[o, s] = noise[o, s - 1]
+            # the mean of the images is not compared; a value all the same, for RELION goes on from what is in the file
+            noise[o, 0] = noise[o, 1]
     return noise
 
 
@@ -143,3 +146,26 @@ def initial_noise(
             if len(below) or len(above):
                 noise[o, s] = noise[o, below[-1] if len(below) else above[0]]
     return noise
+
+
+def first_data_versus_prior(model: ModelState, tau2_fudge: float, *, fix_tau2: bool = False) -> None:
+    """What is known before the first iteration: the signal of the references over the noise, in place.
+
+    Sets tau2_class (unless fix_tau2) to tau2_fudge times the power of the references, and data_vs_prior_class to how
+    well the model's particles determine it: the size of the first images without --ini_high, and the shells from which
+    scales are measured, follow from it. Source: ml_model.cpp, initialiseDataVersusPrior.
+    """
+    known = model.sigma2_noise[model.sigma2_noise.sum(axis=1) > 0]
+    noise = known.mean(axis=0)
+    per_pixel = np.ones(model.nr_shells)
+    if model.ref_dim == 3:  # a shell of a map has more pixels than a ring of an image
+        per_pixel[1:] = 2.0 * np.arange(1, model.nr_shells)
+    in_images = float(model.ori_size**2) if model.ref_dim == 3 else 1.0  # transforms of images are over box^2
+    particles = float(model.nr_particles_per_group.sum())
+    for k, reference in enumerate(model.references):
+        if not fix_tau2:
+            model.tau2_class[k] = tau2_fudge * in_images / 2.0 * power_spectrum(reference)
+        evidence = np.divide(
+            particles * model.pdf_class[k], noise * per_pixel, out=np.zeros_like(noise), where=noise > 0
+        )
+        model.data_vs_prior_class[k] = evidence * model.tau2_class[k]

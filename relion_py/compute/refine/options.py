@@ -66,7 +66,7 @@ class RefineOptions:
     # files
     particles: str = _option("--i", "text", "")  # STAR file
     output_root: str = _option("--o", "text", "", on_continue="change")  # "Refine3D/job007/run"
-    reference: str = _option("--ref", "text", "None")  # MRC file
+    reference: str = _option("--ref", "text", "None")  # map, image, or STAR file of several
     continue_from: str = _option("--continue", "text", "", on_continue="again")  # _optimiser.star
     solvent_mask: str = _option("--solvent_mask", "text", "None", on_continue="change")
     solvent_mask2: str = _option("--solvent_mask2", "text", "None", on_continue="change")
@@ -241,6 +241,10 @@ class RefineOptions:
     # for the head of _optimiser.star
     command_line: str = ""
 
+    # what the file of --ref turned out to be, see `reference.look_at_references`
+    reference_names: tuple[str, ...] = ()  # of the maps or images; several from a STAR file, each a class of its own
+    reference_dimensions: int = 3  # 2: the classes of a 2D classification
+
     # ---- what follows from the options ----
 
     @property
@@ -307,13 +311,18 @@ class RefineOptions:
 
     @property
     def has_reference(self) -> bool:
-        """Whether a reference map was given; without one the classes are 2D and made from the particles."""
+        """Whether references were given; without one the classes are 2D and made from the particles."""
         return self.reference not in ("", "None")
 
     @property
     def is_3d(self) -> bool:
-        """Whether references are maps: of a given one, or made from the particles with --denovo_3dref."""
-        return self.has_reference or self.denovo_3d
+        """Whether references are maps: given ones, or made from the particles with --denovo_3dref."""
+        return (self.has_reference and self.reference_dimensions == 3) or self.denovo_3d
+
+    @property
+    def grows_classes(self) -> bool:
+        """Whether several classes begin as copies of one reference, so that they have to be made to differ."""
+        return self.has_reference and self.classes > 1 and len(self.reference_names) < 2
 
     @property
     def has_local_symmetry(self) -> bool:

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
+from relion_py.compute.io.atomic import atomic_write
 from relion_py.compute.io.mrc import read_image, read_map, write_map, write_stack
+from relion_py.compute.refine.angular_distribution import bild
 from relion_py.compute.refine.model import (
     PRIOR_ROTTILT_PSI,
     FloatArray,
@@ -28,6 +30,7 @@ from relion_py.compute.refine.model import (
     Moments,
     OptimiserState,
     SamplingState,
+    healpix_angular_step,
 )
 from relion_py.compute.refine.model_star import model_from_star, model_to_star, sampling_from_star, sampling_to_star
 from relion_py.compute.refine.optimiser_star import OptimiserFiles, optimiser_from_star, optimiser_to_star
@@ -72,10 +75,19 @@ class OutputNames:
         """Map of body k = 1, 2 ..."""
         return f"{self._of_half(half)}_body{k:03d}.mrc"
 
+    def angular_distribution(self, half: int = 0, k: int = 1) -> str:
+        """Cylinders that show how often class k is seen from where."""
+        return f"{self._of_half(half)}_class{k:03d}_angdist.bild"
+
     @property
     def class_averages(self) -> str:
         """Stack of 2D class averages."""
         return f"{self.stem}_classes.mrcs"
+
+    @property
+    def unmasked_averages(self) -> str:
+        """Stack of the last 2D class averages before they were masked."""
+        return f"{self.root}_unmasked_classes.mrcs"
 
     def moment(self, order: int, number: int) -> str:
         """Map of first or second moments (order 1, 2); the second pseudo-half's first moments come last."""
@@ -152,6 +164,22 @@ def write_reference(path: str, volume: NDArray[np.floating], pixel_size: float) 
         write_map(path, np.asarray(volume, dtype=np.float32), pixel_size)
 
 
+def write_unmasked_averages(root: str, model: ModelState) -> None:
+    """The 2D class averages as they are before the mask; each iteration replaces those of the one before."""
+    path = OutputNames(root, FINAL).unmasked_averages
+    with _told(path):
+        write_stack(path, np.asarray(model.references, np.float32), model.pixel_size)
+
+
+def write_angular_distribution(names: OutputNames, model: ModelState, sampling: SamplingState, half: int = 0) -> None:
+    """The `_angdist.bild` of each class."""
+    radius, (rot, tilt) = model.ori_size * model.pixel_size / 2.0, sampling.directions.T
+    for k, weights in enumerate(model.pdf_direction, 1):
+        path = names.angular_distribution(half, k)
+        with _told(path):
+            atomic_write(path, bild(weights, rot, tilt, healpix_angular_step(sampling.healpix_order), radius).encode())
+
+
 def write_sampling(names: OutputNames, sampling: SamplingState) -> None:
     with _told(names.sampling):
         star.write(names.sampling, sampling_to_star(sampling))
@@ -203,6 +231,8 @@ def write_iteration(
     names = OutputNames(options.output_root, FINAL if joined else state.iteration)
     for half, model in zip((1, 2) if len(models) == 2 else (0,), models, strict=True):
         write_model(names, model, half)
+        if sampling.is_3d and not (options.skip_align or state.is_gradient):
+            write_angular_distribution(names, model, sampling, half)
     write_sampling(names, sampling)
     write_data(names, data)
     write_optimiser(names, state, options, models[0].ori_size, models[0].pixel_size)

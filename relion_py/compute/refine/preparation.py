@@ -85,10 +85,14 @@ class ImagePreparation:
         model: ModelState,
         index: NDArray[np.int64],
         images: Array,
+        means: NDArray[np.float64],
         coarse: DiscPixels,
         fine: DiscPixels,
     ) -> PreparedImages:
-        """Particles of one geometry (N, box, box) as the model's references are compared with them at two sizes."""
+        """Particles of one geometry (N, box, box) as the model's references are compared with them at two sizes.
+
+        means (N,): those of the images, which are changed.
+        """
         p, options = self.particles, self.options
         geometry = self.geometries[p.optics_group[index[0]]]
         box, pixel_size = geometry.box, geometry.pixel_size
@@ -119,6 +123,7 @@ class ImagePreparation:
         scale = self.scale(model, index)
         ctf = self.ctf(index, fine, backend)
         ctf *= backend.to_device(scale[:, None].astype(np.float32))
+        ctf_at_origin = backend.to_host(self.ctf(index, DiscPixels.origin(), backend))[:, 0] * scale
         old_offset = np.asarray(shift if rest is None else origin, np.float64) * pixel_size
         return PreparedImages(
             index=index,
@@ -136,6 +141,7 @@ class ImagePreparation:
             coarse=coarse,
             coarse_in_fine=coarse.positions_in(fine),
             scale_shells=model.data_vs_prior_class.max(axis=0) > SCALE_DATA_VS_PRIOR,
+            origin=np.stack([means * geometry.gain / norm, ctf_at_origin], axis=1),
         )
 
     def norm(self, model: ModelState, index: NDArray[np.int64]) -> NDArray[np.float64]:

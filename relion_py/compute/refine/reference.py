@@ -1,7 +1,7 @@
-"""The reference map and the solvent mask, brought to the box and pixel size of the particles.
+"""The references and the solvent mask, brought to the box and pixel size of the particles.
 
 Sources: ml_model.cpp, initialiseFromImages (reference); ml_optimiser.cpp, checkMask (mask). Maps are
-(z, y, x) float32 with the centre at pixel box//2.
+(z, y, x) float32 with the centre at pixel box//2; references of 2D classes are images (y, x).
 
 The reference rescales by cropping Fourier transforms (fftw.cpp, resizeMap), which reaches only pixel sizes
 that make the box an even number, and goes on with a model whose pixels differ a little from the particles'.
@@ -11,11 +11,16 @@ the two agree wherever cropping is exact.
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.io.mrc import read_map
+from relion_py.compute.io import star
+from relion_py.compute.io.mrc import read_header, read_image, read_map
+from relion_py.compute.refine.options import RefineOptions
 
 Volume = NDArray[np.float32]
 
@@ -23,15 +28,56 @@ SAME_PIXEL_SIZE = 0.001
 """A: pixel sizes that differ by no more are the same (initialiseFromImages)."""
 
 
+def look_at_references(options: RefineOptions) -> RefineOptions:
+    """The options, with what --ref names: its maps or images, and the number of classes that a STAR file of them sets.
+
+    A STAR file has a column _rlnReferenceImage, as the `_model.star` of a classification; --K then does not count.
+    Reads headers only. UserError for what cannot be references; `checks.py` tells of files that are missing.
+    """
+    if not options.has_reference:
+        return options
+    if options.reference.endswith(".star") and not os.path.exists(options.reference):
+        raise UserError(f"The references {options.reference} do not exist: name others with --ref.")
+    names = _listed_references(options.reference)
+    dimensions = {2 if is_flat(name) else 3 for name in names}
+    if len(dimensions) > 1:
+        raise UserError(f"{options.reference} lists maps and images: all references must be of one kind.")
+    classes = len(names) if options.reference.endswith(".star") else options.classes
+    if options.auto_refine and (classes > 1 or dimensions == {2}):
+        what = f"{classes} references" if classes > 1 else "an image"
+        raise UserError(f"Auto-refinement refines one map, not {what}: name a map with --ref.")
+    return replace(options, reference_names=names, reference_dimensions=dimensions.pop(), classes=classes)
+
+
+def _listed_references(path: str) -> tuple[str, ...]:
+    if not path.endswith(".star"):
+        return (path,)
+    tables = star.read(path)
+    for table in (tables.get("model_classes"), *tables.values()):
+        if table is not None and len(table) and "rlnReferenceImage" in table:
+            return tuple(table.strings("rlnReferenceImage"))
+    raise UserError(f"{path} has no column _rlnReferenceImage, which names the references that --ref takes.")
+
+
+def file_of_reference(name: str) -> str:
+    """The file of a map, or the stack of `000003@stack.mrcs`."""
+    return name.rpartition("@")[2]
+
+
+def is_flat(name: str) -> bool:
+    """Whether a reference is an image, by its name or its header; what is not there counts as a map."""
+    return "@" in name or (os.path.exists(name) and read_header(name).nz == 1)
+
+
 def read_reference(
     path: str, box: int, pixel_size: float, *, ref_angpix: float = -1.0, trust_ref_size: bool = False
 ) -> tuple[Volume, list[str]]:
     """The reference in the box (pixels) and pixel size (A) of the particles, and what was changed for it.
 
-    ref_angpix > 0 overrules the header. A map of another box or pixel size is rescaled and re-boxed with
-    `trust_ref_size`; without, it is a UserError, as are a map that is no cube or has no pixel size.
+    ref_angpix > 0 overrules the header. A map or image of another box or pixel size is rescaled and re-boxed with
+    `trust_ref_size`; without, it is a UserError, as are one that is not as wide as high and one without a pixel size.
     """
-    volume, header = _cubic_map(path, "reference")
+    volume, header = _square_image(path) if is_flat(path) else _cubic_map(path, "reference")
     own = ref_angpix if ref_angpix > 0 else header
     if own <= 0:
         raise UserError(f"The header of the reference {path} has no pixel size: give it with --ref_angpix, in A.")
@@ -84,8 +130,19 @@ def _cubic_map(path: str, what: str) -> tuple[Volume, float]:
     return volume, pixel_size
 
 
+def _square_image(name: str) -> tuple[Volume, float]:
+    image, pixel_size = read_image(name)
+    if image.shape[0] != image.shape[1]:
+        raise UserError(f"The reference {name} is {image.shape[1]} x {image.shape[0]}; it must be square.")
+    if not np.isfinite(image.sum(dtype=np.float64)):
+        raise UserError(f"The reference {name} has pixels that are not numbers (NaN or infinite).")
+    return image, pixel_size
+
+
 def resample(volume: Volume, own: float, wanted: float, box: int) -> Volume:
-    """The map, whose pixels are `own` A, on `box`^3 pixels of `wanted` A around its centre; heights are kept.
+    """The map or image, whose pixels are `own` A, on `box` pixels a side of `wanted` A around its centre.
+
+    Heights are kept.
 
     Its Fourier series up to the lower of both Nyquist frequencies, evaluated along one axis after the other;
     zero where the old map has no voxels.
@@ -101,17 +158,17 @@ def resample(volume: Volume, own: float, wanted: float, box: int) -> Volume:
     kernel = np.where(at_voxel, 2 * highest + 1, series) / old
     kernel[(places < -(old // 2) - 0.5) | (places > old - old // 2 - 0.5)] = 0
     result = volume.astype(np.float64)
-    for _ in range(3):  # each turn takes the first axis and puts it last: after three all are in place
+    for _ in range(volume.ndim):  # each turn takes the first axis and puts it last: then all are in place
         result = np.tensordot(result, kernel, axes=(0, 1))
     return result.astype(np.float32)
 
 
 def window(volume: Volume, box: int) -> Volume:
-    """The middle `box`^3 of the map, or the map with zeros around it; the centre pixel stays the centre."""
-    result = np.zeros((box,) * 3, dtype=volume.dtype)
+    """The middle `box` pixels a side, or the map or image with zeros around it; the centre pixel stays the centre."""
+    result = np.zeros((box,) * volume.ndim, dtype=volume.dtype)
     old = len(volume)
     shift = box // 2 - old // 2  # index in the new map of index 0 of the old one
     inside = slice(max(shift, 0), min(shift + old, box))
     taken = slice(inside.start - shift, inside.stop - shift)
-    result[inside, inside, inside] = volume[taken, taken, taken]
+    result[(inside,) * volume.ndim] = volume[(taken,) * volume.ndim]
     return result

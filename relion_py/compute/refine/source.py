@@ -37,9 +37,9 @@ def prepare(
     progress(done, total) is called while copying and may raise to stop. On each node the first rank copies.
     """
     if options.preread_images:
-        say(f" Reading all particles into memory: {particles.preread_bytes / 2**30:.2f} GB over all ranks ...")
-        mine = np.sort(np.concatenate([share(particles.members(half), comm) for half in (1, 2)]))
-        particles.preread(mine)
+        where = "over all ranks" if not _changes_hands(options) else "on each rank"
+        say(f" Reading all particles into memory: {particles.preread_bytes / 2**30:.2f} GB {where} ...")
+        particles.preread(_to_be_read(particles, options, comm))
     elif options.scratch_dir:
         scratch = Scratch(options.scratch_dir, particles.image_names_by_optics_group())
         hosts = comm.allgather(socket.gethostname())
@@ -54,6 +54,19 @@ def prepare(
         everywhere = comm.allgather(counts)
         scratch.attach(everywhere[first_here])
         particles.use_scratch(scratch)
+
+
+def _changes_hands(options: RefineOptions) -> bool:
+    """Whether a particle may be another rank's in the next iteration: of random subsets each takes a share."""
+    return options.gradient or options.fast_subsets
+
+
+def _to_be_read(particles: ParticleSet, options: RefineOptions, comm: Communicator) -> Indices:
+    """The particles that this rank may work on, ascending."""
+    if _changes_hands(options):
+        return particles.members()
+    parts = [particles.members(half) for half in (1, 2)] if options.auto_refine else [particles.members()]
+    return np.sort(np.concatenate([share(members, comm) for members in parts]))
 
 
 def batches(

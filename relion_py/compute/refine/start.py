@@ -26,6 +26,7 @@ from relion_py.compute.refine.first_references import RandomAverages, blobs_like
 from relion_py.compute.refine.gradient import GradientClassification
 from relion_py.compute.refine.host import Host
 from relion_py.compute.refine.initial_model import STARTS, InitialModel
+from relion_py.compute.refine.maximization import first_data_versus_prior
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState, healpix_angular_step
 from relion_py.compute.refine.multibody import MultiBodyRefinement
 from relion_py.compute.refine.options import RefineOptions
@@ -60,9 +61,13 @@ def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoR
             model.references = starts[0]
         mask = _mask(options, model, host)
         if options.auto_refine:
+            model.nr_particles_per_group = particles.particles_per_group(1)
+        # along the gradient the factor grows from 1
+        factor = 1.0 if options.gradient else options.tau2_fudge_factor
+        first_data_versus_prior(model, factor, fix_tau2=options.tau_spectrum not in ("", "None"))
+        if options.auto_refine:
             halves = [model, model.copy()]
-            for half, each in enumerate(halves, 1):
-                each.nr_particles_per_group = particles.particles_per_group(half)
+            halves[1].nr_particles_per_group = particles.particles_per_group(2)
             run: AutoRefinement | Classification = AutoRefinement(
                 options, host, particles, ctf, state, sampling, halves, mask
             )
@@ -110,19 +115,22 @@ def _first_model(options: RefineOptions, particles: ParticleSet, sampling: Sampl
 
 
 def _given_references(options: RefineOptions, particles: ParticleSet, host: Host) -> list[NDArray[np.float32]]:
-    """The reference map, filtered, once for each class."""
-    volume, notes = read_reference(
-        options.reference,
-        particles.box_size,
-        particles.pixel_size,
-        ref_angpix=options.ref_angpix,
-        trust_ref_size=options.trust_ref_size,
-    )
-    for note in notes:
-        host.say(f" {note}")
-    if options.ini_high > 0:
-        volume = lowpass(volume, particles.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32)
-    return [volume.copy() for _ in range(options.classes)]
+    """The references, filtered: each class its own, or all copies of one."""
+    references = []
+    for name in options.reference_names or (options.reference,):
+        volume, notes = read_reference(
+            name,
+            particles.box_size,
+            particles.pixel_size,
+            ref_angpix=options.ref_angpix,
+            trust_ref_size=options.trust_ref_size,
+        )
+        for note in notes:
+            host.say(f" {note}")
+        if options.ini_high > 0:
+            volume = lowpass(volume, particles.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32)
+        references.append(volume)
+    return references if len(references) > 1 else [references[0].copy() for _ in range(options.classes)]
 
 
 def _made_references(

@@ -124,9 +124,27 @@ def test_without_a_launcher_mpi_is_never_loaded():
 
 
 def test_separate_programs_instead_of_ranks_are_noticed():
-    """Open MPI's launcher with another MPI library: N programs that each believe to be alone."""
-    out = run_with({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}, CHOOSE).stdout
+    """N programs that each believe to be alone."""
+    out = run_with({"MV2_COMM_WORLD_SIZE": "4", "MV2_COMM_WORLD_RANK": "2"}, CHOOSE).stdout
     assert "started 4 separate programs" in out or "no MPI library can be loaded" in out
+
+
+def test_open_mpis_launcher_with_another_library_is_told():
+    """Before that library ends the program in MPI_Init; a single process needs none."""
+    out = run_with({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}, CHOOSE).stdout
+    wrong = "This mpirun is Open MPI's, but the MPI library is" in out
+    assert wrong or "started 4 separate programs" in out or "no MPI library can be loaded" in out
+    if wrong:
+        assert run_with({"OMPI_COMM_WORLD_SIZE": "1"}, CHOOSE).stdout == "SerialComm\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/usr/bin/mpirun.openmpi"), reason="Open MPI's launcher is not installed")
+def test_under_open_mpis_own_launcher():
+    command = ["/usr/bin/mpirun.openmpi", "--oversubscribe", "-n", "2", sys.executable, "-c", CHOOSE]
+    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    told = done.stdout.splitlines()
+    assert told == ["MpiComm"] * 2 or (len(told) == 2 and all("This mpirun is Open MPI's" in line for line in told))
 
 
 def test_a_launcher_without_a_library():

@@ -18,6 +18,7 @@ from relion_py.compute.refine import checks
 from relion_py.compute.refine.checks import check_run
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.reference import look_at_references
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def check(**changes: object) -> list[str]:
     options = RefineOptions.from_args({**ARGS, **{f"--{name}": value for name, value in changes.items()}})
-    return check_run(options, ParticleSet.read(options.particles))
+    return check_run(look_at_references(options), ParticleSet.read(options.particles))
 
 
 def set_optics(label: str, value: object) -> None:
@@ -40,6 +41,12 @@ def set_optics(label: str, value: object) -> None:
 def remove_column(label: str) -> None:
     tables = star.read("particles.star")
     tables["particles"].remove(label)
+    star.write("particles.star", tables)
+
+
+def add_column(label: str, values: list[str] | None = None) -> None:
+    tables = star.read("particles.star")
+    tables["particles"].set(label, values or tables["particles"].strings("rlnImageName"))
     star.write("particles.star", tables)
 
 
@@ -79,7 +86,27 @@ MISTAKES: dict[str, tuple[Change, dict[str, object], str]] = {
     "flat reference": (
         lambda: write_mrc(Path("ref.mrc"), np.zeros((1, BOX, BOX))),
         {},
-        "is 32 x 32 x 1; it must be a cube",
+        "refines one map, not an image",
+    ),
+    "thin reference": (
+        lambda: write_mrc(Path("ref.mrc"), np.zeros((2, BOX, BOX))),
+        {},
+        "is 32 x 32 x 2; it must be a cube",
+    ),
+    "list of references": (
+        lambda: Path("refs.star").write_text("data_\nloop_\n_rlnReferenceImage #1\nref.mrc\nother.mrc\n"),
+        {"ref": "refs.star"},
+        "refines one map, not 2 references",
+    ),
+    "missing reference of a list": (
+        lambda: Path("refs.star").write_text("data_\nloop_\n_rlnReferenceImage #1\nother.mrc\n"),
+        {"ref": "refs.star"},
+        "The reference other.mrc does not exist",
+    ),
+    "list of something else": (
+        lambda: Path("refs.star").write_text("data_\nloop_\n_rlnMicrographName #1\nref.mrc\n"),
+        {"ref": "refs.star"},
+        "has no column _rlnReferenceImage",
     ),
     "no mask": (
         lambda: None,
@@ -105,13 +132,18 @@ MISTAKES: dict[str, tuple[Change, dict[str, object], str]] = {
         "are 40 pixels wide, but particles.star says 32",
     ),
     "too few images": (lambda: stack_with(np.zeros((11, BOX, BOX))), {}, "asks for image 12 of"),
-    "no CTF column": (lambda: remove_column("rlnDefocusV"), {}, "has no column _rlnDefocusV"),
+    "no CTF column": (lambda: remove_column("rlnDefocusU"), {}, "has no column _rlnDefocusU"),
+    "norm correction": (
+        lambda: add_column("rlnNormCorrection", ["1"] * 23 + ["0"]),
+        {"norm": True},
+        "is not positive: remove the column",
+    ),
     "no box": (lambda: set_optics("rlnImageSize", "0"), {}, "has no _rlnImageSize"),
     "odd box": (lambda: set_optics("rlnImageSize", "33"), {}, "the box of 33 pixels is odd"),
-    "diameter": (
-        lambda: None,
-        {"particle_diameter": "81"},
-        "--particle_diameter of 81 A does not fit into the box of 80 A",
+    "other images to reconstruct": (
+        lambda: add_column("rlnReconstructImageName"),
+        {},
+        "_rlnReconstructImageName, other images",
     ),
     "tiny diameter": (lambda: None, {"particle_diameter": "5"}, "less than four pixels"),
     "no directory": (lambda: None, {"o": "Refine3D/job9/run"}, "The output directory Refine3D/job9 does not"),
@@ -149,13 +181,23 @@ def test_a_reference_to_be_rescaled_passes_with_trust_ref_size() -> None:
     assert check(trust_ref_size=True) == []
 
 
-def test_groups_of_different_size_pass_and_each_must_hold_the_particle() -> None:
+@pytest.mark.parametrize("label", ["rlnDefocusV", "rlnDefocusAngle"])
+def test_without_astigmatism_one_defocus_is_enough(label: str) -> None:
+    remove_column(label)
+    assert check() == []
+
+
+def test_a_particle_larger_than_the_box_is_told_and_refined() -> None:
+    """As RELION does: nothing is masked then."""
+    assert "--particle_diameter of 81 A does not fit into the box of 80 A" in check(particle_diameter="81")[0]
+
+
+def test_groups_of_different_size_pass_and_each_should_hold_the_particle() -> None:
     Path("particles.star").write_text(star_text(groups=2))
     set_optics("rlnImagePixelSize", [str(PIXEL), "2.2"])
     assert check() == []
     set_optics("rlnImagePixelSize", [str(PIXEL), "1.7"])
-    with pytest.raises(UserError, match=r"--particle_diameter of 60 A does not fit into the box of 54\.4 A"):
-        check()
+    assert "--particle_diameter of 60 A does not fit into the box of 54.4 A" in check()[0]
     set_optics("rlnImageSize", [str(BOX), str(BOX + 2)])
     with pytest.raises(UserError, match=r"are 32 pixels wide, but particles.star says 34"):
         check()
@@ -163,10 +205,10 @@ def test_groups_of_different_size_pass_and_each_must_hold_the_particle() -> None
 
 def test_all_problems_are_told_at_once() -> None:
     os.remove("ref.mrc")
-    remove_column("rlnDefocusV")
+    remove_column("rlnDefocusU")
     with pytest.raises(UserError) as error:
-        check(sym="X1", particle_diameter="500")
-    for words in ("ref.mrc", "rlnDefocusV", "point group", "--particle_diameter"):
+        check(sym="X1", particle_diameter="5")
+    for words in ("ref.mrc", "rlnDefocusU", "point group", "--particle_diameter"):
         assert words in str(error.value)
 
 
@@ -223,4 +265,4 @@ def test_the_real_particles_pass(shared: Path, monkeypatch: pytest.MonkeyPatch, 
     values = {**ARGS, "--i": particles.table.path, "--ref": str(tmp_path / "bgal.mrc"), "--sym": "D2",
               "--o": str(tmp_path / "out/run"), "--particle_diameter": "200",
               "--trust_ref_size": True}  # fmt: skip
-    assert check_run(RefineOptions.from_args(values), particles) == []
+    assert check_run(look_at_references(RefineOptions.from_args(values)), particles) == []

@@ -99,6 +99,71 @@ def test_known_poses_are_kept_when_alignment_is_skipped(project):
     assert agreement(project, out / "run_it012_data.star") > 0.9
 
 
+def classes_in(project: Path, path: Path, wanted: str = "") -> np.ndarray:
+    """Class of each particle by name; `wanted`: of those in this file."""
+    table = star.read(path)["particles"]
+    found = dict(zip(table.strings("rlnImageName"), table.ints("rlnClassNumber"), strict=True))
+    return np.array([found[name] for name in star.read(project / wanted)["particles"].strings("rlnImageName")])
+
+
+def test_listed_references_are_classes_of_their_own_from_the_start(project):
+    """Each particle goes to the map of its structure, by correlation and by likelihood; --K does not count."""
+    (project / "refs.star").write_text(
+        "data_\n\nloop_\n_rlnReferenceImage #1\nParticles/truth_class002.mrc\nParticles/truth.mrc\n"
+    )
+    out = refine(
+        project, "listed", "--i", "Particles/particles.star", "--ref", "refs.star", "--K", "5", "--iter", "2",
+        "--tau2_fudge", "4", "--ini_high", "20", "--firstiter_cc", "--healpix_order", "2", "--sym", "C2", *COMMON,
+    )  # fmt: skip
+    truth = classes_in(project, project / "Particles/truth.star", "Particles/truth.star")
+    for iteration in (1, 2):
+        found = classes_in(project, out / f"run_it00{iteration}_data.star", "Particles/truth.star")
+        assert (found == 3 - truth).mean() > 0.8, iteration
+    assert len(star.read(out / "run_it002_model.star")["model_classes"]) == 2
+
+
+def test_classes_differ_after_a_first_iteration_by_correlation_is_continued(project):
+    """That iteration leaves copies of one map; the next one makes them differ, here as in an unbroken run."""
+    words = ("--i", "Particles/particles.star", "--ref", "Particles/reference.mrc", "--K", "2", "--tau2_fudge", "4",
+             "--ini_high", "25", "--firstiter_cc", "--healpix_order", "1", "--sym", "C2", *COMMON)  # fmt: skip
+    first = refine(project, "cc_first", *words, "--iter", "1")
+    one, two = (read_map(first / f"run_it001_class00{k}.mrc")[0] for k in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    again = refine(project, "cc_again", "--continue", "cc_first/run_it001_optimiser.star", "--iter", "2")
+    one, two = (read_map(again / f"run_it002_class00{k}.mrc")[0] for k in (1, 2))
+    assert np.corrcoef(one.ravel(), two.ravel())[0, 1] < 0.995
+
+
+def test_images_as_references_of_a_2d_classification(project):
+    """Averages of a finished run, listed in its model, keep their numbers; one image becomes all classes."""
+    common = ("--i", "Particles/particles.star", "--tau2_fudge", "2", "--psi_step", "12", *COMMON)
+    first = refine(project, "flat_first", *common, "--K", "3", "--iter", "6")
+    again = refine(project, "flat_again", *common, "--ref", "flat_first/run_it006_model.star", "--iter", "1")
+    before, after = (classes_in(project, p, "Particles/particles.star") for p in (
+        first / "run_it006_data.star", again / "run_it001_data.star"))  # fmt: skip
+    assert (before == after).mean() > 0.7
+    one = refine(project, "flat_one", *common, "--ref", "000001@flat_first/run_it006_classes.mrcs", "--K", "3",
+                 "--iter", "2")  # fmt: skip
+    averages, _ = read_stack(one / "run_it002_classes.mrcs")
+    assert averages.shape == (3, 32, 32)
+    assert all(np.corrcoef(averages[k].ravel(), averages[0].ravel())[0, 1] < 0.999 for k in (1, 2))
+    np.testing.assert_allclose(np.bincount(classes_in(project, one / "run_it001_data.star",
+                                                      "Particles/particles.star"))[1:], 80, atol=25)  # fmt: skip
+
+
+def test_averages_without_their_mask_are_kept(project):
+    """run_unmasked_classes.mrcs holds those of the last iteration: the same inside the mask, and more outside."""
+    out = refine(project, "unmasked", "--i", "Particles/particles.star", "--K", "2", "--tau2_fudge", "2", "--psi_step",
+                 "12", "--iter", "2", *COMMON)  # fmt: skip
+    masked, _ = read_stack(out / "run_it002_classes.mrcs")
+    unmasked, angpix = read_stack(out / "run_unmasked_classes.mrcs")
+    distance = np.hypot(*(np.indices((32, 32)) - 16))
+    inside, outside = distance < 70 / 5.5 - 1, distance > 70 / 5.5 + 6
+    np.testing.assert_array_equal(unmasked[:, inside], masked[:, inside])
+    assert masked[:, outside].std() < 1e-6 < unmasked[:, outside].std()
+    assert angpix == pytest.approx(5.5)
+
+
 def test_class_averages_continue_and_ranks_agree(project):
     words = ("--i", "Particles/particles.star", "--K", "4", "--tau2_fudge", "2", "--psi_step", "12", "--center_classes")
     whole = refine(project, "flat", *words, "--iter", "5", *COMMON)

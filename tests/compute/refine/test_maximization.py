@@ -65,6 +65,7 @@ def test_every_parameter_is_its_mean(sums: WeightedSums) -> None:
     for group, weight in enumerate((30.0, 10.0)):
         expected = sums.sigma2_noise[group] / (2.0 * weight * pixels)
         np.testing.assert_allclose(new.sigma2_noise[group, 1:], expected[1:])
+        assert new.sigma2_noise[group, 0] > 0  # RELION reads what is in the file, and stops without it
 
 
 def test_prior_offsets_of_2d_classes_are_means_over_all_particles(sums: WeightedSums) -> None:

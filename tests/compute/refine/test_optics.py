@@ -242,7 +242,9 @@ def test_what_is_inserted_is_what_is_projected(here: Path, blobs: Blobs) -> None
     engine.diameter = 1000.0
     sigma2 = np.array([[3e-4], [1e-4]]) * np.ones((1, SHELLS))
     reference, sums, weighted = step(engine, sigma2)
-    inserted = np.sum((np.conj(reference.data) * sums.data).real)
+    products = (np.conj(reference.data) * sums.data).real
+    products[products.shape[0] // 2, products.shape[1] // 2, 0] = 0.0  # means are inserted, but not compared
+    inserted = products.sum()
     compared = np.sum(weighted.signal_product / sigma2[groups, 0])
     assert inserted == pytest.approx(compared, rel=1e-3)
 

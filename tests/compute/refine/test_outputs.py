@@ -88,8 +88,10 @@ def test_what_is_written_is_what_a_continuation_reads(project: Path) -> None:
     assert found == [
         "run_it003_data.star",
         "run_it003_half1_class001.mrc",
+        "run_it003_half1_class001_angdist.bild",
         "run_it003_half1_model.star",
         "run_it003_half2_class001.mrc",
+        "run_it003_half2_class001_angdist.bild",
         "run_it003_half2_model.star",
         "run_it003_optimiser.star",
         "run_it003_sampling.star",

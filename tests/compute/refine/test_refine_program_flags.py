@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
-from refine_runs import Run, refined, usual_without
+from refine_runs import BOX, PIXEL, Run, copy_of, refined, usual_without
 
 from relion_py.compute.geometry.symmetry import operators
 from relion_py.compute.io import star
@@ -47,3 +48,49 @@ def test_neither_goes_with_steps_along_the_gradient(flag: str) -> None:
     words = {"--i": "a.star", "--o": "run", "--grad": True, "--denovo_3dref": True, flag: True}
     with pytest.raises(Exception, match=f"{flag} and --grad exclude each other"):
         RefineOptions.from_args(words)
+
+
+def test_the_last_iteration_samples_finer_where_angles_have_become_known(serial_run: Run, d2_project: Path) -> None:
+    """As in RELION: a run that converged with coarse angles, accurate to less by now, ends with finer ones."""
+
+    def order(path: Path) -> int:
+        return int(star.read(path)["sampling_general"].ints("rlnHealpixOrder")[0])
+
+    last = [path for path in sorted(serial_run.out.glob("run_it*_sampling.star")) if order(path) == 2][-1]
+    last = last.with_name(last.name.replace("sampling", "optimiser"))
+    tables = star.read(last)
+    general = tables["optimiser_general"]
+    for label in ("rlnNumberOfIterWithoutResolutionGain", "rlnNumberOfIterWithoutChangingAssignments"):
+        general.set(label, ["1"])
+    star.write(last.with_name("settled_optimiser.star"), tables)
+    run = refined(
+        d2_project, "finer_end", "--continue", "serial/settled_optimiser.star", "--force_converge", usual=["--j", "2"]
+    )
+    assert order(run.out / "run_sampling.star") == 3
+
+
+def test_detail_beyond_the_limit_does_not_move_particles(d2_project: Path, tmp_path: Path) -> None:
+    """--strict_highres_exp: poses and weights, oversampled ones too, are those of images without finer detail."""
+    project = copy_of(d2_project, tmp_path / "project")
+    usual = [*usual_without("--auto_refine", "--split_random_halves", "--low_resol_join_halves", "--particle_diameter",
+                            "--auto_local_healpix_order", "--healpix_order", "--flatten_solvent"),
+             "--healpix_order", "1", "--iter", "1", "--strict_highres_exp", "32",
+             "--particle_diameter", "400"]  # fmt: skip
+    before = refined(project, "before", usual=usual)
+    for path in (project / "Particles").iterdir():
+        images = np.array(mrcfile.read(path))
+        transforms = np.fft.rfft2(images)
+        frequency = np.hypot(np.fft.fftfreq(BOX)[:, None], np.fft.rfftfreq(BOX)) / PIXEL
+        noise = np.fft.rfft2(np.random.default_rng(1).normal(scale=images.std(), size=images.shape))
+        transforms += np.where(frequency > 1 / 25, noise, 0)
+        with mrcfile.new(path, overwrite=True) as file:
+            file.set_data(np.fft.irfft2(transforms, s=(BOX, BOX)).astype(np.float32))
+            file.set_image_stack()
+            file.voxel_size = PIXEL
+    after = refined(project, "after", usual=usual)
+    tables = [star.read(run.out / "run_it001_data.star")["particles"] for run in (before, after)]
+    for label in ("rlnAngleRot", "rlnAnglePsi", "rlnOriginXAngst", "rlnMaxValueProbDistribution"):
+        np.testing.assert_allclose(tables[1].floats(label), tables[0].floats(label), atol=2e-3)
+    noises = [star.read(run.out / "run_it001_model.star")["model_optics_group_1"].floats("rlnSigma2Noise")[9]
+              for run in (before, after)]  # fmt: skip
+    assert noises[1] > 1.5 * noises[0]  # all detail is in the sums

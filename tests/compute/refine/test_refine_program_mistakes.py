@@ -94,7 +94,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
         lambda p: (p / "particles.star").write_bytes(bytes(range(256)) * 40), [], r"particles\.star",
     ),
     "a word for a number": (a_word_for_a_defocus, [], r"particles\.star.*rlnDefocusU.*abc|abc.*rlnDefocusU"),
-    "a diameter beyond the box": (lambda p: None, ["--particle_diameter", "500"], r"--particle_diameter.*box"),
+    "a diameter of a pixel": (lambda p: None, ["--particle_diameter", "5"], r"--particle_diameter.*four pixels"),
     "no output directory": (lambda p: None, ["--o", "nowhere/run"], r"nowhere.*does not exist"),
     "an output that is a file": (lambda p: (p / "file").touch(), ["--o", "file/run"], r"file"),
     "an unknown tau spectrum": (lambda p: None, ["--tau", "t.star"], r"t\.star"),

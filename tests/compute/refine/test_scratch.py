@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
@@ -215,3 +216,25 @@ def test_half_precision_stays_half_precision(particles: ParticleSet, scratch: Sc
     before = particles.read_images([0, 7])
     particles.use_scratch(scratch)
     np.testing.assert_array_equal(particles.read_images([0, 7]), before)
+
+
+@pytest.mark.req("I3")
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [("halves", "share"), ("--K", "share"), ("--grad", "all"), ("--fast_subsets", "all")],
+)
+def test_images_in_memory_need_no_stacks(particles: ParticleSet, kind: str, wanted: str) -> None:
+    """Of a rank's share, or of all particles where random subsets are shared out anew in each iteration."""
+    more = {"--K": {"--K": "2"}, "--grad": {"--grad": True}, "--fast_subsets": {"--fast_subsets": True}}.get(kind, {})
+    args = {k: v for k, v in ARGS.items() if kind == "halves" or k not in ("--auto_refine", "--split_random_halves")}
+    options = RefineOptions.from_args({**args, **more, "--preread_images": True})
+    mine, second_of_two = ParticleSet.read("particles.star"), SimpleNamespace(rank=1, size=2)
+    if kind == "halves":
+        mine.split_random_halves(1)
+    source.prepare(mine, options, second_of_two, lambda text: None, lambda done, total: None)
+    for stack in Path("Extract/job003").iterdir():
+        stack.unlink()
+    parts = [mine.members(half) for half in (1, 2)] if kind == "halves" else [mine.members()]
+    for members in parts:
+        index = members[1::2] if wanted == "share" else members
+        assert mine.read_images(index).shape == (len(index), BOX, BOX)

@@ -49,7 +49,7 @@ _TABLE: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("--multibody_norm_overlap", _SWITCH, "false", "divide bodies' masks by their sum where they overlap"),
     ),
     "Initialisation": (
-        ("--ref", _VALUES, "None", "reference map (MRC)"),
+        ("--ref", _VALUES, "None", "reference (MRC; map, or image for 2D), or STAR file of several"),
         ("--denovo_3dref", _SWITCH, "false", "make the first reference from the particles themselves"),
         ("--offset", _VALUES, "10", "first estimate (A) of the standard deviation of the origin offsets"),
         ("--firstiter_cc", _SWITCH, "false", "compare by cross-correlation in the first iteration"),
