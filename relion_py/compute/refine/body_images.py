@@ -90,7 +90,7 @@ class BodyPreparation(ImagePreparation):
         def subtract(first: int, last: int) -> None:
             some = slice(first, last)
             others = self._others(model, index[some], consensus[some], wide, geometry) * ctf[some]
-            self.undo_phases(index[some], wide, backend, others, again=True)
+            self.undo_optics(index[some], wide, backend, others, again=True)
             subtracted[some] = images[some] - self._in_real_space(others, wide, box, factor[some])
 
         backend.map(subtract, backend.ranges(len(index)))
@@ -111,7 +111,7 @@ class BodyPreparation(ImagePreparation):
         unmasked, masked, spectrum = backend.transform_images(subtracted, *how)
         if not self.options.reconstruct_subtracted:  # the whole particle is back-projected
             unmasked = backend.transform_images(images, *how)[0]
-        self.undo_phases(index, fine, backend, unmasked, masked)
+        self.undo_optics(index, fine, backend, unmasked, masked)
         rest = origin - shift + residual
         phase = phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box)
         return PreparedImages(

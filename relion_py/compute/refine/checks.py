@@ -20,6 +20,7 @@ from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.io.mrc import check_size, read_header
 from relion_py.compute.io.particles import OpticsGroup
 from relion_py.compute.post.local_symmetry_files import read_regions
+from relion_py.compute.post.sharpening import read_detectors
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import SAME_PIXEL_SIZE, file_of_reference
@@ -74,6 +75,7 @@ def _symmetry(options: RefineOptions) -> Iterator[str]:
 def _optics(particles: ParticleSet) -> Iterator[str]:
     path = particles.table.path
     groups = particles.table.optics_groups
+    read_detectors(groups)
     for group in groups:
         if group.box_size <= 0:
             yield f"{path}: optics group {group.name} has no _rlnImageSize; add it to data_optics."

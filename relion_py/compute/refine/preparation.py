@@ -17,6 +17,7 @@ from relion_py.compute.backend.work import Array
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.image.fourier import phase_shift
+from relion_py.compute.post.sharpening import read_detectors, relative_mtf
 from relion_py.compute.refine import helical
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.images import DiscPixels, PreparedImages, noise_images
@@ -47,6 +48,7 @@ class ImagePreparation:
 
     def __post_init__(self) -> None:
         self.do_scale = self.options.do_scale_correction and self.particles.nr_groups > 1
+        self.detectors = read_detectors(self.particles.table.optics_groups)
 
     def ctf(self, index: NDArray[np.int64], pixels: DiscPixels, backend: Backend | None = None) -> Array:
         """CTF (N, P) of particles whose images have one geometry, 1 without CTF correction.
@@ -116,7 +118,7 @@ class ImagePreparation:
             self.noise(model, index, geometry),
             (p.psi[index], tube_radius) if options.masks_tubes else None,
         )
-        self.undo_phases(index, fine, backend, unmasked, masked)
+        self.undo_optics(index, fine, backend, unmasked, masked)
         if rest is not None:
             phase = backend.to_device(phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box))
             unmasked, masked = unmasked * phase, masked * phase
@@ -168,16 +170,22 @@ class ImagePreparation:
             return np.ones(len(index))
         return np.maximum(model.scale_correction[self.particles.group[index]], 0.001)
 
-    def undo_phases(
+    def undo_optics(
         self, index: NDArray[np.int64], pixels: DiscPixels, backend: Backend, *transforms: Array, again: bool = False
     ) -> None:
-        """Takes what asymmetrical aberrations did out of transforms (N, P), in place; again: puts it in instead."""
+        """Takes what asymmetrical aberrations did out of transforms (N, P), in place; again: puts it in instead.
+
+        Of several detectors each becomes their mean (obs_model.cpp, demodulatePhase and divideByMtf).
+        """
         groups = self.particles.optics_group[index]
         for g in np.unique(groups):
             geometry = self.geometries[g]
             factors = self.aberrations[g].phase_factors(pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
+            if self.detectors:
+                frequency = np.hypot(pixels.kx, pixels.ky) / (geometry.box * geometry.pixel_size)
+                factors = (1.0 if factors is None else factors) / relative_mtf(self.detectors, int(g), frequency)
             if factors is not None:
                 mine = backend.to_device(np.nonzero(groups == g)[0])
-                factors = backend.to_device(factors.conj() if again else factors)
+                factors = backend.to_device((1.0 / factors if again else factors).astype(np.complex64))
                 for each in transforms:
                     each[mine] *= factors

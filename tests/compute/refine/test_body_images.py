@@ -74,7 +74,7 @@ def prepared(  # type: ignore[no-untyped-def]
     images = particles.read_images(EVERY)
     one = BodyModel.of(model, body, others, 3.0)
     with CpuBackend() as backend:
-        found = preparation.prepare(backend, one, EVERY, images, coarse, fine)
+        found = preparation.prepare(backend, one, EVERY, images, images.mean(axis=(1, 2)), coarse, fine)
     projected = references[body].project(own, fine.kx, fine.ky) * found.ctf
     return found, projected, particles.bodies[body]
 
