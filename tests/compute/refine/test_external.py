@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +11,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from map_programs import BLUSH, path_with, programs_in
 from refine_runs import ABORT_NOW, ABORTED, copy_of, refine, refined, start, usual_without
 
 from relion_py.compute.errors import UserError
@@ -29,46 +27,12 @@ from relion_py.compute.refine.reconstruct import ShellSpectra, reconstruct, tau2
 BOX, SIZE, PIXEL = 24, 20, 3.0
 FSC = np.r_[1.0, 1.0, np.linspace(0.98, 0.1, 9), 0.0, 0.0]
 
-STAND_IN = """#!{python}
-# Reconstructs as relion_python_blush does before its network: conventions of relion_blush/util.py.
-import sys
-import mrcfile
-import numpy as np
-import starfile
-tables = starfile.read(sys.argv[1])
-general, shells = tables["external_reconstruct_general"], tables["external_reconstruct_tau2"]
-read = lambda label: mrcfile.read(general[label]).astype(float)
-data, weight = read("rlnExtReconsDataReal") + 1j * read("rlnExtReconsDataImag"), read("rlnExtReconsWeight")
-box, pad, n = int(general["rlnOriginalImageSize"]), float(general["rlnPaddingFactor"]), len(weight)
-assert weight.shape == (n, n, n // 2 + 1) and n == round(pad * box) and general["rlnParticleDiameter"] == 60
-k = np.fft.fftfreq(n, 1 / n)
-radius = np.sqrt(k[:, None, None] ** 2 + k[:, None] ** 2 + np.arange(n // 2 + 1) ** 2)
-prior = 1 / (shells["rlnReferenceTau2"].to_numpy() * float(general["rlnTau2FudgeFactor"]) * pad**3 + 1e-20)
-prior = np.interp(radius, shells["rlnSpectralIndex"].to_numpy() * pad, prior)
-inside = radius < float(general["rlnCurrentImageSize"]) * pad / 2
-volume = np.fft.ifftshift(np.fft.irfftn(inside * data * (n / pad) ** 2 / (weight + prior + 1e-30)))
-cut = slice(n // 2 - box // 2, n // 2 + box // 2)
-axis = (np.arange(box) - box // 2.0) ** 2
-volume = volume[cut, cut, cut] / np.sinc(np.sqrt(axis[:, None, None] + axis[:, None] + axis) / (box * pad)) ** 2
-with mrcfile.new(general["rlnExtReconsResult"], volume.astype(np.float32), overwrite=True):
-    pass
-print("success")
-"""
-
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """programs(name, text) puts an executable file on the PATH, in front of all else."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
-
-    def add(name: str, text: str) -> None:
-        path = directory / name
-        path.write_text(text.replace("{python}", sys.executable))
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-    return add
+    monkeypatch.setenv("PATH", path_with(tmp_path / "bin"))
+    return programs_in(tmp_path / "bin")
 
 
 def program(check: Callable[[], None] = lambda: None, **options: bool) -> ExternalProgram:
@@ -120,7 +84,7 @@ def test_relions_program_makes_the_map_that_is_made_here(
 def test_blush_is_given_what_it_reads(
     sums: BackProjector, tmp_path: Path, programs: Callable[[str, str], None]
 ) -> None:
-    programs("relion_python_blush", STAND_IN)
+    programs("relion_python_blush", BLUSH)
     spectra = update_tau2(sums, fsc=FSC)
     spectra = replace(spectra, tau2=spectra.tau2 * 1e6)  # between shells Blush interpolates the prior
     _, volume, _ = program(blush=True).reconstruct(sums, spectra, FSC, 1.0, str(tmp_path / "run"), False)
@@ -153,7 +117,7 @@ def test_a_new_prior_or_fsc_is_taken(
 with open(general["rlnExtReconsResultStarfile"], "w") as file:
     file.write("data_\\n\\nloop_\\n_rlnSpectralIndex #1\\n_{label} #2\\n3 0.5\\n4 0.25\\n99 1\\n")
 """
-    programs("relion_external_reconstruct", STAND_IN + more)
+    programs("relion_external_reconstruct", BLUSH + more)
     before = update_tau2(sums, fsc=FSC)
     after, _, fsc = program(external_reconstruct=True).reconstruct(sums, before, FSC, 2.0, str(tmp_path / "r"), True)
     here = np.array([3, 4])
@@ -178,8 +142,8 @@ with open(general["rlnExtReconsResultStarfile"], "w") as file:
         ("#!/bin/sh\necho no CUDA; exit 3\n", r"ended with status 3 \(no CUDA\); all that it said is in .*\.out"),
         ("#!/bin/sh\nexit 0\n", "ended with status 0"),  # without the word that says that all is well
         ("#!/bin/sh\necho success\n", r"made no .*_external_reconstruct\.mrc"),
-        (STAND_IN.replace("volume.astype", "volume[1:].astype"), "is no map of 24 voxels a side"),
-        (STAND_IN.replace("volume.astype", "(volume * np.nan).astype"), "is no map of 24 voxels a side"),
+        (BLUSH.replace("volume.astype", "volume[1:].astype"), "is no map of 24 voxels a side"),
+        (BLUSH.replace("volume.astype", "(volume * np.nan).astype"), "is no map of 24 voxels a side"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(
@@ -219,7 +183,7 @@ def test_it_is_ended_when_the_job_is(sums: BackProjector, tmp_path: Path, progra
 
 def test_runs_with_blush(d2_project: Path, tmp_path: Path, programs: Callable[[str, str], None]) -> None:
     """Of the halves of an auto-refinement, and continued."""
-    programs("relion_python_blush", STAND_IN.replace('general["rlnParticleDiameter"] == 60', "True"))
+    programs("relion_python_blush", BLUSH.replace('general["rlnParticleDiameter"] == 60', "True"))
     place = copy_of(d2_project, tmp_path / "project")
     run = refined(place, "Auto", "--blush", "--iter", "1")
     for name in ("it001_half1", "it001_half2"):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from body_errors import errors, matrices, poses
+from map_programs import BLUSH, path_with, programs_in
 from refine_runs import ABORT_NOW, ABORTED, Run, needs_mpirun, refined, shell_correlation, start
 
 from relion_py.compute.errors import UserError
@@ -168,6 +169,19 @@ def test_any_number_of_ranks_gives_the_same(project: Path, multibody: Run, ranks
         assert matrices(first) == pytest.approx(matrices(second), abs=1e-4)
     name = "run_it002_half2_body002.mrc"
     assert run.map(name) == pytest.approx(multibody.map(name), abs=1e-4 * float(np.abs(run.map(name)).max()))
+
+
+@pytest.mark.slow
+def test_blush_may_make_the_maps(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each body's, with its centre in that of the box; a stand-in that denoises nothing."""
+    monkeypatch.setenv("PATH", path_with(tmp_path / "bin"))
+    programs_in(tmp_path / "bin")("relion_python_blush", BLUSH.replace(" == 60", " > 0"))
+    run = refined(project, "Blush", "--j", "2", "--blush", "--iter", "1", usual=command("known.star"))
+    plain = refined(project, "NoBlush", "--j", "2", "--iter", "1", usual=command("known.star"))
+    for name in ("run_it001_half1_body001", "run_it001_half2_body002"):
+        assert run.has(f"{name}_external_reconstruct.mrc")
+        curve = shell_correlation(run.map(f"{name}.mrc"), plain.map(f"{name}.mrc"))
+        assert curve[1:8].min() > 0.98  # Blush's prior begins at the origin and is interpolated
 
 
 @pytest.mark.slow
