@@ -137,12 +137,12 @@ def test_classes_differ_after_a_first_iteration_by_correlation_is_continued(proj
 def test_images_as_references_of_a_2d_classification(project):
     """Averages of a finished run, listed in its model, keep their numbers; one image becomes all classes."""
     common = ("--i", "Particles/particles.star", "--tau2_fudge", "2", "--psi_step", "12", *COMMON)
-    first = refine(project, "flat_first", *common, "--K", "3", "--iter", "6")
-    again = refine(project, "flat_again", *common, "--ref", "flat_first/run_it006_model.star", "--iter", "1")
+    first = refine(project, "flat_first", *common, "--K", "3", "--iter", "4")
+    again = refine(project, "flat_again", *common, "--ref", "flat_first/run_it004_model.star", "--iter", "1")
     before, after = (classes_in(project, p, "Particles/particles.star") for p in (
-        first / "run_it006_data.star", again / "run_it001_data.star"))  # fmt: skip
+        first / "run_it004_data.star", again / "run_it001_data.star"))  # fmt: skip
     assert (before == after).mean() > 0.7
-    one = refine(project, "flat_one", *common, "--ref", "000001@flat_first/run_it006_classes.mrcs", "--K", "3",
+    one = refine(project, "flat_one", *common, "--ref", "000001@flat_first/run_it004_classes.mrcs", "--K", "3",
                  "--iter", "2")  # fmt: skip
     averages, _ = read_stack(one / "run_it002_classes.mrcs")
     assert averages.shape == (3, 32, 32)

@@ -44,8 +44,11 @@ def without(label: str) -> Callable[[StarFile], None]:
 
 @pytest.mark.parametrize(
     "change",
-    [with_unused_group(False), with_unused_group(True), without("rlnOpticsGroup")],
-    ids=["unused group", "unused first group", "no optics group"],
+    [
+        pytest.param(with_unused_group(False), marks=pytest.mark.slow, id="unused group"),
+        pytest.param(with_unused_group(True), id="unused first group"),
+        pytest.param(without("rlnOpticsGroup"), marks=pytest.mark.slow, id="no optics group"),
+    ],
 )
 def test_nothing_changes_by(
     change: Callable[[StarFile], None], usual_classes: Run, d2_project: Path, tmp_path: Path
