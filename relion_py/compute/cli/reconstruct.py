@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import NoReturn
 
@@ -21,7 +22,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.geometry import symmetry
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.aberrations import Aberrations
-from relion_py.compute.image.ctf import ctf_phases, ctf_values, electron_wavelength
+from relion_py.compute.image.ctf import CtfParams, ctf_phases, ctf_values, electron_wavelength
 from relion_py.compute.image.fourier import disc_pixels, frequencies, gather, half_transform, phase_shift
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map
@@ -237,17 +238,28 @@ def _poses(
     table: ParticleTable, rows: NDArray[np.int64], settings: Settings, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Origins x, y in A (2, N) and rot, tilt, psi in degrees (3, N), with the errors that are asked for."""
-    shift = np.stack([table.floats(f"rlnOrigin{axis}Angst", 0.0)[rows] for axis in "XY"])
+    shift = np.stack([_column(table, f"rlnOrigin{axis}Angst", 0.0)[rows] for axis in "XY"])
     shift += rng.normal(0, settings.shift_error, shift.shape)
     angles = np.zeros((3, len(rows)))
     for axis, name in enumerate(("Rot", "Tilt", "Psi")):
         if name == "Psi" or not settings.flat:
-            angles[axis] = table.floats(f"rlnAngle{name}")[rows] + rng.normal(0, settings.angular_error, len(rows))
+            angles[axis] = _column(table, f"rlnAngle{name}")[rows] + rng.normal(0, settings.angular_error, len(rows))
     return shift, angles
 
 
 def _merits(table: ParticleTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    return table.floats("rlnParticleFigureOfMerit")[rows, None].astype(np.float32)
+    return _column(table, "rlnParticleFigureOfMerit")[rows, None].astype(np.float32)
+
+
+# numbers are read from their text once, not for each batch
+@lru_cache(maxsize=8)
+def _column(table: ParticleTable, label: str, default: float | None = None) -> NDArray[np.float64]:
+    return table.floats(label, default)
+
+
+@lru_cache(maxsize=1)
+def _ctf_params(table: ParticleTable) -> CtfParams:
+    return ctf_params(table)
 
 
 def _insert_ewald(
@@ -277,7 +289,7 @@ def _insert_ewald(
         factors = factors * undo
     if detectors:
         factors = factors * 1 / relative_mtf(detectors, number, np.hypot(kx, ky) / (box * pixel))
-    params = ctf_params(table)[rows]
+    params = _ctf_params(table)[rows]
     gamma = ctf_phases(
         params, kx, ky, box, pixel,
         magnification=fault.magnification, gamma_offset=fault.gamma_offset(kx, ky, box, pixel),
@@ -322,7 +334,7 @@ def _ctf(
     fault: Aberrations,
 ) -> NDArray[np.float32]:
     return ctf_values(
-        ctf_params(table)[rows], kx, ky, box, group.pixel_size,
+        _ctf_params(table)[rows], kx, ky, box, group.pixel_size,
         magnification=fault.magnification,
         gamma_offset=fault.gamma_offset(kx, ky, box, group.pixel_size),
         intact_first_peak=settings.intact_first_peak,
