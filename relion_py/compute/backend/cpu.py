@@ -263,7 +263,7 @@ class CpuBackend:
 
         shared: the shifts are the same for all images.
         """
-        return 0 if shared else 8 * pixels
+        return 0 if shared else 16 * pixels
 
     def dense_scores(
         self,
