@@ -94,7 +94,7 @@ def test_loading_is_quick() -> None:
         float(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
         for _ in range(5)
     ]
-    assert min(runs) < 0.2
+    assert min(runs) < 0.05
 
 
 def test_the_documented_example_is_true() -> None:
