@@ -158,7 +158,7 @@ class BackProjector:
             source = self.grid.copy()
             source[len(source) // 2, source.shape[1] // 2, 0, 1] = 0.0  # a map has no imaginary mean
             exact = exact.astype(np.int64)
-            self._in_planes(kernels_volume.add_turned, workers, self.grid, source.copy(), exact, self.r_max_padded)
+            self._in_planes(kernels_volume.add_turned, workers, self.grid, source, exact, self.r_max_padded)
             if len(others):  # interpolate the sums over `exact`, also beyond the radius
                 self._in_planes(kernels_volume.add_turned, workers, source, source.copy(), exact, 2 * len(source))
         if len(others):
