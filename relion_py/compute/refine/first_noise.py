@@ -15,9 +15,9 @@ from relion_py.compute.image.masks import mask_outside, mask_outside_tubes, tube
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import source
 from relion_py.compute.refine.data import ParticleSet
-from relion_py.compute.refine.first_references import RandomAverages
+from relion_py.compute.refine.first_references import RandomAverages, size_within
 from relion_py.compute.refine.host import Host
-from relion_py.compute.refine.images import DiscPixels, disc_transforms
+from relion_py.compute.refine.images import DiscPixels, at_disc, half_transforms
 from relion_py.compute.refine.maximization import initial_noise, mean_shell_power, power_of_average
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.optics import ImageGeometry
@@ -25,8 +25,8 @@ from relion_py.compute.refine.options import RefineOptions
 
 NORM_LIMITS = (0.5, 2.0)
 """Standard deviation of the background that normalised images have."""
-_BATCH = 256
-"""Images looked at between two looks at a request to stop."""
+_BATCH = 2**23
+"""Pixels looked at between two looks at a request to stop."""
 
 
 def first_noise(
@@ -39,22 +39,25 @@ def first_noise(
 ) -> tuple[NDArray[np.float64], RandomAverages | None]:
     """Noise spectra (O, S) from the power of the first images of each optics group, in random order.
 
-    Without a reference also random averages of these images, on every rank. ctf: of all particles, or None.
+    Without a reference also random averages of these images, on every rank, as far as --ini_high leaves them.
+    ctf: of all particles, or None.
     """
     host.say(" Estimating initial noise spectra ...")
     sums = _Power(particles, model)
     averages = None
+    size = size_within(options.ini_high, model.ori_size, model.pixel_size)
     if not options.has_reference:
-        averages = RandomAverages(options.classes, model.ori_size, model.ref_dim, options.padding_factor)
+        averages = RandomAverages(options.classes, model.ori_size, size, model.ref_dim, options.padding_factor)
     diameter = options.mask_diameter(model.ori_size, model.pixel_size)
     mine = source.share(_first_of_each_group(particles, options, seed), host.comm)
     warned = options.dont_check_norm
     for geometry, alike in sums.by_geometry(mine):
-        radius, pixels = diameter / (2.0 * geometry.pixel_size), DiscPixels.of_size(geometry.box)
+        radius, pixels = diameter / (2.0 * geometry.pixel_size), DiscPixels.of_size(geometry.current_size(size))
         tube = options.helical_outer_diameter / (2.0 * geometry.pixel_size)
-        for first in range(0, len(alike), _BATCH):
+        batch = max(_BATCH // geometry.box**2, options.threads)
+        for first in range(0, len(alike), batch):
             host.check_abort()
-            index = alike[first : first + _BATCH]
+            index = alike[first : first + batch]
             images = particles.read_images(index)
             psis = particles.psi[index] if options.masks_tubes else None
             warned = warned or _warn_of_norm(images, radius, particles, index, host, tube)
@@ -62,15 +65,14 @@ def first_noise(
                 images = mask_outside_tubes(images, psis, radius, tube, float(options.mask_edge))
             elif options.zero_mask:
                 images = mask_outside(images, radius, float(options.mask_edge))
-            sums.add(index, images, options.threads)
+            transforms = half_transforms(images, options.threads)
+            sums.add(index, images, transforms)
             if averages is not None:
-                transforms = disc_transforms(images, pixels, options.threads) * np.float32(geometry.gain)
-                weights = np.ones(transforms.shape, np.float32)
+                values = at_disc(transforms, pixels) * np.float32(geometry.gain)
+                weights = np.ones(values.shape, np.float32)
                 if ctf is not None:
                     weights = ctf_values(ctf[index], pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
-                averages.add(
-                    transforms, weights, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio, options.threads
-                )
+                averages.add(values, weights, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio, options.threads)
     for array in [] if averages is None else [each.grid for each in averages.sums]:
         host.comm.allreduce_sum(array)
     return sums.spectra(host.comm), averages
@@ -103,12 +105,12 @@ class _Power:
         alike = self.first_alike[self.group_of[index]]
         return [(self.geometries[o], index[alike == o]) for o in self.images]
 
-    def add(self, index: NDArray[np.int64], images: NDArray[np.float32], threads: int) -> None:
-        """Adds images (n, box, box), those of the particles `index`, which are alike."""
+    def add(self, index: NDArray[np.int64], images: NDArray[np.float32], transforms: NDArray[np.complex64]) -> None:
+        """Adds images (n, box, box), those of the particles `index`, which are alike, with their half transforms."""
         groups = self.group_of[index]
         geometry = self.geometries[groups[0]]
         self.images[int(self.first_alike[groups[0]])] += images.sum(axis=0, dtype=np.float64)
-        power = mean_shell_power(images, threads)
+        power = mean_shell_power(transforms)
         np.add.at(self.power, groups, geometry.gain**2 * geometry.mean_in_reference(power))
         np.add.at(self.counts, groups, 1.0)
 

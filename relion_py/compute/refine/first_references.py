@@ -29,14 +29,21 @@ def first_resolution(box: int, pixel_size: float) -> float:
     return box * pixel_size / round(FIRST_FREQUENCY * box)
 
 
+def size_within(resolution: float, box: int, pixel_size: float) -> int:
+    """Size of images (pixels) that have all that a filter at this resolution (A) leaves of a box; 0 A: the box."""
+    shells = box * pixel_size / resolution if resolution > 0 else box
+    return min(2 * (round(shells) + FILTER_EDGE), box)
+
+
 class RandomAverages:
     """K averages of images that are put in at random orientations, each image into one class.
 
     Images are added as transforms at the pixels (kx, ky); 2D averages turn about one axis, maps in all directions.
+    size: that of images, pixels, beyond which nothing is kept
     """
 
-    def __init__(self, classes: int, box: int, dimensions: int, padding: float) -> None:
-        self.sums = [BackProjector(box, -1, padding, ndim=dimensions) for _ in range(classes)]
+    def __init__(self, classes: int, box: int, size: int, dimensions: int, padding: float) -> None:
+        self.sums = [BackProjector(box, size, padding, ndim=dimensions) for _ in range(classes)]
         self.dimensions = dimensions
 
     def add(
@@ -109,15 +116,10 @@ def _blobs(average: NDArray[np.float32], diameter: float, random: np.random.Gene
     """Gaussian blobs about the centre, each as high as the average is there; diameter in pixels."""
     box, dimensions = len(average), average.ndim
     places = random.normal(box / 2.0, diameter / (7.0 if dimensions == 2 else 6.0), (BLOBS, dimensions))
-    axis = np.arange(box)
-    total = np.zeros(average.shape)
-    for place in places:
-        cell = place.astype(int)
-        if (cell < 0).any() or (cell >= box).any():
-            continue
-        profiles = [np.exp(-(((axis - p) * 10.0 / diameter) ** 2)) for p in place]
-        blob = profiles[0]
-        for profile in profiles[1:]:
-            blob = blob[..., None] * profile
-        total += abs(float(average[tuple(cell)])) * blob
-    return total
+    cells = places.astype(int)
+    inside = ((cells >= 0) & (cells < box)).all(axis=1)
+    profiles = np.exp(-(((np.arange(box) - places[inside, :, None]) * 10.0 / diameter) ** 2))
+    blobs = np.abs(average[tuple(cells[inside].T)], dtype=np.float64)[:, None] * profiles[:, 0]
+    for axis in range(1, dimensions - 1):
+        blobs = (blobs[:, :, None] * profiles[:, axis, None]).reshape(len(blobs), -1)
+    return (blobs.T @ profiles[:, -1]).reshape(average.shape)

@@ -151,20 +151,15 @@ def _shell_power(transforms, shells, out):  # type: ignore[no-untyped-def]
                     out[n, s] += value.real * value.real + value.imag * value.imag
 
 
-def disc_transforms(images: NDArray[np.float32], pixels: DiscPixels, workers: int = 1) -> NDArray[np.complex64]:
-    """Transforms of images (N, box, box) at the disc pixels, (N, P), their phases referred to pixel box//2."""
-    return _disc(_transform(images, workers), pixels)
-
-
-def _transform(images: NDArray[np.float32], workers: int = 1) -> NDArray[np.complex64]:
+def half_transforms(images: NDArray[np.float32], workers: int = 1) -> NDArray[np.complex64]:
     """rfft2 / box^2 of each image, complex64 (N, box, box // 2 + 1)."""
     transforms = scipy.fft.rfft2(images, workers=workers)
     transforms *= np.float32(1.0 / images.shape[1] ** 2)
     return transforms
 
 
-def _disc(transforms: NDArray[np.complex64], pixels: DiscPixels) -> NDArray[np.complex64]:
-    """The disc pixels with phases referred to pixel box//2, (N, P)."""
+def at_disc(transforms: NDArray[np.complex64], pixels: DiscPixels) -> NDArray[np.complex64]:
+    """The disc pixels of half transforms with phases referred to pixel box//2, (N, P)."""
     box = transforms.shape[1]
     sign = np.where((pixels.kx + pixels.ky) % 2 == 0, 1.0, -1.0).astype(np.float32)
     return transforms[:, pixels.ky % box, pixels.kx] * sign
@@ -189,15 +184,15 @@ def transform_images(
     """
     box = images.shape[1]
     _shift_and_scale(images, np.ascontiguousarray(shift, np.int64), np.asarray(factor, np.float32))
-    unmasked = disc_transforms(images, pixels)
+    unmasked = at_disc(half_transforms(images), pixels)
     if tubes is None:
         masked = mask_outside(images, mask_radius, mask_edge, background=noise)
     else:
         masked = mask_outside_tubes(images, tubes[0], mask_radius, tubes[1], mask_edge, noise)
-    transforms = _transform(masked)
+    transforms = half_transforms(masked)
     spectrum = np.zeros((len(images), box // 2 + 1))
     _shell_power(transforms, box // 2 + 1, spectrum)
-    return unmasked, _disc(transforms, pixels), spectrum
+    return unmasked, at_disc(transforms, pixels), spectrum
 
 
 def noise_images(sigma2: NDArray[np.float64], box: int, seeds: NDArray[np.int64]) -> NDArray[np.float32]:

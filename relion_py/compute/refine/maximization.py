@@ -7,7 +7,6 @@ are made in `reconstruct`.
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
 from numba import njit
 from numpy.typing import NDArray
 
@@ -87,21 +86,20 @@ def _new_noise(model: ModelState, sums: WeightedSums, shell_pixels: NDArray[np.i
     return noise
 
 
-def mean_shell_power(images: NDArray[np.float32], workers: int = 1) -> NDArray[np.float64]:
-    """Mean |F|^2 of each shell (N, S) of images (N, box, box), F = DFT / box^2.
+def mean_shell_power(transforms: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """Mean |F|^2 of each shell (N, S) of half transforms F (N, box, box // 2 + 1).
 
     Over all of a real transform's elements, so that kx = 0 counts with both signs of ky
     (ml_optimiser.cpp, calculateSumOfPowerSpectraAndAverageImage).
     """
-    box = images.shape[-1]
-    transforms = scipy.fft.rfft2(images, workers=workers)
+    box = transforms.shape[1]
     ky = np.fft.fftfreq(box, 1.0 / box)[:, None]
     shell = np.rint(np.sqrt(ky**2 + np.arange(box // 2 + 1)[None] ** 2)).astype(int)
     inside = shell <= box // 2
     count = np.bincount(shell[inside])
-    power = np.zeros((len(images), len(count)))
+    power = np.zeros((len(transforms), len(count)))
     _add_power(transforms, shell, power)
-    return power / (count * float(box) ** 4)
+    return power / count
 
 
 @njit(cache=True, nogil=True)

@@ -53,10 +53,10 @@ def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoR
     source.prepare(particles, options, host.comm, host.say, lambda done, total: host.check_abort())
     with source.dropped_on_error(particles, options):
         ctf = ctf_params(particles.table) if options.ctf else None
+        if not options.has_reference and options.ini_high <= 0:
+            options = replace(options, ini_high=first_resolution(model.ori_size, model.pixel_size))
         model.sigma2_noise, averages = first_noise(particles, options, model, ctf, state.random_seed, host)
         if not options.has_reference:
-            if options.ini_high <= 0:
-                options = replace(options, ini_high=first_resolution(model.ori_size, model.pixel_size))
             starts = _made_references(options, model, averages, state)
             model.references = starts[0]
         mask = _mask(options, model, host)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from relion_py.compute.refine.expectation import WeightedSums
+from relion_py.compute.refine.images import half_transforms
 from relion_py.compute.refine.maximization import initial_noise, mean_shell_power, power_of_average, update_model
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.optics import half_plane_pixels
@@ -110,7 +111,7 @@ def test_initial_noise_is_the_power_less_that_of_the_mean_image() -> None:
     y, x = np.indices((BOX, BOX)) - BOX / 2
     picture = 3.0 * np.exp(-(x**2 + y**2) / 12.0)
     images = picture + np.sqrt(variance) * rng.standard_normal((count, BOX, BOX))
-    power = mean_shell_power(images.astype(np.float32)).sum(axis=0)
+    power = mean_shell_power(half_transforms(images.astype(np.float32))).sum(axis=0)
     noise = initial_noise(power[None], np.array([float(count)]), power_of_average(images.mean(axis=0))[None])
     np.testing.assert_allclose(noise[0, 2:], variance / (2 * BOX**2), rtol=0.06)
 
