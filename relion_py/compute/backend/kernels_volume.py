@@ -249,7 +249,6 @@ def add_rotated(grid, operators, turns, radius, first, last, out):  # type: igno
                     x0 = int(xp)
                     y0, z0 = int(np.floor(yp)), int(np.floor(zp))
                     fx, fy, fz = xp - x0, yp - y0, zp - z0
-                    fx, fy, fz = xp - x0, yp - y0, zp - z0
                     y0, z0 = y0 + half_y, z0 + half_z
                     re, im, weight = _in_plane(grid, z0, y0, x0, fy, fx)
                     if fz != 0.0:  # else a turn about Z
