@@ -25,8 +25,8 @@ from PySide6.QtWidgets import (
 from relion_py.gui.display.background import Background
 
 if TYPE_CHECKING:
+    from relion_py.gui.display.result_view import ResultView
     from relion_py.gui.display.results_data import Collector, JobFiles, Results
-    from relion_py.gui.display.results_views import ResultView
 
 POLL_MILLISECONDS = 2000
 SLICE_MILLISECONDS = 1

@@ -126,7 +126,7 @@ def refinement(root: Path, number: int) -> str:
 
 @pytest.mark.req("G8")
 def test_results_of_refinements_never_hold_the_window(qtbot, open_window, tmp_path: Path) -> None:
-    from relion_py.gui.display.results_views import RefinementView
+    from relion_py.gui.display.refinement_views import RefinementView
 
     root = tmp_path / "project"
     Project.create(root)

@@ -11,16 +11,10 @@ import numpy as np
 import pytest
 
 from relion_py.compute.io import star
+from relion_py.gui.display.micrograph_views import CtfView, MotionView, PicksView
+from relion_py.gui.display.refinement_views import ClassesView, PostprocessView, RefinementView
 from relion_py.gui.display.results_data import JobFiles, find_map
-from relion_py.gui.display.results_views import (
-    ClassesView,
-    CtfView,
-    MotionView,
-    NodesView,
-    PicksView,
-    PostprocessView,
-    RefinementView,
-)
+from relion_py.gui.display.results_views import NodesView
 from relion_py.gui.results_panel import ResultsPanel
 from relion_py.pipeline.project import Project
 
