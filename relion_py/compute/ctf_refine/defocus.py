@@ -37,6 +37,8 @@ _ALL52 = tuple(index.ravel() for index in np.indices((BFACTOR, COUNT - BFACTOR))
 """Elements of the Hessian by phase and phase, CTF and CTF, phase and CTF."""
 
 _ROUNDING = 1e-6  # a gain of so much of the cost is none
+_FLAT = 1e-6  # least curvature, of what it is along the parameters themselves
+_TURN = 1.0  # radians by which a step may turn the CTF's phase at the finest frequency
 _PIECE = 1 << 22  # elements of the largest temporary array
 
 
@@ -204,9 +206,10 @@ def fit(
 def _minimise(groups: list[_Comparison], ends: NDArray, theta: Array, mode: FitMode, iterations: int) -> Array:
     damping = np.full(len(theta), 1e-3)
     curved = False
+    finest = max(float(group.pixels[1].max(initial=0.0)) for group in groups)
     cost, gradient, hessian = _equations(groups, ends, theta, curved)
     for _ in range(iterations):
-        step = _arrow_step(gradient, hessian, mode, damping)
+        step = _arrow_step(gradient, hessian, mode, damping, finest)
         trial = theta + step
         found = _equations(groups, ends, trial, curved)
         gain = cost.sum() - found[0].sum()
@@ -235,36 +238,57 @@ def _equations(groups: list[_Comparison], ends: NDArray, theta: Array, curved: b
     return tuple(np.concatenate(values) for values in zip(*found, strict=True))  # type: ignore[return-value]
 
 
-def _arrow_step(gradient: Array, hessian: Array, mode: FitMode, damping: Array) -> Array:
+def _arrow_step(gradient: Array, hessian: Array, mode: FitMode, damping: Array, finest: float) -> Array:
     """The damped step (n, 7) of all particles: own parameters are eliminated, shared ones solved for.
 
-    Parameters are scaled by the roots of the Hessian's diagonal, so that the damping has no unit.
+    Noise can bend the cost the other way, where Newton's step goes uphill or anywhere: the curvature counts by its
+    size (Dauphin et al. 2014), and no step turns the CTF's phase by more than _TURN at the frequency whose square is
+    ``finest`` (1/A^2), so that a particle stays in the valley in which it starts.
     """
     own, shared = list(mode.own), list(mode.shared)
     step = np.zeros_like(gradient)
-    tiny = 1e-30
     if own:
-        scale = 1.0 / np.sqrt(np.maximum(np.abs(np.einsum("nii->ni", hessian)[:, own]), tiny))
-        matrix = hessian[:, own][:, :, own] * scale[:, :, None] * scale[:, None, :]
-        matrix += damping[:, None, None] * np.eye(len(own))
-        right = [gradient[:, own, None]]
-        if shared:
-            right.append(hessian[:, own][:, :, shared])
-        solved = np.linalg.solve(matrix, np.concatenate(right, axis=2) * scale[:, :, None]) * scale[:, :, None]
-        step[:, own] = -solved[:, :, 0]
+        inverse = _positive_inverse(hessian[:, own][:, :, own], damping)
+        solved = -np.einsum("nop,np->no", inverse, gradient[:, own])
     if shared:
+        arrow = hessian[:, own][:, :, shared]
         total = hessian[:, shared][:, :, shared].sum(axis=0)
-        norm = 1.0 / np.sqrt(np.maximum(np.abs(np.diag(total)), tiny))
-        lead = total + np.median(damping) * np.diag(np.abs(np.diag(total)))
         force = gradient[:, shared].sum(axis=0)
         if own:
-            lead = lead - np.einsum("nos,not->st", hessian[:, own][:, :, shared], solved[:, :, 1:])
-            force = force - np.einsum("nos,no->s", hessian[:, own][:, :, shared], solved[:, :, 0])
-        common = -norm * np.linalg.lstsq(lead * norm[:, None] * norm, force * norm, rcond=1e-12)[0]
+            pull = np.einsum("nop,nps->nos", inverse, arrow)
+            total = total - np.einsum("nos,not->st", arrow, pull)
+            force = force + np.einsum("nos,no->s", arrow, solved)
+        common = -_positive_inverse(total[None], np.median(damping, keepdims=True))[0] @ force
         step[:, shared] = common
+        step[:, shared] *= _shortened(step, finest)[:, None]
         if own:
-            step[:, own] -= solved[:, :, 1:] @ common
+            solved -= np.einsum("nos,ns->no", pull, step[:, shared])
+    if own:
+        alone = np.zeros_like(step)
+        alone[:, own] = solved
+        step[:, own] = solved * _shortened(alone, finest)[:, None]
     return step
+
+
+def _positive_inverse(matrices: Array, damping: Array) -> Array:
+    """Inverses of symmetric matrices (n, m, m) with their eigenvalues' absolute values, damped, (n,).
+
+    Parameters are scaled by the roots of the diagonal, so that damping has no unit.
+    """
+    diagonal = np.abs(np.einsum("nii->ni", matrices))
+    scale = 1.0 / np.sqrt(np.maximum(diagonal, 1e-30))
+    values, vectors = np.linalg.eigh(matrices * scale[:, :, None] * scale[:, None, :])
+    values = np.maximum(np.abs(values), _FLAT) + damping[:, None]
+    vectors = vectors * scale[:, :, None]
+    return np.einsum("nij,nj,nkj->nik", vectors, 1.0 / values, vectors)
+
+
+def _shortened(step: Array, finest: float) -> Array:
+    """Factors (n,) up to 1 for steps (n, 7), so that none turns the phase, or changes the damping's exponent, by more than _TURN."""
+    turn = np.abs(step[:, PHASE]) + np.abs(step[:, CS]) * finest**2
+    turn += (np.abs(step[:, DEFOCUS]) + np.hypot(step[:, ASTIG1], step[:, ASTIG2])) * finest
+    turn += np.abs(step[:, BFACTOR]) * 0.25 * finest
+    return _TURN / np.maximum(turn, _TURN)
 
 
 # ---- the search -------------------------------------------------------------------------------------------

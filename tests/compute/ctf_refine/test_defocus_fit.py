@@ -181,3 +181,34 @@ def test_the_order_of_parameters_is_that_of_the_letters():
     assert FitMode.parse("pffff").own == (0,)
     assert FitMode.parse("ffffm").shared == (BFACTOR, BFACTOR + 1)
     assert FitMode.parse("fpmff") == FitMode((1,), (2, 3))
+
+
+def test_noise_does_not_drive_a_particle_out_of_its_valley():
+    """Images of almost nothing but noise: each fit ends at the first minimum downhill of where it began."""
+    truth, group = params(40), optics()
+    error = np.random.default_rng(5).normal(0, 100, len(truth))
+    start = replace(truth, defocus_u=truth.defocus_u + error, defocus_v=truth.defocus_v + error)
+    seen = views(truth, group, 20.0)
+    [found] = defocus.fit([seen], [start], [weight(group)], FitMode.parse("fpfff"))
+    compared, offsets = defocus._Comparison(seen, weight(group)), np.arange(-4000.0, 4000.5, 10.0)
+    landscape = np.stack([
+        compared.costs(encode(replace(start, defocus_u=start.defocus_u + d, defocus_v=start.defocus_v + d)))
+        for d in offsets
+    ])  # fmt: skip
+    moved = found.defocus_u - start.defocus_u
+    for n, cost in enumerate(landscape.T):
+        at = len(offsets) // 2
+        way = 1 if cost[at + 1] < cost[at] else -1
+        while cost[at + way] < cost[at]:
+            at += way
+        assert moved[n] == pytest.approx(offsets[at], abs=15.0), n
+
+
+@pytest.mark.parametrize("mode", ["fpmff", "fppff", "mpmff"])
+def test_noise_alone_is_fitted_without_failing(mode):
+    truth, group = params(100), optics()
+    seen = views(truth, group, 2000.0)
+    compared = defocus._Comparison(seen, weight(group))
+    [found] = defocus.fit([seen], [truth], [weight(group)], FitMode.parse(mode))
+    assert compared.costs(encode(found)).sum() < compared.costs(encode(truth)).sum()
+    assert np.abs(found.defocus_u - truth.defocus_u).max() < 3000.0
