@@ -202,21 +202,21 @@ class CpuBackend:
     def transform_images(
         self, images: NDArray[np.float32], shift: NDArray, factor: NDArray, mask_radius: float, mask_edge: float,
         pixels: DiscPixels, noise: NDArray[np.float32] | None = None, tubes: tuple[NDArray, float] | None = None,
-    ) -> tuple[NDArray, NDArray, NDArray[np.float64]]:  # fmt: skip
-        """Unmasked and masked transforms and spectra (the last NumPy's), see `refine.images.transform_images`."""
+    ) -> tuple[NDArray, NDArray, NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+        """Unmasked and masked transforms, spectra and means (NumPy's), see `refine.images.transform_images`."""
         n, box = len(images), images.shape[-1]
         unmasked, masked = np.empty((n, pixels.size), np.complex64), np.empty((n, pixels.size), np.complex64)
-        spectra = np.empty((n, box // 2 + 1))
+        spectra, means = np.empty((n, box // 2 + 1)), np.empty(n)
 
         def work(a: int, b: int) -> None:
-            unmasked[a:b], masked[a:b], spectra[a:b] = transform_images(
+            unmasked[a:b], masked[a:b], spectra[a:b], means[a:b] = transform_images(
                 images[a:b], shift[a:b], factor[a:b], mask_radius, mask_edge, pixels,
                 noise=None if noise is None else noise[a:b],
                 tubes=None if tubes is None else (tubes[0][a:b], tubes[1]),
             )  # fmt: skip
 
         self.map(work, self.ranges(n, max(self.threads, n // IMAGES_AT_A_TIME)))
-        return unmasked, masked, spectra
+        return unmasked, masked, spectra, means
 
     def ctf_values(
         self, params: CtfParams, kx: NDArray, ky: NDArray, box: int, angpix: float, **options: Any
@@ -457,13 +457,13 @@ class CpuBackend:
         accumulators.clear()
 
     def sum_groups(
-        self, slices: Slices, plan: Any, weights: NDArray, table: Shifted, unmasked: NDArray, residual: bool,
-        accumulators: list[NDArray[np.float32]], shells: int,
+        self, slices: Slices, plan: Any, weights: NDArray, table: Shifted, unmasked: NDArray, inserted: NDArray,
+        residual: bool, accumulators: list[NDArray[np.float32]], shells: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
         """Back-projections, and signal and reference power (N, shells), see `estep_numba.sum_groups`.
 
-        The table's images, masked as they were for the scores, give the powers; unmasked (N, P) complex64, also
-        CTF X / sigma2, are what is back-projected, at the table's shifts.
+        The table's images, masked as they were for the scores, give the powers; unmasked (N, P) complex64, usually
+        CTF X / sigma2 as well, are what is back-projected, at the table's shifts, with the weights inserted (N, P).
         """
         g, at = plan, table.rows
         plain = _split(unmasked * at.centre)
@@ -477,7 +477,7 @@ class CpuBackend:
                 slices.dir_mats, slices.psi_table,
                 g.block, g.particle, g.psi_start, g.psi_count, g.psi_idx, g.slot_first, g.slot_count, g.out_start,
                 table.start, at.images, plain, at.cosine, at.sine, at.pair, at.sign, table.children, table.ctf2,
-                weights, residual, accumulators[thread], signal[thread], power[thread], a, b,
+                inserted, weights, residual, accumulators[thread], signal[thread], power[thread], a, b,
             )  # fmt: skip
 
         ranges = self.group_ranges(g.block, g.work(), SUM_PIECES * threads)

@@ -250,27 +250,27 @@ class CudaBackend:
     def transform_images(
         self, images: Array, shift: NDArray, factor: NDArray, mask_radius: float, mask_edge: float,
         pixels: DiscPixels, noise: NDArray[np.float32] | None = None, tubes: tuple[NDArray, float] | None = None,
-    ) -> tuple[Array, Array, NDArray[np.float64]]:  # fmt: skip
-        """Unmasked and masked transforms and spectra (the last NumPy's), see `refine.images.transform_images`.
+    ) -> tuple[Array, Array, NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+        """Unmasked and masked transforms, spectra and means (NumPy's), see `refine.images.transform_images`.
 
         images: NumPy's, or on the device already. Segments of helices get their tubes on the host.
         """
         if tubes is not None:
-            unmasked, masked, spectrum = transform_images(
+            unmasked, masked, spectrum, means = transform_images(
                 images, shift, factor, mask_radius, mask_edge, pixels, noise=noise, tubes=tubes
             )
-            return self.to_device(unmasked), self.to_device(masked), spectrum
+            return self.to_device(unmasked), self.to_device(masked), spectrum, means
         n, box = images.shape[:2]
         unmasked = self.xp.empty((n, pixels.size), np.complex64)
         masked = self.xp.empty((n, pixels.size), np.complex64)
-        spectrum = np.zeros((n, box // 2 + 1))
+        spectrum, means = np.zeros((n, box // 2 + 1)), np.zeros(n)
         size = max(1, int(self.work_bytes() // (BYTES_PER_IMAGE_PIXEL * box * box)))
         first = 0
         while first < n:
             part = slice(first, min(first + size, n))
             self._check()
             try:
-                spectrum[part] = self._transform_part(
+                spectrum[part], means[part] = self._transform_part(
                     images[part], shift[part], factor[part], (mask_radius, mask_edge), pixels,
                     None if noise is None else noise[part], unmasked[part], masked[part],
                 )  # fmt: skip
@@ -281,12 +281,12 @@ class CudaBackend:
                     raise
             self.release()
             size = max(1, size // 2)
-        return unmasked, masked, spectrum
+        return unmasked, masked, spectrum, means
 
     def _transform_part(
         self, images: Array, shift: NDArray, factor: NDArray, mask: tuple[float, float], pixels: DiscPixels,
         noise: NDArray | None, unmasked: Array, masked: Array,
-    ) -> NDArray[np.float64]:  # fmt: skip
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
         n, box = images.shape[:2]
         moved = self.xp.empty((n, box, box), np.float32)
         self._launch(
@@ -308,7 +308,8 @@ class CudaBackend:
             for i in range(2)
         )
         self._launch_blocks("shell_power", (n * shells, 1, 1), transforms, by_shell, shell_ptr, shells, box, spectrum)
-        return self.to_host(spectrum)
+        means = transforms[:, 0, 0].real / np.float32(box * box)
+        return self.to_host(spectrum), self.to_host(means)
 
     def _cut(self, images: Array, pixels: DiscPixels, out: Array) -> Array:
         """The images' transforms; their disc pixels go to `out`."""
@@ -614,10 +615,10 @@ class CudaBackend:
     # ---- sums ----
 
     def sum_groups(
-        self, slices: Slices, plan: Any, weights: Array, table: Shifted, unmasked: Array, residual: bool,
-        accumulators: list[Array], shells: int,
+        self, slices: Slices, plan: Any, weights: Array, table: Shifted, unmasked: Array, inserted: Array,
+        residual: bool, accumulators: list[Array], shells: int,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
-        """Back-projections, of the unmasked images, and signal and reference power (N, shells).
+        """Back-projections of the unmasked images, with the weights inserted; signal and reference power (N, shells).
 
         The grids change in the last step, which needs no more memory: a batch that failed before can be repeated.
         """
@@ -659,7 +660,7 @@ class CudaBackend:
         self._launch_blocks(
             "sum_and_insert", (len(used) * chunks, 1, 1), used, chunks, slot_ptr, pairs_by_slot, plan.group_of_pair,
             plan.pair_start, totals, weights, g.particle, g.slot_first, g.slot_count, g.out_start, children,
-            table.children, start, plain_row, plain, table.ctf2, slices.volumes, volume_of, axes, depth, height,
+            table.children, start, plain_row, plain, inserted, slices.volumes, volume_of, axes, depth, height,
             width, slices.kx, slices.ky, pixels, slices.r_max, residual, accumulators[0],
         )  # fmt: skip
         return sums

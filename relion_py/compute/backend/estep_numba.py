@@ -438,11 +438,12 @@ def _sum_phases(
 def sum_groups(
     volumes, pad, r_max, kx, ky, shell, distortion, dir_mats, psi_table, block, particle, psi_start, psi_count, psi_idx,
     slot_first, slot_count, out_start, table_start, images, plain_images, cosine, sine, pair_of_row, sign_of_row,
-    n_shifts, ctf2, weights, residual, grids, signal, power, first, last,
+    n_shifts, ctf2, inserted, weights, residual, grids, signal, power, first, last,
 ):  # fmt: skip
     """Weighted sums of the groups first ... last-1: back-projections, and signal and reference power per shell.
 
-    images (masked ones) and their phases as in score_groups; plain_images (N, 2P): the unmasked CTF X / sigma2. A sum
+    images (masked ones) and their phases as in score_groups; plain_images (N, 2P): the unmasked CTF X / sigma2, of
+    weight inserted (N, P) CTF^2 / sigma2, or X / sigma2 and CTF^2 / sigma2 of images with the CTF in them. A sum
     of shifted images is the image times the sum of the phases. shell (P,) the Fourier shell of each pixel.
     grids (K, Z, Y, X, 3): accumulators of numerator (re, im) and weight, this thread's own. With `residual` the
     images are back-projected less their projections: CTF (X - CTF P) / sigma2.
@@ -517,7 +518,7 @@ def sum_groups(
                     angle = psi_idx[psi_start[gg] + row_list[i] // n_children]
                     at = row_place[slot_of_psi[angle] * n_children + row_list[i] % n_children]
                     _add_row(
-                        row_weight[i], summed_re[i], summed_im[i], rows[at], images[n], plain_images[n], ctf2[n],
+                        row_weight[i], summed_re[i], summed_im[i], rows[at], images[n], plain_images[n], inserted[n],
                         numerators[at], denominators[at], signal_sum, power_sum,
                     )  # fmt: skip
                 for p in range(n_pix):
@@ -566,19 +567,19 @@ def _rows_in_use(
 
 @njit(**KERNEL_OPTIONS)
 def _add_row(
-    weight, phases_re, phases_im, row, image, plain_image, ctf2, numerator, denominator, signal_sum, power_sum
+    weight, phases_re, phases_im, row, image, plain_image, inserted, numerator, denominator, signal_sum, power_sum
 ):  # fmt: skip
     """Adds one particle's share of one orientation; split (2P,) or, phases, weight and power, (P,).
 
     phases: the sum over shifts that the images are multiplied by.
     """
-    n_pix = ctf2.shape[0]
+    n_pix = inserted.shape[0]
     for p in range(n_pix):
         c, s = phases_re[p], phases_im[p]
         x, y = plain_image[p], plain_image[n_pix + p]
         numerator[p] += x * c - y * s
         numerator[n_pix + p] += x * s + y * c
-        denominator[p] += weight * ctf2[p]
+        denominator[p] += weight * inserted[p]
         x, y = image[p], image[n_pix + p]
         re, im = row[p], row[n_pix + p]
         signal_sum[p] += re * (x * c - y * s) + im * (x * s + y * c)

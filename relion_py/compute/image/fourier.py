@@ -183,13 +183,17 @@ def filter_profile(
     edge_width: int = 2,
     *,
     highpass: bool = False,
+    whole_shell: bool = True,
 ) -> NDArray[np.float64]:
     """Raised-cosine factor of a filter at ``resolution`` A for radii in Fourier pixels of a box.
 
-    The edge goes from ``edge_width // 2`` shells below the filter's shell to as many above it.
-    Source: ``lowPassFilterMap``.
+    The edge goes from ``edge_width // 2`` shells below the filter's shell to as many above it; whole_shell: the
+    nearest shell to the resolution, else the radius that it has.
+    Source: ``lowPassFilterMap``; ml_optimiser.cpp, initialLowPassFilterReferences, does not round.
     """
-    shell = int(np.floor(box * angpix / resolution + 0.5))
+    shell = box * angpix / resolution
+    if whole_shell:
+        shell = np.floor(shell + 0.5)
     half_width = edge_width // 2
     low, high = max(0, shell - half_width), shell + half_width
     r = np.asarray(radius, dtype=np.float64)
@@ -200,9 +204,17 @@ def filter_profile(
     return 1.0 - passed if highpass else passed
 
 
-def lowpass(image: Real, angpix: float, resolution: float, edge_width: int = 2, dimensions: int | None = None) -> Real:
+def lowpass(
+    image: Real,
+    angpix: float,
+    resolution: float,
+    edge_width: int = 2,
+    dimensions: int | None = None,
+    *,
+    whole_shell: bool = True,
+) -> Real:
     """Map or image(s) without what is finer than ``resolution`` A; see :func:`filter_profile`."""
-    return _filtered(image, angpix, resolution, edge_width, dimensions, highpass=False)
+    return _filtered(image, angpix, resolution, edge_width, dimensions, highpass=False, whole_shell=whole_shell)
 
 
 def highpass(image: Real, angpix: float, resolution: float, edge_width: int = 2, dimensions: int | None = None) -> Real:
@@ -211,12 +223,19 @@ def highpass(image: Real, angpix: float, resolution: float, edge_width: int = 2,
 
 
 def _filtered(
-    image: Real, angpix: float, resolution: float, edge_width: int, dimensions: int | None, *, highpass: bool
+    image: Real,
+    angpix: float,
+    resolution: float,
+    edge_width: int,
+    dimensions: int | None,
+    *,
+    highpass: bool,
+    whole_shell: bool = True,
 ) -> Real:
     dimensions = image.ndim if dimensions is None else dimensions
     box, axes = image.shape[-1], _axes(dimensions)
     radius = radius_grid(box, dimensions)
-    profile = filter_profile(radius, box, angpix, resolution, edge_width, highpass=highpass)
+    profile = filter_profile(radius, box, angpix, resolution, edge_width, highpass=highpass, whole_shell=whole_shell)
     # a filter that depends on the radius alone needs no centring
     filtered = fft.rfftn(image, axes=axes) * profile.astype(image.dtype)
     return fft.irfftn(filtered, s=(box,) * dimensions, axes=axes)

@@ -108,7 +108,7 @@ class BodyPreparation(ImagePreparation):
         )
         if self.options.reconstruct_subtracted:
             means = subtracted.mean(axis=(1, 2), dtype=np.float64)
-        unmasked, masked, spectrum = backend.transform_images(subtracted, *how)
+        unmasked, masked, spectrum, masked_means = backend.transform_images(subtracted, *how)
         if not self.options.reconstruct_subtracted:  # the whole particle is back-projected
             unmasked = backend.transform_images(images, *how)[0]
         self.undo_optics(index, fine, backend, unmasked, masked)
@@ -129,7 +129,8 @@ class BodyPreparation(ImagePreparation):
             coarse=coarse,
             coarse_in_fine=coarse.positions_in(fine),
             scale_shells=np.zeros(model.nr_shells, np.bool_),
-            origin=np.stack([means * factor, ctf[:, 0]], axis=1),
+            origin=np.stack([means * factor, ctf[:, 0], masked_means], axis=1),
+            premultiplied=self.premultiplied[p.optics_group[index[0]]],
         )
 
     def _residual(self, body: int, index: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -93,11 +93,6 @@ def _group_features(group: OpticsGroup, path: str) -> Iterator[str]:
     """What an optics group has that would have to be ignored, or that cannot be understood."""
     if group.dimensionality != 2:
         yield f"{path}: optics group {group.name} holds sub-tomograms, which are not in this release."
-    if group.ctf_premultiplied:
-        yield (
-            f"{path}: the images of optics group {group.name} are multiplied with their CTF, "
-            "which is not in this release."
-        )
     try:
         Aberrations.of_group(group.values, group.voltage, group.cs)
     except UserError as error:

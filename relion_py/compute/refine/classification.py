@@ -19,7 +19,7 @@ from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.engine import Engine
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.halves import FIRST_PRIOR_SHELL, keep_spectra, reduce_grid
-from relion_py.compute.refine.maximization import update_model
+from relion_py.compute.refine.maximization import average_ctf2, update_model
 from relion_py.compute.refine.model import healpix_angular_step
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.reconstruct import ShellSpectra, reconstruct, update_tau2
@@ -201,6 +201,7 @@ class Classification(Engine):
         options, model = self.options, self.models[0]
         self.job.say(" Maximization...")
         weight = weighted.pdf_direction.sum(axis=1)
+        ctf2 = self._average_ctf2(weighted)
         for k, each in enumerate(sums):
             result: tuple[ShellSpectra, NDArray[np.float32], NDArray[np.float64]] | None = None
             if weight[k] <= 0:
@@ -208,7 +209,7 @@ class Classification(Engine):
                 continue
             if self.job.comm.rank == self._owner(k):
                 each.symmetrise(workers=options.threads, helix=helical.units_of(model, k, options))
-                spectra = update_tau2(each, model.tau2_class[k], tau2_fudge=model.tau2_fudge)
+                spectra = update_tau2(each, model.tau2_class[k], tau2_fudge=model.tau2_fudge, average_ctf2=ctf2)
                 fsc = model.fsc_halves_class[k]
                 if self.external is None:
                     volume = reconstruct(
@@ -230,6 +231,11 @@ class Classification(Engine):
         if self.first_by_correlation:
             self._after_correlation()
         self._finish_iteration()
+
+    def _average_ctf2(self, weighted: WeightedSums) -> NDArray[np.float64] | None:
+        """What the prior is divided by in shells where images are multiplied with their CTF, or None."""
+        premultiplied = np.array(self.preparation.premultiplied)
+        return None if self.fixed_tau2 else average_ctf2(weighted, self.shell_pixels, premultiplied)
 
     def _update_parameters(self, weighted: WeightedSums) -> None:
         """Noise, priors, scales and norms."""

@@ -28,7 +28,6 @@ from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
-from relion_py.compute.image.fourier import filter_profile, lowpass
 from relion_py.compute.post.local_symmetry import Region, symmetrised
 from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.refine import convergence, helical, outputs, source
@@ -49,7 +48,7 @@ from relion_py.compute.refine.preparation import ImagePreparation
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.reference import read_solvent_mask
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
-from relion_py.compute.refine.solvent import FILTER_EDGE, SolventMasks
+from relion_py.compute.refine.solvent import SolventMasks, first_filter, first_filter_profile
 
 ACCURACY_TRIALS = {3: 100, 2: 10}
 """Particles on which the accuracy of angles and offsets is estimated, by the dimension of the references."""
@@ -404,8 +403,11 @@ class Engine:
         for part in parts:
             group = self.particles.optics_group[part[0]]
             geometry = self.geometries[group]
-            coarse = DiscPixels.of_images(geometry.coarse_size(sizes.coarse), geometry)
-            fine = DiscPixels.of_images(geometry.current_size(sizes.current), geometry)
+            # means count in correlations
+            coarse, fine = (
+                DiscPixels.of_images(size, geometry, self.by_correlation)
+                for size in (geometry.coarse_size(sizes.coarse), geometry.current_size(sizes.current))
+            )
             looks.append((coarse, fine, geometry, self.aberrations[group].distortion))
             least.append(min(step.batch_size(coarse.size, fine.size) for step in steps))
         # all ranks must go on in the same batches, see source.batches; their devices may have different memories
@@ -438,10 +440,12 @@ class Engine:
         return step.run(prepared, None if only_class is None else only_class[index])
 
     def _alike(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """The particles in parts of one geometry and magnification: projections are shared within a batch."""
+        """The particles in parts of one geometry, magnification and use of the CTF: a batch shares projections."""
         looks = [
-            (geometry.box, geometry.pixel_size, a.distortion.tobytes())
-            for geometry, a in zip(self.geometries, self.aberrations, strict=True)
+            (geometry.box, geometry.pixel_size, a.distortion.tobytes(), group.ctf_premultiplied)
+            for geometry, a, group in zip(
+                self.geometries, self.aberrations, self.particles.table.optics_groups, strict=True
+            )
         ]
         kind = np.array([looks.index(look) for look in looks])[self.particles.optics_group[members]]
         return [members[kind == k] for k in np.unique(kind)]
@@ -610,9 +614,9 @@ class Engine:
     def filter_references(self, model: ModelState) -> None:
         """Filters the model's references to --ini_high again; what is finer is not known, as scales shall see."""
         resolution = self.options.ini_high
-        model.references = [lowpass(v, self.pixel_size, resolution, FILTER_EDGE) for v in model.references]
+        model.references = [first_filter(v, self.pixel_size, resolution) for v in model.references]
         shells = np.arange(model.nr_shells, dtype=np.float64)
-        kept = filter_profile(shells, self.box, self.pixel_size, resolution, FILTER_EDGE) ** 2
+        kept = first_filter_profile(shells, self.box, self.pixel_size, resolution) ** 2
         model.data_vs_prior_class = model.data_vs_prior_class * kept
         if not self.fixed_tau2:
             model.tau2_class = model.tau2_class * kept

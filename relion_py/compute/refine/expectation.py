@@ -49,13 +49,14 @@ class WeightedSums:
     """Sums over the particles of one half (or one rank's share of it); K classes, S shells, O optics groups.
 
     grids (K, Z, Y, X, 3): back-projected numerator (re, im) and weight. The others as in the reference's wsum_model:
-    sigma2_noise (O, S) and sumw_group (O,), pdf_direction (K, D), signal_product and reference_power (G,) per scale
-    group, prior_offset (K, 2) A and sigma2_offset A^2 of the offsets, and totals of the
-    log-likelihood, Pmax, norm correction and weights.
+    sigma2_noise and ctf2 (O, S), the latter of images that are multiplied with their CTF, sumw_group (O,),
+    pdf_direction (K, D), signal_product and reference_power (G,) per scale group, prior_offset (K, 2) A and
+    sigma2_offset A^2 of the offsets, and totals of the log-likelihood, Pmax, norm correction and weights.
     """
 
     grids: NDArray[np.float32]
     sigma2_noise: NDArray[np.float64]
+    ctf2: NDArray[np.float64]
     sumw_group: NDArray[np.float64]
     pdf_direction: NDArray[np.float64]
     signal_product: NDArray[np.float64]
@@ -82,6 +83,7 @@ class WeightedSums:
         return cls(
             grids=np.zeros((classes, *grid_shape, 3), np.float32),
             sigma2_noise=np.zeros((optics, shells)),
+            ctf2=np.zeros((optics, shells)),
             sumw_group=np.zeros(optics),
             pdf_direction=np.zeros((classes, directions)),
             signal_product=np.zeros(groups),
@@ -114,6 +116,7 @@ class WeightedSums:
     def _arrays(self) -> list[NDArray[np.float64]]:
         return [
             self.sigma2_noise,
+            self.ctf2,
             self.sumw_group,
             self.pdf_direction,
             self.signal_product,
@@ -177,7 +180,9 @@ class Expectation:
         self.backend, self.settings = backend, settings
         self.classes, self.pad, self.r_max = len(volumes), np.float32(pad), np.float32(r_max_padded)
         self.volumes = backend.references(volumes)
-        self.log_pdf, self.inv_sigma2 = log_pdf, inv_sigma2
+        # the origin, which images have where they are correlated, has no noise to be compared with
+        self.log_pdf, self.inv_sigma2 = log_pdf, np.pad(inv_sigma2[:, 1:], ((0, 0), (1, 0)))
+        self._inverse_at_origin = inv_sigma2[:, 0]
         self.sums, self.local = sums, local
         self.clock = clock or Stopwatch()
         # of the optics groups of the batch; (2, 2), see `estep_numba.block_rotations`
@@ -317,10 +322,23 @@ class Expectation:
         # indexing along an axis gives arrays in column order; kernels want rows
         transforms, ctf = xp.ascontiguousarray(transforms), xp.ascontiguousarray(ctf)
         if self.settings.correlate if noise is None else not noise:
-            return transforms * ctf, ctf * ctf
+            times = self.backend.to_device(pixels.multiplicity())
+            return transforms * (ctf * times), ctf * ctf * times
         inverse = self.backend.to_device(np.ascontiguousarray(self.inv_sigma2[:, pixels.shell]))
         weight = ctf * inverse[self.backend.to_device(images.optics)]
         return transforms * weight, ctf * weight
+
+    def _inserted(self, images: PreparedImages, ctf2: Array) -> tuple[Array, Array]:
+        """What is back-projected and its weight, (N, P): CTF X / sigma2 of unmasked images and ctf2 = CTF^2 / sigma2.
+
+        Images that have the CTF in them already need no second one (acc/cpu/cpu_kernels/BP.h, CTF_PREMULTIPLIED).
+        """
+        inverse = self.backend.to_device(np.ascontiguousarray(self.inv_sigma2[:, images.fine.shell]))
+        inverse = inverse[self.backend.to_device(images.optics)]
+        if images.premultiplied:
+            return images.unmasked * inverse, images.ctf * inverse
+        inverse *= images.ctf
+        return images.unmasked * inverse, ctf2
 
     def _shift_prior(self, images: PreparedImages) -> NDArray[np.float32]:
         """(K, N, T) log of the Gaussian prior on offsets, mean 1 over the shifts as in the reference."""
@@ -449,33 +467,41 @@ class Expectation:
         if s.correlate or s.limited:  # the noise-weighted images and all pixels after all, for the back-projection
             weighted, ctf2 = self._ctf_terms(batch, batch.masked, batch.ctf, batch.fine, noise=True)
             table = replace(table, rows=self._at_shifts(weighted, batch, rows, shifts, which, fine), ctf2=ctf2)
-        unmasked, _ = self._ctf_terms(batch, batch.unmasked, batch.ctf, batch.fine, noise=True)
+        unmasked, inserted = self._inserted(batch, table.ctf2)
         signal, power = backend.sum_groups(
-            fine, plan, weights, table, unmasked, s.residual, self._accumulators, self.inv_sigma2.shape[1]
+            fine, plan, weights, table, unmasked, inserted, s.residual, self._accumulators, self.inv_sigma2.shape[1]
         )
         by_direction = block_weight.reshape(self.classes, -1)
         if by_direction.shape != self.sums.pdf_direction.shape:  # particles in their own poses
             by_direction = by_direction.sum(axis=1, keepdims=True)
         self.sums.pdf_direction += by_direction
-        self._sum_origins(batch, rows, row_weight)
+        self._sum_origins(batch, rows, row_weight, signal, power)
         members = np.arange(first, last)
         self._keep(batch, members, groups, chosen, weights, start, rows, shifts[which], row_weight, signal, power, best)
         self.clock.lap("sums")
 
-    def _sum_origins(self, batch: PreparedImages, rows: NDArray, row_weight: NDArray) -> None:
-        """Back-projects the images' means, which are the same at all orientations and shifts (K, R) of the rows (R,).
+    def _sum_origins(
+        self, batch: PreparedImages, rows: NDArray, row_weight: NDArray, signal: NDArray, power: NDArray
+    ) -> None:
+        """Sums the images' means, which are the same at all orientations and shifts (K, R) of the rows (R,).
 
-        They are not compared with the references', but a map without them would have the mean 0 (RELION:
+        They are not compared with the references', but they count in the sums: a map without them would have the
+        mean 0, and shell 0 of signal and power (N, S) says how far they are from the references' (RELION:
         acc_ml_optimiser_impl.h, storeWeightedSums, where the origin's weight is set back).
         """
         if batch.origin is None:
             return
-        value, ctf = batch.origin.T
-        inverse = self.inv_sigma2[batch.optics, 0]
+        value, ctf, masked = batch.origin.T
+        once = 1.0 if batch.premultiplied else ctf
+        inverse = self._inverse_at_origin[batch.optics]
         for k, weight in enumerate(row_weight):
-            each = np.bincount(rows, weight, len(batch)) * inverse * ctf
+            share = np.bincount(rows, weight, len(batch))
+            each = share * inverse * once
             rest = value - ctf * self._means[k] if self.settings.residual else value
             self._origins[k] += each @ rest, each @ ctf
+            projected = ctf * self._means[k]
+            signal[:, 0] += share * projected * masked
+            power[:, 0] += share * projected**2
 
     def _keep(
         self, batch: PreparedImages, members: NDArray, groups: Groups, chosen: Best, weights: Array,
@@ -510,15 +536,18 @@ class Expectation:
         spread -= np.einsum("kc,kc->k", 2.0 * self._counted(of_class) - row_weight.sum(axis=1)[:, None] * prior, prior)
         sums.sigma2_offset += float(spread.sum())
         sums.prior_offset += of_class
-        # noise: |X|^2 - 2 Re <X, CTF P> + |CTF P|^2, by shell; signal and power still hold 1/sigma2
+        # noise: |X|^2 - 2 Re <X, CTF P> + |CTF P|^2, by shell; signal and power still hold 1/sigma2, but at the origin
         inverse = self.inv_sigma2[batch.optics]
         sigma2 = np.divide(1.0, inverse, out=np.zeros(inverse.shape), where=inverse > 0)
+        sigma2[:, 0] = 1.0
         xa, aa = signal * sigma2, power * sigma2
         current = batch.fine.r_max
         own = batch.spectrum * sum_weight[:, None]
         own[:, current + 1 :] = batch.spectrum[:, current + 1 :]
+        if batch.origin is not None:
+            own[:, 0] = batch.origin[:, 2] ** 2 * sum_weight
         # over all the images' shells, also those that the reference does not have
-        total = own[:, 1:].sum(axis=1) + (aa - 2.0 * xa).sum(axis=1)
+        total = own.sum(axis=1) + (aa - 2.0 * xa).sum(axis=1)
         noise = self.geometry.to_reference(own) + aa - 2.0 * xa
         noise[chosen.bad] = 0.0
         np.add.at(sums.sigma2_noise, batch.optics, noise)
@@ -531,7 +560,8 @@ class Expectation:
         sums.sum_weight += float(sum_weight.sum())
         # log-likelihood: the constant terms that the scores leave out
         if s.correlate:
-            likelihood = chosen.score.astype(np.float64)
+            own = np.abs(self.backend.to_host(batch.masked)) ** 2 @ batch.fine.multiplicity()
+            likelihood = chosen.score / np.sqrt(np.maximum(own, np.finfo(np.float32).tiny))
         else:
             shells = slice(1, (batch.coarse.r_max if s.limited else current) + 1)
             inverse_of_shell = self.geometry.of_images(inverse)
@@ -539,7 +569,7 @@ class Expectation:
             misfit += 0.5 * batch.spectrum[:, current + 1 :].sum(axis=1)
             with np.errstate(divide="ignore"):
                 normaliser = np.where(sigma2 > 0, np.log(2.0 * np.pi * np.maximum(sigma2, 1e-300)), 0.0)
-            counts = np.bincount(batch.fine.shell, minlength=inverse.shape[1])
+            counts = self.geometry.pixels_per_shell(2 * batch.fine.r_max)
             likelihood = chosen.log_sum - misfit - (normaliser * counts)[:, 1:].sum(axis=1)
         best.log_likelihood[members] = np.where(good, likelihood, 0.0)
 
@@ -551,3 +581,9 @@ class Expectation:
         self.sums.log_likelihood += float(best.log_likelihood[good].sum())
         self.sums.sum_pmax += float(best.pmax[good].sum())
         self.sums.failed.extend(int(i) for i in images.index[best.failed])
+        if images.premultiplied:
+            shells = self.inv_sigma2.shape[1]
+            ctf2 = self.backend.to_host(images.ctf)
+            for group in np.unique(images.optics):
+                total = ctf2[(images.optics == group) & good].sum(axis=0, dtype=np.float64)
+                self.sums.ctf2[group] += np.bincount(images.fine.shell, total, shells)

@@ -51,6 +51,7 @@ def first_noise(
     diameter = options.mask_diameter(model.ori_size, model.pixel_size)
     mine = source.share(_first_of_each_group(particles, options, seed), host.comm)
     warned = options.dont_check_norm
+    premultiplied = np.array([group.ctf_premultiplied for group in particles.table.optics_groups])
     for geometry, alike in sums.by_geometry(mine):
         radius, pixels = diameter / (2.0 * geometry.pixel_size), DiscPixels.of_size(geometry.current_size(size))
         tube = options.helical_outer_diameter / (2.0 * geometry.pixel_size)
@@ -72,6 +73,8 @@ def first_noise(
                 weights = np.ones(values.shape, np.float32)
                 if ctf is not None:
                     weights = ctf_values(ctf[index], pixels.kx, pixels.ky, geometry.box, geometry.pixel_size)
+                    values *= np.where(premultiplied[particles.optics_group[index], None], np.float32(1.0), weights)
+                    weights *= weights
                 averages.add(values, weights, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio, options.threads)
     for array in [] if averages is None else [each.grid for each in averages.sums]:
         host.comm.allreduce_sum(array)

@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import mask_outside
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.reconstruct import reconstruct
-from relion_py.compute.refine.solvent import FILTER_EDGE
+from relion_py.compute.refine.solvent import FILTER_EDGE, first_filter
 
 BLOBS = 40
 """Random blobs of each sign in a first reference."""
@@ -49,7 +48,7 @@ class RandomAverages:
     def add(
         self,
         transforms: NDArray[np.complex64],
-        ctf: NDArray[np.float32],
+        weights: NDArray[np.float32],
         numbers: NDArray[np.int64],
         kx: NDArray[np.int32],
         ky: NDArray[np.int32],
@@ -58,13 +57,13 @@ class RandomAverages:
         ratio: float = 1.0,
         workers: int = 1,
     ) -> None:
-        """Adds images (N, P) with their CTFs; `numbers` (N,) decide each image's class and random orientation.
+        """Adds images (N, P), times their CTFs, with weights CTF^2.
 
+        numbers (N,) decide each image's class and random orientation.
         psis (N,): in-plane angles in degrees that are known, as of helical segments; ratio: width of the images over
         that of the averages; workers: threads, each of which has classes of its own.
         """
-        transforms = transforms * ctf
-        weights, classes = ctf**2, numbers % len(self.sums)
+        classes = numbers % len(self.sums)
 
         def add(thread: int) -> None:
             for row in np.flatnonzero(classes % workers == thread):
@@ -108,7 +107,7 @@ def blobs_like(
     spread = blobs.std()
     if spread > 0:
         blobs *= average.std() / spread
-    filtered = lowpass(blobs.astype(np.float32), pixel_size, resolution, FILTER_EDGE)
+    filtered = first_filter(blobs.astype(np.float32), pixel_size, resolution)
     return mask_outside(filtered, width / 2.0, edge, average.ndim)
 
 

@@ -157,10 +157,11 @@ class GradientClassification(Classification):
         halves = list(zip(sums[: model.nr_classes], sums[model.nr_classes :], strict=True))
         gradients = [self._gradient(k, pair) for k, pair in enumerate(halves)]
         replaced = self._replace_idle_class([g.strength if g else 0.0 for g in gradients])
+        ctf2 = self._average_ctf2(weighted)
         for k, (first, _) in enumerate(halves):
             gradient = gradients[k]
             if gradient is not None and k != replaced:
-                self._step(k, gradient, first)
+                self._step(k, gradient, first, ctf2)
         before = vdam.Parameters.of(model)
         self._update_parameters(weighted)
         if self.state.subset_size > 0:
@@ -194,11 +195,11 @@ class GradientClassification(Classification):
         self.job.say(f" Class {drop + 1} has hardly any particles and goes on as a copy of class {grow + 1}")
         return drop
 
-    def _step(self, k: int, gradient: vdam.Gradient, sums: BackProjector) -> None:
+    def _step(self, k: int, gradient: vdam.Gradient, sums: BackProjector, ctf2: NDArray[np.float64] | None) -> None:
         """Moves reference k; the sums of the first pseudo-half tell how well its shells are known."""
         model, result = self.models[0], None
         if self.job.comm.rank == self._owner(k):
-            spectra = update_tau2(sums, model.tau2_class[k], tau2_fudge=model.tau2_fudge)
+            spectra = update_tau2(sums, model.tau2_class[k], tau2_fudge=model.tau2_fudge, average_ctf2=ctf2)
             step = vdam.step_of_class(self.state.gradient_step, model.nr_classes, float(model.pdf_class[k]))
             volume = vdam.take_step(model.references[k], gradient, sums, step, model.tau2_fudge, self.options.threads)
             result = (spectra, volume)

@@ -21,7 +21,7 @@ from relion_py.compute.refine.optics import ImageGeometry
 
 @dataclass(frozen=True)
 class DiscPixels:
-    """Fourier pixels of a half plane within a disc: 0 < k <= r_max, kx >= 0, and ky > 0 where kx = 0.
+    """Fourier pixels of a half plane within a disc: 0 < k <= r_max, kx >= 0, and ky > 0 where kx = 0; maybe the origin.
 
     kx, ky (P,) int32; shell (P,) int32 = round(|k|), or the shell of a reference that this one falls into.
     """
@@ -32,20 +32,20 @@ class DiscPixels:
     r_max: int
 
     @classmethod
-    def of_images(cls, size: int, geometry: ImageGeometry) -> DiscPixels:
+    def of_images(cls, size: int, geometry: ImageGeometry, with_origin: bool = False) -> DiscPixels:
         """The pixels of images cut to `size`, with the reference's shells; those beyond its last are left out."""
-        disc = cls.of_size(size)
+        disc = cls.of_size(size, with_origin)
         shell = geometry.shells[disc.shell].astype(np.int32)
         known = shell < geometry.reference_shells
         return cls(disc.kx[known], disc.ky[known], shell[known], disc.r_max)
 
     @classmethod
-    def of_size(cls, size: int) -> DiscPixels:
+    def of_size(cls, size: int, with_origin: bool = False) -> DiscPixels:
         """The pixels of images of `size` pixels: r_max = size / 2."""
         r_max = size // 2
         ky, kx = np.meshgrid(np.arange(-r_max, r_max + 1), np.arange(r_max + 1), indexing="ij")
         squared = kx**2 + ky**2
-        keep = (squared <= r_max**2) & (squared > 0) & ~((kx == 0) & (ky < 0))
+        keep = (squared <= r_max**2) & ((squared > 0) | with_origin) & ~((kx == 0) & (ky < 0))
         kx, ky = kx[keep].astype(np.int32), ky[keep].astype(np.int32)
         return cls(kx, ky, np.rint(np.sqrt(squared[keep])).astype(np.int32), r_max)
 
@@ -59,6 +59,14 @@ class DiscPixels:
     def size(self) -> int:
         """Number of pixels P."""
         return len(self.kx)
+
+    def multiplicity(self) -> NDArray[np.float32]:
+        """How often (P,) each pixel is in RELION's half transforms, all of which count where images are correlated.
+
+        Pixels with kx = 0 are there with both signs of ky, but for the last (acc_helper_functions_impl.h,
+        buildCorrImage).
+        """
+        return np.where((self.kx == 0) & (self.ky > 0) & (self.ky < self.r_max), 2.0, 1.0).astype(np.float32)
 
     def positions_in(self, other: DiscPixels) -> NDArray[np.int64]:
         """Index in `other`, a disc at least as large, of each of these pixels."""
@@ -78,7 +86,9 @@ class PreparedImages:
     turn (N, 2): cosine and sine of the angle of the frame of old_offset and of the shifts to be searched, see
     `helical.to_frame`; None: that of the image.
     masked, unmasked and ctf are where the backend has its arrays.
-    origin (N, 2): what unmasked and ctf are at the origin, which is not in the disc; None: it is left out of the sums.
+    origin (N, 3): what unmasked, ctf and masked are at the origin, of which the disc's own does not count in the sums;
+    None: it is left out of them.
+    premultiplied: all images are multiplied with their CTF, and ctf is its square.
     """
 
     index: NDArray[np.int64]
@@ -97,6 +107,7 @@ class PreparedImages:
     scale_shells: NDArray[np.bool_]
     turn: NDArray[np.float64] | None = None
     origin: NDArray[np.float64] | None = None
+    premultiplied: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -108,7 +119,7 @@ class PreparedImages:
     def part(self, first: int, last: int) -> PreparedImages:
         """Particles first ... last-1."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        shared = {"fine", "coarse", "coarse_in_fine", "scale_shells"}
+        shared = {"fine", "coarse", "coarse_in_fine", "scale_shells", "premultiplied"}
         return PreparedImages(**{k: v if v is None or k in shared else v[first:last] for k, v in values.items()})
 
     def in_image(self, offset: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -175,8 +186,8 @@ def transform_images(
     *,
     noise: NDArray[np.float32] | None = None,
     tubes: tuple[NDArray[np.float64], float] | None = None,
-) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float64]]:
-    """Unmasked and masked transforms (N, P) at the disc pixels, and the masked images' power per shell (N, S).
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64], NDArray[np.float64], NDArray[np.float64]]:
+    """Unmasked and masked transforms (N, P) at the disc pixels, the masked images' power per shell (N, S) and means.
 
     images (N, box, box) float32, changed in place; shift (N, 2) whole pixels x, y; factor (N,) multiplies the image;
     mask_radius, mask_edge in pixels. Outside the mask the image becomes its own mean there, or `noise` (N, box, box).
@@ -192,7 +203,7 @@ def transform_images(
     transforms = half_transforms(masked)
     spectrum = np.zeros((len(images), box // 2 + 1))
     _shell_power(transforms, box // 2 + 1, spectrum)
-    return unmasked, at_disc(transforms, pixels), spectrum
+    return unmasked, at_disc(transforms, pixels), spectrum, transforms[:, 0, 0].real.astype(np.float64)
 
 
 def noise_images(sigma2: NDArray[np.float64], box: int, seeds: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -61,6 +61,23 @@ def update_model(
     model.ave_pmax = sums.sum_pmax / sums.sum_weight
 
 
+def average_ctf2(
+    sums: WeightedSums, shell_pixels: NDArray[np.int64], premultiplied: NDArray[np.bool_]
+) -> NDArray[np.float64] | None:
+    """Mean CTF^2 (S,) over the images, for the prior of images that are multiplied with their CTF; None without such.
+
+    Their noise is CTF^2 as strong as it was and its spectrum the mean of that, so that their evidence counts
+    1 / CTF^2 times as much; images of other optics groups count as 1. shell_pixels (O, S): see `update_model`;
+    premultiplied (O,). Source: ml_optimiser.cpp, setAverageCTF2.
+    """
+    if not premultiplied.any():
+        return None
+    pixels = sums.sumw_group[:, None] * shell_pixels
+    total = sums.ctf2.sum(axis=0) + pixels[~premultiplied].sum(axis=0)
+    count = pixels.sum(axis=0)
+    return np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+
+
 def _new_scales(sums: WeightedSums, particles: NDArray[np.int64]) -> NDArray[np.float64]:
     scale = np.ones_like(sums.signal_product)
     known = sums.reference_power > 0
@@ -81,8 +98,8 @@ def _new_noise(model: ModelState, sums: WeightedSums, shell_pixels: NDArray[np.i
             for s in range(1, len(noise[o])):
                 if noise[o, s] < 1e-14:
                     noise[o, s] = noise[o, s - 1]
-            # the mean of the images is not compared; a value all the same, for RELION goes on from what is in the file
-            noise[o, 0] = noise[o, 1]
+            if noise[o, 0] < 1e-14:
+                noise[o, 0] = noise[o, 1]
     return noise
 
 

@@ -12,6 +12,7 @@ that to its scale correction.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ _ROUNDING = 1e-6
 """Shells: pixel sizes out of files are not exact."""
 
 
+@functools.lru_cache(maxsize=16)
 def half_plane_pixels(box: int) -> NDArray[np.int64]:
     """Number of Fourier pixels per shell in the half plane, (S,) (ml_optimiser.cpp, Npix_per_shell)."""
     ky = np.rint(np.fft.fftfreq(box, 1.0 / box)).astype(int)[:, None]
@@ -92,6 +94,11 @@ class ImageGeometry:
             return spectra
         return np.pad(spectra, ((0, 0), (0, 1)))[:, self.shells]
 
-    def pixels_per_shell(self) -> NDArray[np.int64]:
-        """(S,) Fourier pixels of an image's half plane in each shell of the reference."""
-        return np.bincount(self.shells, half_plane_pixels(self.box), self.reference_shells + 1)[:-1].astype(np.int64)
+    def pixels_per_shell(self, size: int = 0) -> NDArray[np.int64]:
+        """(S,) Fourier pixels of the half plane of an image, cut to `size` if that is given, in the reference's shells.
+
+        The last shell counts in full: its pixels beyond size / 2 are compared with nothing.
+        """
+        size = size or self.box
+        shells = self.shells[: size // 2 + 1]
+        return np.bincount(shells, half_plane_pixels(size), self.reference_shells + 1)[:-1].astype(np.int64)

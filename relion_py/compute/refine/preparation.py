@@ -49,11 +49,14 @@ class ImagePreparation:
     def __post_init__(self) -> None:
         self.do_scale = self.options.do_scale_correction and self.particles.nr_groups > 1
         self.detectors = read_detectors(self.particles.table.optics_groups)
+        groups = self.particles.table.optics_groups
+        self.premultiplied = [self.params is not None and group.ctf_premultiplied for group in groups]
 
     def ctf(self, index: NDArray[np.int64], pixels: DiscPixels, backend: Backend | None = None) -> Array:
         """CTF (N, P) of particles whose images have one geometry, 1 without CTF correction.
 
-        It lies where the backend, if one is given, has its arrays.
+        CTF^2 of particles that are multiplied with theirs already: what turns a projection into their image. It lies
+        where the backend, if one is given, has its arrays.
         """
         backend = backend or CpuBackend()
         if self.params is None:
@@ -62,20 +65,21 @@ class ImagePreparation:
         values = []
         for g in np.unique(groups):
             aberrations, geometry = self.aberrations[g], self.geometries[g]
-            values.append(
-                backend.ctf_values(
-                    self.params[index[groups == g]],
-                    pixels.kx,
-                    pixels.ky,
-                    geometry.box,
-                    geometry.pixel_size,
-                    intact_first_peak=self.options.ctf_intact_first_peak,
-                    absolute=self.options.ctf_phase_flipped,
-                    only_flip_phases=self.options.only_flip_phases,
-                    magnification=aberrations.magnification,
-                    gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, geometry.box, geometry.pixel_size),
-                )
+            ctf = backend.ctf_values(
+                self.params[index[groups == g]],
+                pixels.kx,
+                pixels.ky,
+                geometry.box,
+                geometry.pixel_size,
+                intact_first_peak=self.options.ctf_intact_first_peak,
+                absolute=self.options.ctf_phase_flipped,
+                only_flip_phases=self.options.only_flip_phases,
+                magnification=aberrations.magnification,
+                gamma_offset=aberrations.gamma_offset(pixels.kx, pixels.ky, geometry.box, geometry.pixel_size),
             )
+            if self.premultiplied[g]:
+                ctf *= ctf
+            values.append(ctf)
         if len(values) == 1:
             return values[0]
         back = np.argsort(np.argsort(groups, kind="stable"))
@@ -108,7 +112,7 @@ class ImagePreparation:
         # without a search for offsets the images are moved all the way
         rest = origin - shift if options.skip_align else None
         tube_radius = options.helical_outer_diameter / (2.0 * pixel_size)
-        unmasked, masked, spectrum = backend.transform_images(
+        unmasked, masked, spectrum, masked_means = backend.transform_images(
             images,
             shift,
             geometry.gain / norm,
@@ -143,7 +147,8 @@ class ImagePreparation:
             coarse=coarse,
             coarse_in_fine=coarse.positions_in(fine),
             scale_shells=model.data_vs_prior_class.max(axis=0) > SCALE_DATA_VS_PRIOR,
-            origin=np.stack([means * geometry.gain / norm, ctf_at_origin], axis=1),
+            origin=np.stack([means * geometry.gain / norm, ctf_at_origin, masked_means], axis=1),
+            premultiplied=self.premultiplied[p.optics_group[index[0]]],
         )
 
     def norm(self, model: ModelState, index: NDArray[np.int64]) -> NDArray[np.float64]:

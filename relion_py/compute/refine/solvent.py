@@ -1,6 +1,6 @@
-"""Masks on the references: the solvent becomes zero, some regions only coarser, and some level.
+"""Filter and masks on the references: --ini_high; the solvent becomes zero, some regions only coarser, and some level.
 
-Source: ml_optimiser.cpp, solventFlatten.
+Source: ml_optimiser.cpp, initialLowPassFilterReferences and solventFlatten.
 """
 
 from __future__ import annotations
@@ -10,11 +10,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.image.fourier import lowpass
+from relion_py.compute.image.fourier import filter_profile, lowpass
 from relion_py.compute.image.masks import flatten_solvent, level_solvent
 
 FILTER_EDGE = 2
 """Width in shells of the edge of low-pass filters, also --ini_high's (WIDTH_FMASK_EDGE)."""
+
+
+def first_filter_profile(
+    radius: NDArray[np.float64], box: int, pixel_size: float, resolution: float
+) -> NDArray[np.float64]:
+    """Factor of the filter of --ini_high (A) at radii in Fourier pixels of a box."""
+    return filter_profile(radius, box, pixel_size, resolution, FILTER_EDGE, whole_shell=False)
+
+
+def first_filter(reference: NDArray[np.float32], pixel_size: float, resolution: float) -> NDArray[np.float32]:
+    """A map or image without what is finer than --ini_high (A)."""
+    return lowpass(reference, pixel_size, resolution, FILTER_EDGE, whole_shell=False).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
-from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import cylinder_mask, soft_mask
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.refine import convergence, helical, multibody, outputs, source
@@ -31,7 +30,7 @@ from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingS
 from relion_py.compute.refine.multibody import MultiBodyRefinement
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
-from relion_py.compute.refine.solvent import FILTER_EDGE
+from relion_py.compute.refine.solvent import first_filter
 
 DEFAULT_PSI_STEP = 10.0
 """Degrees; in-plane step of a 2D classification without --psi_step."""
@@ -128,7 +127,7 @@ def _given_references(options: RefineOptions, particles: ParticleSet, host: Host
         for note in notes:
             host.say(f" {note}")
         if options.ini_high > 0:
-            volume = lowpass(volume, particles.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32)
+            volume = first_filter(volume, particles.pixel_size, options.ini_high)
         references.append(volume)
     return references if len(references) > 1 else [references[0].copy() for _ in range(options.classes)]
 
@@ -142,7 +141,7 @@ def _made_references(
     """
     assert averages is not None
     maps = averages.maps(options.threads)
-    filtered = [lowpass(m, model.pixel_size, options.ini_high, FILTER_EDGE).astype(np.float32) for m in maps]
+    filtered = [first_filter(m, model.pixel_size, options.ini_high) for m in maps]
     if options.no_init_blobs:
         return [filtered]
     diameter = options.mask_diameter(model.ori_size, model.pixel_size)

@@ -39,8 +39,11 @@ class Problem:
 def make(
     kind: str = "global", dimensions: int = 3, oversampling: int = 1, noise: float = 2e-3, seed: int = 4
 ) -> Problem:
-    """kind: global, local, correlate, residual, few (maximum_significants), own (poses kept), seeded (one class each),
-    distorted (magnification), turned (each particle's shifts in a frame of its own, as segments of helices have).
+    """A problem of some kind.
+
+    kind: global, local, correlate, residual, few (maximum_significants), own (poses kept), seeded (one class each),
+    distorted (magnification), premultiplied (by the CTF), turned (each particle's shifts in a frame of its own, as
+    segments of helices have).
 
     noise: variance of each Fourier component; a large one leaves many poses possible.
     """
@@ -53,7 +56,7 @@ def make(
     )  # fmt: skip
     state = SamplingState(healpix_order=order, offset_range=3.0, offset_step=2.0)
     tables = SamplingTables.of(grid, state, oversampling)
-    fine, coarse = DiscPixels.of_size(FINE), DiscPixels.of_size(COARSE)
+    fine, coarse = (DiscPixels.of_size(size, kind == "correlate") for size in (FINE, COARSE))
     n, shells = PARTICLES, BOX // 2 + 1
     directions, psis = rng.integers(0, tables.directions, n), rng.integers(0, tables.angles, n)
     poses = tables.fine_rotation(directions, psis, rng.integers(0, tables.rot_children, n))
@@ -76,6 +79,7 @@ def make(
         optics=optics, group=np.arange(n) % 3, scale=np.ones(n), old_offset=rng.uniform(-2, 2, (n, 2)),
         spectrum=spectrum, applied_norm=np.full(n, 0.9), fine=fine, coarse=coarse,
         coarse_in_fine=coarse.positions_in(fine), scale_shells=np.arange(shells) < 6,
+        premultiplied=kind == "premultiplied",
     )  # fmt: skip
     pdf = rng.uniform(0.5, 1.5, (CLASSES, tables.directions))
     inverse = np.divide(1.0, sigma2).astype(np.float32)

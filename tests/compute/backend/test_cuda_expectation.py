@@ -15,7 +15,7 @@ from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.backend.cuda import CudaBackend
 from relion_py.compute.errors import UserError
 
-KINDS = ("global", "local", "correlate", "residual", "few", "seeded", "own", "distorted", "turned")
+KINDS = ("global", "local", "correlate", "residual", "few", "seeded", "own", "distorted", "premultiplied", "turned")
 
 
 @pytest.mark.parametrize("dimensions", [3, 2])

@@ -105,8 +105,8 @@ def test_images_are_prepared_as_on_the_cpu(device, box: int, filled: str) -> Non
     arguments = (shift, rng.uniform(0.5, 2, 5), box * 0.3, 4.0, pixels)
     wanted = transform_images(images.copy(), *arguments, noise=noise)
     with CudaBackend(device) as backend:
-        unmasked, masked, spectrum = backend.transform_images(images, *arguments, noise)
-        ours = backend.to_host(unmasked), backend.to_host(masked), spectrum
+        unmasked, masked, spectrum, means = backend.transform_images(images, *arguments, noise)
+        ours = backend.to_host(unmasked), backend.to_host(masked), spectrum, means
     for found, right in zip(ours, wanted, strict=True):
         np.testing.assert_allclose(found, right, rtol=1e-4, atol=3e-6 * np.abs(right).max())
 

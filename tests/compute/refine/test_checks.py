@@ -150,7 +150,6 @@ MISTAKES: dict[str, tuple[Change, dict[str, object], str]] = {
     "aberrations": (lambda: set_optics("rlnEvenZernike", "[0,0,x]"), {}, "not a list of numbers"),
     "magnification": (lambda: set_optics("rlnMagMat00", "0"), {}, "cannot be inverted"),
     "sub-tomograms": (lambda: set_optics("rlnImageDimensionality", "3"), {}, "holds sub-tomograms"),
-    "premultiplied": (lambda: set_optics("rlnCtfDataAreCtfPremultiplied", "1"), {}, "multiplied with their"),
 }
 
 

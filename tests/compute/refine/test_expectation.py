@@ -35,13 +35,17 @@ def _volume(rng: np.random.Generator) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def problem():
-    """Six particles of two classes, their posterior by brute force, and the pieces an Expectation needs."""
+    """Six particles of two classes and the pieces an Expectation needs."""
+    return _six_particles(False)
+
+
+def _six_particles(with_origin):
     rng = np.random.default_rng(4)
     volumes = np.stack([_volume(rng) for _ in range(CLASSES)])
     grid = Sampling(healpix_order=1, symmetry="C2", perturbation=0.31)
     state = SamplingState(healpix_order=1, offset_range=3.0, offset_step=2.0)
     tables = SamplingTables.of(grid, state, 1)
-    fine, coarse = DiscPixels.of_size(FINE), DiscPixels.of_size(COARSE)
+    fine, coarse = DiscPixels.of_size(FINE, with_origin), DiscPixels.of_size(COARSE, with_origin)
     n, shells = 6, BOX // 2 + 1
     truth_dir = rng.integers(0, tables.directions, n)
     truth_psi = rng.integers(0, tables.angles, n)
@@ -66,7 +70,7 @@ def problem():
         index=np.arange(n), masked=images, unmasked=(images * np.float32(1.1)).astype(np.complex64), ctf=ctf,
         optics=np.zeros(n, np.int64), group=np.arange(n) % 2, scale=np.ones(n), old_offset=rng.uniform(-2, 2, (n, 2)),
         spectrum=spectrum, applied_norm=np.full(n, 0.9), fine=fine, coarse=coarse,
-        coarse_in_fine=coarse.positions_in(fine), scale_shells=np.arange(shells) < 6,
+        coarse_in_fine=coarse.positions_in(fine), scale_shells=(np.arange(shells) < 6) & (np.arange(shells) > 0),
     )  # fmt: skip
     pdf = rng.uniform(0.5, 1.5, (CLASSES, tables.directions))
     inverse = np.divide(1.0, sigma2).astype(np.float32)
@@ -96,6 +100,7 @@ def _brute_scores(problem, particle, pixels, take, mats_of, shifts, correlate, p
     log_shift = -np.sum(total**2, axis=1) / (2 * sigma2_offset)
     log_shift -= np.log(np.mean(np.exp(log_shift)))
     moved = x * _phases(images, particle, pixels, shifts)  # (T, V, P)
+    times = _times_in_transform(pixels)
     out = np.empty((CLASSES, tables.directions, tables.angles, mats_of(0, 0).shape[0], *shifts.shape[:2]))
     for k in range(CLASSES):
         for d in range(tables.directions):
@@ -105,13 +110,20 @@ def _brute_scores(problem, particle, pixels, take, mats_of, shifts, correlate, p
                 _project(volumes[k], rotations, pixels, rows)
                 reference = rows.astype(complex) * ctf
                 if correlate:
-                    product = np.einsum("tvp,rp->rtv", moved, reference.conj()).real
-                    out[k, d, q] = product / np.sqrt(np.sum(np.abs(reference) ** 2, axis=1))[:, None, None]
+                    product = np.einsum("tvp,rp,p->rtv", moved, reference.conj(), times).real
+                    out[k, d, q] = product / np.sqrt(np.abs(reference) ** 2 @ times)[:, None, None]
                     continue
                 difference = np.abs(moved[None] - reference[:, None, None]) ** 2
                 misfit = 0.5 * np.sum((np.abs(x) ** 2 - difference) * weight, axis=-1)
                 out[k, d, q] = misfit + prior_of(k, d, q) + log_shift[:, None]
     return out
+
+
+def _times_in_transform(pixels):
+    """How often each pixel, or its conjugate, is in a half transform of the size: rows -size / 2 + 1 ... size / 2."""
+    there = np.arange(-pixels.r_max + 1, pixels.r_max + 1)
+    mate = (pixels.kx == 0) & (pixels.ky != 0) & np.isin(-pixels.ky, there)
+    return np.isin(pixels.ky, there).astype(float) + mate
 
 
 def _phases(images, particle, pixels, shifts):
@@ -161,11 +173,16 @@ def _cut(scores, fraction):
     return best + np.log(smallest) - 1e-9, best + np.log(weights.sum())
 
 
-@pytest.mark.parametrize("mode", ["global", "local", "correlate", "residual", "turned"])
+@pytest.mark.parametrize("mode", ["global", "local", "correlate", "residual", "turned", "premultiplied"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
+    if mode == "correlate":
+        problem = _six_particles(True)
     volumes, grid, tables, images, log_pdf, inverse = problem
     n, sigma2_offset = len(images), 9.0
+    if mode == "premultiplied":
+        images = replace(images, premultiplied=True)
+        problem = (*problem[:3], images, *problem[4:])
     if mode == "turned":
         angles = np.linspace(0.3, 5.9, n)
         images = replace(images, turn=np.stack([np.cos(angles), np.sin(angles)], axis=-1))
@@ -207,8 +224,14 @@ def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
             shell = images.fine.shell
             likelihood = log_total - 0.5 * np.sum(np.abs(images.masked[i]) ** 2 * inverse[0, shell])
             likelihood -= 0.5 * images.spectrum[i, FINE // 2 + 1 :].sum()
-            likelihood -= np.sum(np.log(2 * np.pi / inverse[0, shell]))
+            likelihood -= np.sum(np.log(2 * np.pi / inverse[0, 1:]) * _pixels_of_shells(FINE, images.shells)[1:])
             assert found.log_likelihood[i] == pytest.approx(likelihood, rel=1e-4, abs=0.05)
+        else:
+            power_of_image = np.sum(np.abs(images.masked[i]) ** 2 * _times_in_transform(images.fine))
+            best = _brute_scores(
+                problem, i, images.fine, slice(None), _fine_mats(tables), tables.child_shifts, True, prior_of, 1.0
+            )[k, d, q, child, t, v]
+            assert found.log_likelihood[i] == pytest.approx(best / np.sqrt(power_of_image), rel=1e-4)
         xa, aa, per_shell = _add_sums(problem, i, weights, grids, mode == "residual")
         noise += per_shell
         noise[FINE // 2 + 1 :] += images.spectrum[i, FINE // 2 + 1 :]
@@ -222,6 +245,55 @@ def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
     np.testing.assert_allclose(sums.signal_product, signal, rtol=5e-3)
     np.testing.assert_allclose(sums.reference_power, power, rtol=5e-3)
     assert not sums.failed
+    ctf2 = np.bincount(images.fine.shell, images.ctf.sum(axis=0), images.shells)
+    np.testing.assert_allclose(sums.ctf2[0], ctf2 if mode == "premultiplied" else 0.0, rtol=1e-4)
+
+
+def test_means_of_images_count_in_the_sums_but_not_in_the_scores(problem):
+    volumes, _, tables, images, log_pdf, inverse = problem
+    rng, n = np.random.default_rng(8), len(images)
+    origin = np.stack([rng.normal(0.5, 0.1, n), rng.uniform(0.05, 0.1, n), rng.normal(0.3, 0.1, n)], axis=1)
+    inverse = inverse.copy()
+    inverse[0, 0] = 700.0
+    sums, found = [], []
+    for mine in (None, origin):
+        sums.append(WeightedSums.zeros(volumes.shape[1:], CLASSES, tables.directions, images.shells, 1, 2))
+        settings = ExpectationSettings(sigma2_offset=9.0, pixel_size=PIXEL, box=BOX)
+        with CpuBackend(1) as backend:
+            step = Expectation(backend, settings, volumes, PAD, PAD * FINE // 2, tables, log_pdf, inverse, sums[-1])
+            looked = replace(images, origin=mine, scale_shells=np.arange(images.shells) < 6)
+            found.append(step.run(looked))
+            step.finish()
+    np.testing.assert_array_equal(found[1].matrix, found[0].matrix)
+    np.testing.assert_allclose(found[1].log_likelihood, found[0].log_likelihood)
+    centre = (slice(None), int(SIZE) // 2, int(SIZE) // 2, 0)
+    means, values = volumes[centre].real, np.zeros((CLASSES, 2))
+    noise, norm, products, powers = 0.0, np.zeros(n), np.zeros(2), np.zeros(2)
+    for i, (unmasked, ctf, masked) in enumerate(origin):
+        weights, _ = _posterior(problem, i, False, _prior(None, i, log_pdf, tables), 9.0)
+        of_class = weights.sum(axis=(1, 2, 3, 4, 5))
+        norm[i] = of_class @ (masked - ctf * means) ** 2
+        noise += norm[i]
+        products[i % 2] += of_class @ (masked * ctf * means)
+        powers[i % 2] += of_class @ (ctf * means) ** 2
+        values += 700.0 * of_class[:, None] * [ctf * unmasked, ctf**2]
+    assert sums[1].sigma2_noise[0, 0] == pytest.approx(noise, rel=1e-2)
+    squared = [(each.norm_correction / 0.9) ** 2 / 2.0 for each in found]
+    np.testing.assert_allclose(squared[1] - squared[0], norm, rtol=2e-2)
+    np.testing.assert_allclose(sums[1].signal_product - sums[0].signal_product, products, rtol=1e-2)
+    np.testing.assert_allclose(sums[1].reference_power - sums[0].reference_power, powers, rtol=1e-2)
+    np.testing.assert_allclose((sums[1].grids - sums[0].grids)[(*centre, slice(None, None, 2))], values, rtol=1e-2)
+
+
+def _pixels_of_shells(size, shells):
+    """Pixels in each shell of a half transform cut to `size`, its last column's row by row."""
+    count = np.zeros(shells)
+    for ky in range(-size // 2 + 1, size // 2 + 1):
+        for kx in range(size // 2 + 1):
+            shell = round(float(np.hypot(kx, ky)))
+            if shell <= size // 2 and not (kx == 0 and ky < 0):
+                count[shell] += 1
+    return count
 
 
 def _prior(local, i, log_pdf, tables):
@@ -254,8 +326,9 @@ def _add_sums(problem, i, weights, grids, residual):
             w = weights[k, d, q, child, t, v]
             phase = _phases(images, i, pixels, tables.child_shifts[t, v])
             masked, unmasked = images.masked[i] * phase, images.unmasked[i] * phase
-            numerator += w * ctf * weight * (unmasked - reference if residual else unmasked)
-            denominator += w * ctf**2 * weight
+            again = 1.0 if images.premultiplied else ctf
+            numerator += w * again * weight * (unmasked - reference if residual else unmasked)
+            denominator += w * again * ctf * weight
             noise += np.bincount(pixels.shell, w * np.abs(masked - reference) ** 2, images.shells)
             use = images.scale_shells[pixels.shell]
             xa += w * np.sum((masked * reference.conj()).real[use])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution, size_within
 from relion_py.compute.refine.images import DiscPixels, at_disc, half_transforms
-from relion_py.compute.refine.solvent import FILTER_EDGE
+from relion_py.compute.refine.solvent import first_filter
 
 BOX, PIXEL_SIZE = 48, 3.0
 
@@ -25,7 +24,7 @@ def test_what_the_filter_removes_is_not_needed(dimensions: int) -> None:
         averages, pixels = RandomAverages(2, BOX, size, dimensions, 2.0), DiscPixels.of_size(size)
         values = at_disc(transforms, pixels)
         averages.add(values, np.ones(values.shape, np.float32), np.arange(24), pixels.kx, pixels.ky, seed=3)
-        maps.append([lowpass(m, PIXEL_SIZE, resolution, FILTER_EDGE) for m in averages.maps(1)])
+        maps.append([first_filter(m, PIXEL_SIZE, resolution) for m in averages.maps(1)])
     for all_pixels, few in zip(*maps, strict=True):
         assert np.corrcoef(all_pixels.ravel(), few.ravel())[0, 1] > 0.999
         assert few.std() == pytest.approx(all_pixels.std(), rel=0.01)
@@ -44,7 +43,7 @@ def test_blobs_are_gaussians_as_high_as_the_average(dimensions: int) -> None:
             squared = sum((axis - p) ** 2 for axis, p in zip(grid, place, strict=True))
             total += sign * abs(average[tuple(place.astype(int))]) * np.exp(-100.0 * squared / width**2)
     total *= average.std() / total.std()
-    expected = lowpass(total, PIXEL_SIZE, 30.0, FILTER_EDGE)
+    expected = first_filter(total, PIXEL_SIZE, 30.0)
     blobs = blobs_like(average, diameter, PIXEL_SIZE, 30.0, 3.0, seed)
     inside = sum((axis - BOX // 2) ** 2 for axis in grid) < (width / 2.0) ** 2
     np.testing.assert_allclose(blobs[inside], expected[inside], atol=1e-5)

@@ -59,7 +59,9 @@ def test_images_are_moved_scaled_masked_and_transformed(filled_with_noise: bool,
     noise = rng.normal(size=images.shape).astype(np.float32) if filled_with_noise else None
     pixels = DiscPixels.of_size(14)
     with CpuBackend(threads) as backend:
-        unmasked, masked, spectrum = backend.transform_images(images.copy(), shift, factor, RADIUS, EDGE, pixels, noise)
+        unmasked, masked, spectrum, means = backend.transform_images(
+            images.copy(), shift, factor, RADIUS, EDGE, pixels, noise
+        )
     inside = soft_mask(BOX, RADIUS, EDGE, 2)
     for n in range(3):
         image = moved(images[n], *shift[n]) * factor[n]
@@ -68,6 +70,7 @@ def test_images_are_moved_scaled_masked_and_transformed(filled_with_noise: bool,
         fill = (image * outside).sum() / outside.sum() if noise is None else noise[n]
         image = image * inside + fill * outside
         np.testing.assert_allclose(masked[n], centred_transform(image, pixels), atol=2e-6)
+        assert means[n] == pytest.approx(image.mean(), rel=1e-4)
         whole = DiscPixels.of_size(2 * BOX)  # far enough for all shells, cut below
         keep = (whole.kx <= BOX // 2) & (whole.ky <= BOX // 2) & (whole.ky > -BOX // 2)
         power = np.abs(np.fft.fft2(image)[whole.ky % BOX, whole.kx % BOX] / BOX**2) ** 2

@@ -26,13 +26,14 @@ KERNEL(row_totals, const float* weights, const int* group_of_pair, const int64* 
 
 // Sums all images of a fine orientation and adds the slice to its class's grid (K, Z, Y, X, 3). One block
 // BLOCK_THREADS pixels of row used_rows[x / chunks]; the pairs of slot s are pairs_by_slot[slot_ptr[s] ...].
-// plain: unmasked images at those shifts that are in use, row plain_row of the table of shifts.
+// plain: unmasked images at those shifts that are in use, row plain_row of the table of shifts; inserted (N, P): their
+// weight.
 KERNEL(sum_and_insert, const int64* used_rows, int chunks, const int64* slot_ptr, const int64* pairs_by_slot,
        const int* group_of_pair, const int64* pair_start, const float* totals, const float* weights,
        const int* particle, const int* slot_first, const int* slot_count, const int64* out_start, int children,
-       int n_shifts, const int64* table_start, const int64* plain_row, const float2* plain, const float* ctf2,
-       const float2* volumes, const int* volume_of, const float* axes, int depth, int height, int width, const int* kx,
-       const int* ky, int pixels, float r_max, int residual, float* grids) {
+       int n_shifts, const int64* table_start, const int64* plain_row, const float2* plain,
+       const float* inserted, const float2* volumes, const int* volume_of, const float* axes, int depth, int height,
+       int width, const int* kx, const int* ky, int pixels, float r_max, int residual, float* grids) {
     PHASE {
         int64 u = blockIdx.x / chunks;
         int p = (int)(blockIdx.x % chunks) * blockDim.x + threadIdx.x;
@@ -43,7 +44,7 @@ KERNEL(sum_and_insert, const int64* used_rows, int chunks, const int64* slot_ptr
             int64 pair = pairs_by_slot[s], g = group_of_pair[pair], n = particle[g];
             float total = totals[pair * children + child];
             if (!(total > 0.0f)) continue;
-            weight += total * ctf2[n * pixels + p];
+            weight += total * inserted[n * pixels + p];
             int64 columns = (int64)slot_count[g] * n_shifts;
             int64 table_0 = table_start[n] + (int64)slot_first[g] * n_shifts;
             const float* w = weights + out_start[g] + ((pair - pair_start[g]) * children + child) * columns;
