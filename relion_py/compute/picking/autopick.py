@@ -20,7 +20,15 @@ from relion_py.compute.picking.autopick_files import Micrograph
 from relion_py.compute.picking.log import LogSettings, Maps, best_of, diameters_of, log_maps, pick_log
 from relion_py.compute.picking.log_files import map_name, read_maps
 from relion_py.compute.picking.micrograph import Geometry, Image, geometry_of
-from relion_py.compute.picking.peaks import find_peaks, joined, prune_clusters, remove_crowded, work_area
+from relion_py.compute.picking.peaks import (
+    Area,
+    find_peaks,
+    joined,
+    prune_clusters,
+    remove_crowded,
+    widened,
+    work_area,
+)  # fmt: skip
 from relion_py.compute.picking.references import References
 from relion_py.compute.picking.template_files import read_match, read_noise, write_match, write_noise
 from relion_py.compute.picking.templates import Match, Matcher, Noise, TemplateSettings
@@ -148,14 +156,14 @@ class TemplateMethod:
         """See :class:`Method`."""
         header = read_header(micrograph.name)
         geometry = geometry_of((header.ny, header.nx), micrograph.angpix, self._settings, self._settings.margin)
-        noise, matches = self._maps_of(micrograph, root, number, geometry)
-        allowed = self._peaks.allowed(noise)
         box, scale = self._references.box, geometry.scale
+        area = work_area(geometry, self._peaks.skip_side + box // 2)
+        noise, matches = self._maps_of(micrograph, root, number, geometry, area)
+        allowed = self._peaks.allowed(noise)
         least = self._peaks.min_distance if self._peaks.min_distance >= 0 else box * geometry.angpix / 2
         # at least so much that a peak removes itself
         distance = max(np.floor(least / geometry.angpix + 0.5) * scale, 0.5)
         radius = self._references.radius * scale
-        area = work_area(geometry, self._peaks.skip_side + box // 2)
         found = []
         for reference, match in enumerate(matches):
             peaks = find_peaks(
@@ -175,9 +183,9 @@ class TemplateMethod:
         )
 
     def _maps_of(
-        self, micrograph: Micrograph, root: str, number: int, geometry: Geometry
+        self, micrograph: Micrograph, root: str, number: int, geometry: Geometry, area: Area
     ) -> tuple[Noise, Iterator[Match]]:
-        """The noise and the references' maps, computed or from an earlier run."""
+        """The noise and the references' maps, computed or from an earlier run; for peaks in an area."""
         if self._maps.read:
             noise = read_noise(root, geometry.work)
             count = len(self._references.images)
@@ -189,7 +197,9 @@ class TemplateMethod:
         noise = started.noise(matcher.noise_mask)
         if self._maps.write:
             write_noise(root, noise)
-        return noise, self._matched(started.match(noise, self._stop), root)
+        # peaks are compared with their neighbours
+        beside = None if self._maps.write else widened(area, geometry.work)
+        return noise, self._matched(started.match(noise, self._stop, beside), root)
 
     def _matched(self, matches: Iterator[Match], root: str) -> Iterator[Match]:
         for index, match in enumerate(matches):

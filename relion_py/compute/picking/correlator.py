@@ -1,8 +1,9 @@
 """Cross-correlations of references at all in-plane angles from the maps of a basis of harmonics: the best are kept.
 
 The maps are inverse transforms; sums of them with cosines and sines of the angles are matrix products, over blocks
-of pixels that stay in the processor's cache, where the best angle of each is taken at once. An angle and its
-opposite differ in the sign of odd harmonics: one pair of sums, of even and of odd ones, serves both.
+of pixels that stay in the processor's cache, where the best angle of each is taken at once. Sums of cosines and of
+sines, of even and of odd harmonics, serve four angles: psi, -psi, 180 + psi and 180 - psi differ in their signs.
+Only what is needed of the maps is computed: picks keep off the edges, and off what makes a micrograph square.
 """
 
 from __future__ import annotations
@@ -15,15 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from relion_py.compute.picking.harmonics import Basis, Mix
+from relion_py.compute.picking.harmonics import Basis
 from relion_py.compute.picking.micrograph import Image
-from relion_py.compute.picking.template_kernels import best_pair, harmonic_product, next_harmonic, side_by_side
+from relion_py.compute.picking.peaks import Area
+from relion_py.compute.picking.template_kernels import (
+    best_of_four,
+    harmonic_product,
+    next_harmonic,
+    parts_of_sums,
+    side_by_side,
+)
 
 if TYPE_CHECKING:
     from relion_py.compute.picking.templates import Pixels
 
 _BLOCK = 1024  # pixels
 _TOGETHER = 2**20  # bytes of maps that are transformed in one call: what a cache holds
+_KEPT_RADIAL = 256 * 2**20  # bytes of radial functions at all pixels that stay in memory between micrographs
 
 Transform = NDArray[np.complex64]
 
@@ -31,111 +40,130 @@ Transform = NDArray[np.complex64]
 class Correlator:
     """Some references, ready for micrographs of one size. Safe to share between threads.
 
-    basis: of the references. pixels: Fourier pixels that are matched, of micrographs of `size` pixels. psis: degrees,
-    from 0 on, evenly spaced around the circle.
+    basis: of the references. pixels: Fourier pixels that are matched, of micrographs of `size` pixels, shrunk to
+    `work`. psis: degrees, from 0 on, evenly spaced around the circle.
     """
 
-    def __init__(self, basis: Basis, pixels: Pixels, size: int, psis: NDArray[np.float64]) -> None:
-        self._basis, self._pixels = basis, pixels
-        radius = np.hypot(pixels.kx, pixels.ky) * (basis.density / size)
-        self._index = radius.astype(np.int32)
-        self._fraction = (radius - self._index).astype(np.float32)
-        self._step = np.exp(-1j * np.arctan2(pixels.ky, pixels.kx)).astype(np.complex64)
-        self._halved = len(psis) % 2 == 0
-        angles = np.deg2rad(psis[: len(psis) // 2] if self._halved else psis)
-        self._count = len(angles)
-        # harmonics whose sums are taken together, and the rows of these sums
-        self._families = [self._family(parity, angles) for parity in range(2)]
+    def __init__(self, basis: Basis, pixels: Pixels, size: int, work: int, psis: NDArray[np.float64]) -> None:
+        self._basis, self._work = basis, work
+        # rows of a quarter plane, ky >= 0 and kx >= 0: what is at one pixel serves the three that mirror it
+        quarter = pixels.ky >= 0
+        kx, ky = pixels.kx[quarter], pixels.ky[quarter]
+        self._ends = np.bincount(ky).astype(np.int32)  # the first kx beyond each row
+        self._at = (len(self._ends) - 1 + pixels.ky, pixels.kx)
+        self._radius = np.hypot(kx, ky) * (basis.density / size)
+        self._step = np.exp(-1j * np.arctan2(ky, kx)).astype(np.complex64)
+        keep = len(basis) * len(kx) * 8 <= _KEPT_RADIAL
+        self._kept = [self._radial(number) for number in range(len(basis))] if keep else None
+        self._angles = _Angles(basis, psis)
+        self._firsts = np.array([*(mix.maps.start for mix in basis.mixes), len(basis)], np.int32)
+        self._factors = _by_map(basis)
         self._room = threading.local()  # fresh memory costs as much as what is done in it
 
-    def maps(self, signal: Transform, work: int, check: Callable[[], None]) -> Transform:
-        """The basis' maps (K, work * work) of a micrograph whose transform at the pixels is `signal`, until the next
-        call in the same thread; check: called on the way."""
-        pixels, wave, order = self._pixels, np.ones(signal.size, np.complex64), 0
-        out = self._buffer("maps", (len(self._basis), work, work), np.complex64)
-        at_once = max(1, _TOGETHER // out[0].nbytes)
-        for start in range(0, len(out), at_once):
+    def maps(self, signal: Transform, area: Area, check: Callable[[], None]) -> Image:
+        """Real and imaginary parts, by turns, of the basis' maps in an area of N pixels, (2 K, N), of a micrograph
+        whose transform at the pixels is `signal`; until the next call in the same thread. check: called on the way."""
+        rows, columns = area
+        shape = (2 * len(self._basis), rows.stop - rows.start, columns.stop - columns.start)
+        grid = np.zeros((2 * len(self._ends) - 1, self._ends.max()), np.complex64)
+        grid[self._at] = signal
+        grid[: len(self._ends) - 1, 0] = grid[: len(self._ends) - 1 : -1, 0].conj()  # of a real micrograph
+        wave, order = np.ones(len(self._step), np.complex64), 0
+        out = self._buffer("maps", shape)
+        at_once = max(1, _TOGETHER // (8 * self._work**2))
+        some = self._buffer("some", (at_once, self._work, self._work), np.complex64)
+        for start in range(0, len(self._basis), at_once):
             check()
-            some = out[start : start + at_once]
-            for number, one in enumerate(some, start=start):
+            some[...] = 0
+            numbers = range(start, min(start + at_once, len(self._basis)))
+            for one, number in zip(some, numbers, strict=False):
                 wanted = self._basis.orders[number]
                 while order < wanted:
                     next_harmonic(wave, self._step)
                     order += 1
-                harmonic_product(
-                    signal, wave, self._basis.tables[number], self._index, self._fraction, pixels.plus, pixels.minus,
-                    bool(wanted % 2), one.reshape(-1),
-                )  # fmt: skip
-            done = fft.ifft2(some, norm="forward", overwrite_x=True)
-            if not np.may_share_memory(done, some):
-                some[...] = done
+                radial = self._radial(number) if self._kept is None else self._kept[number]
+                harmonic_product(grid, wave, radial, self._ends, bool(wanted % 2), one)
+            done = _inverse(_inverse(some[: len(numbers)], 1)[:, rows], 2)
+            side_by_side(done, columns.start, out[2 * start : 2 * numbers.stop])
         return out.reshape(len(out), -1)
 
-    def best(self, maps: Transform, check: Callable[[], None]) -> tuple[Image, NDArray[np.int16]]:
-        """Of all angles the highest cross-correlations, and their angles' numbers, (R, n), from maps (K, n)."""
-        count, total = len(self._basis.most), maps.shape[1]
+    def best(self, maps: Image, check: Callable[[], None]) -> tuple[Image, NDArray[np.int16]]:
+        """Of all angles the highest cross-correlations, and their angles' numbers, (R, N), from maps (2 K, N)."""
+        count, orders, total = len(self._basis.most), len(self._basis.mixes), maps.shape[1]
         best, which = np.empty((count, total), np.float32), np.empty((count, total), np.int16)
-        planes_room = self._buffer("planes", (2 * len(maps) * _BLOCK,))
-        rooms = [self._buffer(f"mixed{n}", (family.rows * count * _BLOCK,)) for n, family in enumerate(self._families)]
-        sums = [self._buffer(f"sums{n}", (self._count * _BLOCK,)) for n in range(2)]
+        parts_room = self._buffer("parts", (2 * orders * count * _BLOCK,))
+        sums_room = self._buffer("sums", (4 * self._angles.rows * _BLOCK,))
         for start in range(0, total, _BLOCK):
             check()
             block = slice(start, min(start + _BLOCK, total))
             width = block.stop - start
-            planes = planes_room[: 2 * len(maps) * width].reshape(-1, width)
-            side_by_side(maps, start, planes)
-            parts = [
-                family.mixed(planes, room[: family.rows * count * width].reshape(family.rows, count, width))
-                for family, room in zip(self._families, rooms, strict=True)
-            ]
-            even, odd = (one[: self._count * width].reshape(-1, width) for one in sums)
+            parts = parts_room[: 2 * orders * count * width].reshape(2, orders, count, width)
+            sums = sums_room[: 4 * self._angles.rows * width].reshape(4, -1, width)
+            parts_of_sums(maps, start, self._firsts, self._factors, self._angles.places, parts)
             for number in range(count):
-                for family, part, out in zip(self._families, parts, (even, odd), strict=True):
-                    family.sums(part, number, out)
-                best_pair(even, odd, best[number, block], which[number, block])
+                self._angles.sums(parts, number, sums)
+                best_of_four(sums, self._angles.total, best[number, block], which[number, block])
         return best, which
 
+    def _radial(self, number: int) -> Transform:
+        """The radial function of a map at the pixels of the quarter plane."""
+        table = self._basis.tables[number]
+        low = self._radius.astype(np.int64)
+        made: Transform = table[low] + (table[low + 1] - table[low]) * (self._radius - low).astype(np.float32)
+        return made
+
     def _buffer(self, name: str, shape: tuple[int, ...], kind: type = np.float32) -> NDArray[Any]:
-        """Memory of this thread, the same at each call."""
-        if not hasattr(self._room, name):
-            setattr(self._room, name, np.empty(shape, kind))
-        room: NDArray[Any] = getattr(self._room, name)
+        """Memory of this thread, the same at each call of the same shape."""
+        room: NDArray[Any] | None = getattr(self._room, name, None)
+        if room is None or room.shape != shape:
+            room = np.empty(shape, kind)
+            setattr(self._room, name, room)
         return room
 
-    def _family(self, parity: int, angles: NDArray[np.float64]) -> _Family:
-        mixes = [mix for mix in self._basis.mixes if (mix.order % 2 if self._halved else 0) == parity]
-        return _Family(mixes, angles, self._basis.most)
+
+def _by_map(basis: Basis) -> Image:
+    """How each map adds to the parts of each reference, (K, R, 2, 2): to real and imaginary part, from both."""
+    count = len(basis.most)
+    out = np.zeros((len(basis), count, 2, 2), np.float32)
+    for mix in basis.mixes:
+        matrix = mix.matrix.reshape(-1, count, mix.maps.stop - mix.maps.start, 2)
+        out[mix.maps, :, : len(matrix)] = matrix.transpose(2, 1, 0, 3)
+    return out
 
 
-class _Family:
-    """Harmonics of which sums are taken together. most: (R,), the highest harmonic of each reference."""
+def _inverse(maps: Transform, axis: int) -> Transform:
+    """Inverse transforms along an axis, where the maps are."""
+    done: Transform = fft.ifft(maps, axis=axis, norm="forward", overwrite_x=True)
+    return done
 
-    def __init__(self, mixes: list[Mix], angles: NDArray[np.float64], most: NDArray[np.int64]) -> None:
-        self._mixes = mixes
-        weights: list[NDArray[np.float64]] = []
-        for mix in mixes:
-            turns = mix.order * angles
-            weights += [np.ones_like(turns)] if mix.order == 0 else [2 * np.cos(turns), 2 * np.sin(turns)]
-        self._weights = np.array(weights, np.float32).reshape(-1, len(angles)).T.copy()
-        orders = np.array([mix.order for mix in mixes for _ in range(2 if mix.order else 1)], np.int64)
-        self._rows = [int((orders <= highest).sum()) for highest in most]
 
-    @property
-    def rows(self) -> int:
-        """Real and imaginary parts of the C_m."""
-        return self._weights.shape[1]
+class _Angles:
+    """Weights of sums over harmonics at some angles, from which those at all angles follow.
 
-    def mixed(self, planes: Image, out: Image) -> Image:
-        """From parts of the maps (2 K, B) those of C_m of all references, in `out`, (rows, R, B)."""
-        row = 0
-        for mix in self._mixes:
-            after = row + (2 if mix.order else 1)
-            maps = planes[2 * mix.maps.start : 2 * mix.maps.stop]
-            np.matmul(mix.matrix, maps, out=out[row:after].reshape(len(mix.matrix), -1))
-            row = after
-        return out
+    total: all angles; rows: of the sums, the last may be empty; places: of each order among the parts of sums, even
+    orders first.
+    """
 
-    def sums(self, mixed: Image, number: int, out: Image) -> None:
-        """Of one reference, at each angle, (A, B)."""
-        rows = self._rows[number]
-        np.matmul(self._weights[:, :rows], mixed[:rows, number], out=out)
+    def __init__(self, basis: Basis, psis: NDArray[np.float64]) -> None:
+        self.total, halved = len(psis), len(psis) % 2 == 0
+        angles = np.deg2rad(psis[: len(psis) // (4 if halved else 2) + 1])
+        self.rows = -(-len(angles) // 4) * 4  # products of matrices are faster in fours
+        orders = np.array([mix.order for mix in basis.mixes])
+        odd = orders % 2 == (1 if halved else 2)  # without opposite angles there is no difference
+        by_parity = np.argsort(odd, kind="stable")
+        self.places = np.argsort(by_parity).astype(np.int32)
+        evens, has = int((~odd).sum()), orders <= basis.most[:, None]
+        # harmonics of each parity that each reference has
+        self._parts = [
+            [slice(0, n), slice(evens, evens + m)] for n, m in zip((has & ~odd).sum(1), (has & odd).sum(1), strict=True)
+        ]
+        turns = np.zeros((self.rows, len(orders)))
+        turns[: len(angles)] = np.outer(angles, orders[by_parity])
+        twice = np.where(orders[by_parity] > 0, 2.0, 1.0)
+        self._weights = [(twice * wave(turns)).astype(np.float32) for wave in (np.cos, np.sin)]
+
+    def sums(self, parts: Image, number: int, out: Image) -> None:
+        """Of one reference the sums of cosines and of sines of even harmonics, and of odd ones, (4, rows, B)."""
+        for parity, some in enumerate(self._parts[number]):
+            for which, weights in enumerate(self._weights):
+                np.matmul(weights[:, some], parts[which, some, number], out=out[2 * parity + which])

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from relion_py.compute.picking.kernels import clusters, keep_apart, lonely, peaks_of
 from relion_py.compute.picking.micrograph import Geometry, Image
 
+Area = tuple[slice, slice]
+"""Rows and columns of a map."""
+
 
 @dataclass(frozen=True)
 class Peaks:
@@ -44,7 +47,7 @@ def joined(parts: list[Peaks]) -> Peaks:
     return Peaks(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def work_area(geometry: Geometry, side: int) -> tuple[slice, slice]:
+def work_area(geometry: Geometry, side: int) -> Area:
     """Rows and columns at work where picks may be; side: pixels of the micrograph left out at its edges."""
     side = max(1, int(side * np.float32(geometry.scale)))
     area = []
@@ -56,8 +59,14 @@ def work_area(geometry: Geometry, side: int) -> tuple[slice, slice]:
     return area[0], area[1]
 
 
+def widened(area: Area, work: int) -> Area:
+    """An area and its direct neighbours in a map of `work` pixels; nothing around an empty one."""
+    rows, columns = (slice(max(0, one.start - 1), min(work, one.stop + 1)) for one in area)
+    return (rows, columns) if all(one.stop > one.start for one in area) else area
+
+
 def find_peaks(
-    merit: Image, psi: Image, allowed: NDArray[np.bool_], area: tuple[slice, slice], threshold: float, shrunk: bool,
+    merit: Image, psi: Image, allowed: NDArray[np.bool_], area: Area, threshold: float, shrunk: bool,
     reference: int,
 ) -> Peaks:  # fmt: skip
     """Pixels of an area that no direct neighbour exceeds, at least `threshold` high, and where it is allowed.

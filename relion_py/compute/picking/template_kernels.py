@@ -82,52 +82,133 @@ def next_harmonic(wave, step):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(**_OPTIONS, fastmath=True)
-def harmonic_product(signal, wave, table, index, fraction, plus, minus, odd, out):  # type: ignore[no-untyped-def]
+def harmonic_product(signal, wave, radial, ends, odd, out):  # type: ignore[no-untyped-def]
     """The transform of a micrograph times conj(A(k)) exp(-i m phi).
 
-    signal: complex64 (P,), its transform at the pixels of a half plane; wave: complex64 (P,), exp(-i m phi) there.
-    table: complex64 (S,), conj(A) at even steps of k; index, fraction: int32 and float32 (P,), where the pixels' k
-    lie. plus, minus: where the pixels and their opposites are in out, complex64 (n * n,), 0 elsewhere; odd: whether
-    m is, so that exp(-i m phi) has the other sign at opposites.
+    signal: complex64 (2 Y + 1, X), the micrograph's for ky from -Y on and kx from 0 on. wave, radial: complex64 (Q,),
+    exp(-i m phi) and conj(A(k)) in the quarter plane ky >= 0, kx >= 0, where row ky ends before kx = ends[ky], int32
+    (Y + 1,). odd: whether m is, so that exp(-i m phi) has the other sign at opposites. out: complex64 (n, n), kx and
+    ky as in a full transform; what lies beyond the rows stays as it is.
     """
-    out[:] = 0
+    n, middle, first = out.shape[0], len(ends) - 1, 0
     sign = np.float32(-1.0 if odd else 1.0)
-    for pixel in range(signal.size):
-        low, high, part = table[index[pixel]], table[index[pixel] + 1], fraction[pixel]
-        factor_re = low.real + (high.real - low.real) * part
-        factor_im = low.imag + (high.imag - low.imag) * part
-        turn = wave[pixel]
-        c = factor_re * turn.real - factor_im * turn.imag
-        d = factor_re * turn.imag + factor_im * turn.real
-        value = signal[pixel]
-        ac, bd, ad, bc = value.real * c, value.imag * d, value.real * d, value.imag * c
-        out[minus[pixel]] = complex(sign * (ac + bd), sign * (ad - bc))
-        out[plus[pixel]] = complex(ac - bd, ad + bc)
+    for y in range(len(ends)):
+        above, below, row, mirrored = signal[middle + y], signal[middle - y], out[y], out[(n - y) % n]
+        _to_the_right(above, below, wave, radial, first, ends[y], row, mirrored)
+        _to_the_left(above, below, wave, radial, first, ends[y], sign, row, mirrored)
+        first += ends[y]
+
+
+# loops of their own, in real numbers and with indices that have no sign: compilers vectorise them
+
+
+@numba.njit(**_OPTIONS, fastmath=True)
+def _to_the_right(above, below, wave, radial, first, width, row, mirrored):  # type: ignore[no-untyped-def]
+    start = np.uint64(first)
+    for x in range(width):
+        factor, turn = radial[start + np.uint64(x)], wave[start + np.uint64(x)]
+        ac, bd, ad, bc = (
+            factor.real * turn.real,
+            factor.imag * turn.imag,
+            factor.real * turn.imag,
+            factor.imag * turn.real,
+        )
+        re, im, value = ac - bd, ad + bc, above[x]
+        row[x] = complex(value.real * re - value.imag * im, value.real * im + value.imag * re)
+        re, im, value = ac + bd, bc - ad, below[x]  # the wave is conjugate there
+        mirrored[x] = complex(value.real * re - value.imag * im, value.real * im + value.imag * re)
+
+
+@numba.njit(**_OPTIONS, fastmath=True)
+def _to_the_left(above, below, wave, radial, first, width, sign, row, mirrored):  # type: ignore[no-untyped-def]
+    start, last = np.uint64(first), np.uint64(row.size)
+    for x in range(1, width):
+        factor, turn = radial[start + np.uint64(x)], wave[start + np.uint64(x)]
+        ac, bd, ad, bc = (
+            factor.real * turn.real,
+            factor.imag * turn.imag,
+            factor.real * turn.imag,
+            factor.imag * turn.real,
+        )
+        re, im, value = sign * (ac - bd), sign * (ad + bc), above[x]
+        mirrored[last - np.uint64(x)] = complex(value.real * re + value.imag * im, value.real * im - value.imag * re)
+        re, im, value = sign * (ac + bd), sign * (bc - ad), below[x]
+        row[last - np.uint64(x)] = complex(value.real * re + value.imag * im, value.real * im - value.imag * re)
 
 
 @numba.njit(**_OPTIONS)
-def side_by_side(maps, start, out):  # type: ignore[no-untyped-def]
-    """Real and imaginary parts, by turns, of the pixels from `start` on of complex64 (K, n): float32 (2 K, B)."""
+def side_by_side(maps, left, out):  # type: ignore[no-untyped-def]
+    """Real and imaginary parts of the columns from `left` on of complex64 (K, h, n): float32 (2 K, h, w)."""
+    first = np.uint64(left)
     for number in range(maps.shape[0]):
-        for pixel in range(out.shape[1]):
-            value = maps[number, start + pixel]
-            out[2 * number, pixel] = value.real
-            out[2 * number + 1, pixel] = value.imag
+        for row in range(out.shape[1]):
+            for column in range(out.shape[2]):
+                value = maps[number, row, first + np.uint64(column)]
+                out[2 * number, row, column] = value.real
+                out[2 * number + 1, row, column] = value.imag
 
 
 @numba.njit(**_OPTIONS)
-def best_pair(even, odd, best, which):  # type: ignore[no-untyped-def]
-    """The best of A angles and their opposites: even + odd and even - odd, float32 (A, B) each.
+def parts_of_sums(maps, start, firsts, factors, places, out):  # type: ignore[no-untyped-def]
+    """Real and imaginary parts of the cross-correlations C_m of references, from maps of a basis.
 
-    best: float32 (B,); which: int16 (B,), number of the angle, A added for an opposite.
+    maps: float32 (2 K, N), real and imaginary parts, from pixel `start` on. firsts: int32 (M + 1,), the first map of
+    each harmonic; factors: float32 (K, R, 2, 2), from both parts of a map to both of C_m. out: float32 (2, M, R, B);
+    the harmonics have their `places` in it.
     """
-    count = np.int16(even.shape[0])
+    for harmonic in range(len(places)):
+        first, last, place = firsts[harmonic], firsts[harmonic + 1], places[harmonic]
+        for reference in range(out.shape[2]):
+            real, imaginary = out[0, place, reference], out[1, place, reference]
+            _set_parts(maps, 2 * first, start, factors[first, reference], real, imaginary)
+            for number in range(first + 1, last):
+                _add_parts(maps, 2 * number, start, factors[number, reference], real, imaginary)
+
+
+@numba.njit(**_OPTIONS, fastmath=True)
+def _set_parts(maps, row, start, factor, real, imaginary):  # type: ignore[no-untyped-def]
+    a, b, c, d = factor[0, 0], factor[0, 1], factor[1, 0], factor[1, 1]
+    first = np.uint64(start)
+    for x in range(real.size):
+        re, im = maps[row, first + np.uint64(x)], maps[row + 1, first + np.uint64(x)]
+        real[x] = a * re + b * im
+        imaginary[x] = c * re + d * im
+
+
+@numba.njit(**_OPTIONS, fastmath=True)
+def _add_parts(maps, row, start, factor, real, imaginary):  # type: ignore[no-untyped-def]
+    a, b, c, d = factor[0, 0], factor[0, 1], factor[1, 0], factor[1, 1]
+    first = np.uint64(start)
+    for x in range(real.size):
+        re, im = maps[row, first + np.uint64(x)], maps[row + 1, first + np.uint64(x)]
+        real[x] += a * re + b * im
+        imaginary[x] += c * re + d * im
+
+
+@numba.njit(**_OPTIONS)
+def best_of_four(sums, total, best, which):  # type: ignore[no-untyped-def]
+    """The best of all in-plane angles from sums over harmonics at the first ones.
+
+    sums: float32 (4, A, B), of cosines and of sines of even harmonics, and of odd ones, at psi from 0 to at least 90
+    degrees (180, if `total` is odd; all harmonics then count as even). total: number of angles around the circle.
+    best: float32 (B,); which: int16 (B,), number of the angle.
+    """
+    half = total // 2
+    count = total // 4 + 1 if total % 2 == 0 else half + 1
     best[:] = -np.inf
-    for angle in range(even.shape[0]):
-        number, opposite = np.int16(angle), np.int16(angle + count)
+    for angle in range(count):
+        # of psi and its opposite, and of -psi and its opposite
+        same, other = np.int16(angle), np.int16(angle + half)
+        back, turned_back = np.int16((total - angle) % total), np.int16(half - angle)
         for pixel in range(best.size):
-            value = even[angle, pixel] + abs(odd[angle, pixel])
-            name = number if odd[angle, pixel] >= 0 else opposite
+            even, odd = sums[0, angle, pixel] + sums[1, angle, pixel], sums[2, angle, pixel] + sums[3, angle, pixel]
+            value = even + abs(odd)
+            name = same if odd >= 0 else other
+            even, odd = sums[0, angle, pixel] - sums[1, angle, pixel], sums[2, angle, pixel] - sums[3, angle, pixel]
+            behind = even + abs(odd)
+            name_behind = back if odd >= 0 else turned_back
+            name = name if value >= behind else name_behind
+            value = value if value >= behind else behind
             better = value > best[pixel]
             best[pixel] = value if better else best[pixel]
             which[pixel] = name if better else which[pixel]
@@ -135,16 +216,16 @@ def best_pair(even, odd, best, which):  # type: ignore[no-untyped-def]
 
 @numba.njit(**_OPTIONS)
 def figures_of_merit(best, mean, deviation, first_moment, second_moment):  # type: ignore[no-untyped-def]
-    """In place: from the highest cross-correlations (mean of A X over the circle) to figures of merit.
+    """In place, (rows, columns): from the highest cross-correlations (mean of A X over the circle) to figures of merit.
 
     The ratio of the probabilities of the reference A and of nothing, less 1, over its expectation: (exp(-d / 2) - 1)
     / (exp(<A^2> / 2) - 1), with d = -2 <A (X - mean) / deviation> + <A^2>. first_moment, second_moment: <A>, <A^2>.
     Source: autopicker.cpp, autoPickOneMicrograph.
     """
-    flat, local_mean, local_deviation = best.ravel(), mean.ravel(), deviation.ravel()
     scale = 1.0 / np.expm1(0.5 * second_moment)
-    for pixel in range(flat.size):
-        numerator = flat[pixel] - local_mean[pixel] * first_moment
-        if local_deviation[pixel] > 1e-10:
-            numerator /= local_deviation[pixel]
-        flat[pixel] = np.float32(np.expm1(numerator - 0.5 * second_moment) * scale)
+    for row in range(best.shape[0]):
+        for column in range(best.shape[1]):
+            numerator = best[row, column] - mean[row, column] * first_moment
+            if deviation[row, column] > 1e-10:
+                numerator /= deviation[row, column]
+            best[row, column] = np.float32(np.expm1(numerator - 0.5 * second_moment) * scale)

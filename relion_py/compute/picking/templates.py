@@ -31,6 +31,7 @@ from relion_py.compute.image.fourier import disc_pixels, filter_profile, frequen
 from relion_py.compute.picking.correlator import Correlator
 from relion_py.compute.picking.harmonics import FIRST_PEAK, make_basis
 from relion_py.compute.picking.micrograph import Geometry, Image, lowpass_size, standard_square, window
+from relion_py.compute.picking.peaks import Area
 from relion_py.compute.picking.references import References, squared_distance
 from relion_py.compute.picking.template_kernels import figures_of_merit, keep_best, paired_products, turned
 
@@ -212,7 +213,7 @@ class Matcher:
         basis = make_basis(images, references.radius, cutoff, geometry.angpix / FIRST_PEAK if has_peak else 0.0)
         if len(basis) * geometry.work**2 * 8 <= _MOST_MAPS:
             fewer = len(basis) < 0.8 * len(images) * len(self.angles)
-            return [Correlator(basis, self.pixels, geometry.size, settings.psis)] if fewer else []
+            return [Correlator(basis, self.pixels, geometry.size, geometry.work, settings.psis)] if fewer else []
         half = len(images) // 2
         groups = [self._correlators(part, cutoff) for part in (images[:half], images[half:])] if half else []
         return [one for group in groups for one in group] if all(groups) else []
@@ -260,10 +261,11 @@ class Started:
         deviation = np.sqrt(variance, where=variance > _SMALLEST_VARIANCE, out=np.ones_like(variance))
         return Noise(mean, deviation)
 
-    def match(self, noise: Noise, stop: threading.Event | None = None) -> Iterator[Match]:
-        """The references, one after the other; Aborted once `stop` is set."""
+    def match(self, noise: Noise, stop: threading.Event | None = None, area: Area | None = None) -> Iterator[Match]:
+        """The references, one after the other; Aborted once `stop` is set. area: where figures of merit are needed;
+        elsewhere they may be 0."""
         if self._matcher.correlators:
-            yield from self._match_by_harmonics(noise, stop)
+            yield from self._match_by_harmonics(noise, stop, area)
             return
         matcher, work = self._matcher, self._matcher.geometry.work
         pixels, psis = matcher.pixels, matcher.settings.psis.astype(np.float32)
@@ -292,9 +294,10 @@ class Started:
     def _ctf_in_band(self) -> NDArray[np.float32]:
         return self._ctf_at(self._matcher.band)
 
-    def _match_by_harmonics(self, noise: Noise, stop: threading.Event | None) -> Iterator[Match]:
+    def _match_by_harmonics(self, noise: Noise, stop: threading.Event | None, area: Area | None) -> Iterator[Match]:
         matcher, work = self._matcher, self._matcher.geometry.work
         psis = matcher.settings.psis.astype(np.float32)
+        area = area or (slice(0, work), slice(0, work))
 
         def check() -> None:
             if stop is not None and stop.is_set():
@@ -302,11 +305,13 @@ class Started:
 
         number = 0
         for correlator in matcher.correlators:
-            for best, which in zip(*correlator.best(correlator.maps(self._signal, work, check), check), strict=True):
-                merit = best.reshape(work, work)
+            maps = correlator.maps(self._signal, area, check)
+            for best, which in zip(*correlator.best(maps, check), strict=True):
                 moment, square = self._moments(number)
-                figures_of_merit(merit, noise.mean, noise.deviation, moment, square)
-                yield Match(merit, psis[which].reshape(work, work), float(np.exp(0.5 * square)))
+                merit, psi = np.zeros((work, work), np.float32), np.zeros((work, work), np.float32)
+                merit[area], psi[area] = best.reshape(merit[area].shape), psis[which].reshape(merit[area].shape)
+                figures_of_merit(merit[area], noise.mean[area], noise.deviation[area], moment, square)
+                yield Match(merit, psi, float(np.exp(0.5 * square)))
                 number += 1
 
     def _ctf_at(self, pixels: Pixels) -> NDArray[np.float32]:

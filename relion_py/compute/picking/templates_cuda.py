@@ -23,6 +23,7 @@ from relion_py.compute.backend.kernel_sources import THREADS
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.picking.micrograph import Geometry, Image
+from relion_py.compute.picking.peaks import Area
 from relion_py.compute.picking.references import References
 from relion_py.compute.picking.templates import Match, Matcher, Noise, Started, TemplateSettings, Transform
 
@@ -141,8 +142,8 @@ class CudaStarted(Started):
         matcher.drop()
         return None
 
-    def match(self, noise: Noise, stop: threading.Event | None = None) -> Iterator[Match]:
-        """The references, one after the other; Aborted once `stop` is set, UserError where memory is too small."""
+    def match(self, noise: Noise, stop: threading.Event | None = None, area: Area | None = None) -> Iterator[Match]:
+        """See `Started.match`: everywhere, whatever the area; UserError where memory is too small."""
         matcher = self._matcher
         for number in range(len(matcher.references.images)):
             moments = self._moments(number)
