@@ -116,6 +116,11 @@ class GradientClassification(Classification):
 
     # ---- expectation ----
 
+    @property
+    def _shared_as(self) -> tuple[int | None, int | None]:
+        """How ranks share the two pseudo-halves: apart, as fewer batches then need projections, where they can."""
+        return (None, None) if source.reads_for_all(self.options, self.job.comm) else (0, 1)
+
     def _expectation(
         self, references: list[FourierReference], sizes: convergence.ImageSizes
     ) -> tuple[list[BackProjector], WeightedSums]:
@@ -128,17 +133,17 @@ class GradientClassification(Classification):
             f" Gradient optimisation iteration {state.iteration} of {options.max_iterations} with {len(members)} "
             f"particles (step size {state.gradient_step:.2f})"
         )
-        halves = vdam.pseudo_halves(members)
-        sums: list[BackProjector] = []
-        with self.working(sum(len(source.share(half, comm)) for half in halves)) as (backend, advance):
-            found = []
-            for half in halves:
-                mine, part = self.expectation(backend, self.models[0], references, sizes, half, advance, self._seeds())
-                sums += mine
-                found.append(part)
-        weighted = found[0]
-        weighted.unpack(weighted.pack() + found[1].pack())
-        weighted.failed += found[1].failed
+        halves = list(zip(vdam.pseudo_halves(members), self._shared_as, strict=True))
+        model, seeds = self.models[0], self._seeds()
+        with self.working(sum(len(source.share(part, comm, half=half)) for part, half in halves)) as (backend, advance):
+            first, second = (
+                self.find(backend, model, references, sizes, part, advance, seeds, half) for part, half in halves
+            )
+        for mine in (first, second):
+            self.tell_all(model, mine)
+        sums, weighted = first.grids + second.grids, first.weighted
+        weighted.unpack(weighted.pack() + second.weighted.pack())
+        weighted.failed += second.weighted.failed
         for number, each in enumerate(sums):
             via_disc = f"{options.output_root}_sum{number + 1:03d}" if options.combine_weights_via_disc else ""
             reduce_grid(each.grid, self._owner(number % self.models[0].nr_classes), comm, via_disc)
