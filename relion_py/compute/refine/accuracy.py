@@ -31,6 +31,18 @@ def _ladder(steps: tuple[tuple[float, float], ...], largest: float) -> NDArray[n
     return np.array(errors)
 
 
+def random_axes(
+    n: int, random: np.random.Generator, in_plane_only: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """About which of rot, tilt and psi (0, 1, 2) each of n particles is turned, and whether it is moved along x."""
+    axes, along_x = np.full(n, 2), np.zeros(n, np.bool_)
+    for i in range(n):
+        if not in_plane_only:
+            axes[i] = random.integers(3)
+        along_x[i] = random.random() < 0.5
+    return axes, along_x
+
+
 def expected_errors(
     reference: FourierReference,
     matrices: NDArray[np.float64],
@@ -38,16 +50,16 @@ def expected_errors(
     inv_sigma2: NDArray[np.float32],
     pixels: DiscPixels,
     pixel_size: float,
-    random: np.random.Generator,
+    axes: NDArray[np.int64],
+    along_x: NDArray[np.bool_],
     *,
-    in_plane_only: bool = False,
     distortion: NDArray[np.float32] | None = None,
     box: int = 0,
 ) -> tuple[float, float, NDArray[np.float64]]:
-    """Expected error of angles (degrees) and offsets (A), and what each shell contributes to the former (S,).
+    """Sums over N particles of errors of angles (degrees) and offsets (A), and of what shells tell of angles (S,).
 
     matrices (N, 3, 3): orientations of the trial particles; ctf (N, P); inv_sigma2 (N, S): reciprocal noise variance;
-    in_plane_only: 2D references, which turn about one axis only; distortion (2, 2): multiplies the first two rows of
+    axes (N,), along_x (N,): see `random_axes`; distortion (2, 2): multiplies the first two rows of
     the matrices from the left, for images whose frequencies are not those of the reference; box: of the images,
     pixels, if it is not the reference's.
     """
@@ -58,7 +70,7 @@ def expected_errors(
     for n, (rot, tilt, psi) in enumerate(angles):
         weight = 0.5 * ctf[n] ** 2 * inv_sigma2[n, pixels.shell]
         turned = np.tile([rot, tilt, psi], (len(angle_errors) + 1, 1))
-        turned[1:, 2 if in_plane_only else random.integers(3)] += angle_errors
+        turned[1:, axes[n]] += angle_errors
         matrix = euler_to_matrix(*turned.T)
         if distortion is not None:
             matrix[:, :2] = distortion.astype(np.float64) @ matrix[:, :2]
@@ -66,15 +78,10 @@ def expected_errors(
         tried, difference = _first_distinct(reference, matrix[1:], view, weight, pixels)
         sum_angle += angle_errors[tried]
         contribution += np.bincount(pixels.shell, difference, len(contribution))
-        k = pixels.kx if random.random() < 0.5 else pixels.ky
+        k = pixels.kx if along_x[n] else pixels.ky
         power = np.abs(view) ** 2 * weight
         sum_shift += shift_errors[_first_moved(power, k, 2.0 * np.pi / (box or reference.box) * shift_errors)]
-    total = contribution.sum()
-    return (
-        sum_angle / len(angles),
-        sum_shift / len(angles) * pixel_size,
-        contribution / total if total > 0 else contribution,
-    )
+    return sum_angle, sum_shift * pixel_size, contribution
 
 
 def _first_distinct(

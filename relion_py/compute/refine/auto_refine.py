@@ -5,18 +5,20 @@ Source: ml_optimiser_mpi.cpp, iterate.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.backend.base import Backend
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.clock import Stopwatch
-from relion_py.compute.refine.engine import Engine
-from relion_py.compute.refine.expectation import WeightedSums
-from relion_py.compute.refine.halves import Halves, owner
+from relion_py.compute.refine.engine import Engine, Findings
+from relion_py.compute.refine.halves import Division, Halves, owner
 from relion_py.compute.refine.maximization import update_model
-from relion_py.compute.refine.model import NO_PRIOR
+from relion_py.compute.refine.model import NO_PRIOR, ModelState
 from relion_py.compute.refine.projector import FourierReference
 
 
@@ -61,10 +63,15 @@ class AutoRefinement(Engine):
             sizes = convergence.image_sizes(model, self.sampling, state, self.options, last)
             model.current_size = sizes.current
         self.perturb()
-        references = [self.fourier_references(model) for model in self.models]
+        references = [
+            self.fourier_references(model) if group is not None else []
+            for model, group in zip(self.models, self.division.groups, strict=True)
+        ]
+        for half, model in enumerate(self.models):
+            model.tau2_class = self.job.comm.bcast(model.tau2_class, owner(half, self.job.comm))
         self.clock.lap("references")
         if not self.by_correlation:
-            self.estimate_accuracy(self.models[0], references[0])
+            self.estimate_accuracy(self.models[0], references[0], self.division.groups[0])
             self.models[1].accuracy_rot = self.models[0].accuracy_rot.copy()
             self.models[1].accuracy_trans = self.models[0].accuracy_trans.copy()
             self.models[1].orientability_contrib = self.models[0].orientability_contrib
@@ -114,6 +121,26 @@ class AutoRefinement(Engine):
 
     # ---- expectation ----
 
+    @cached_property
+    def division(self) -> Division:
+        """Which ranks work on which half."""
+        return Division.of(self.job.comm, self.options)
+
+    def _number_of_mine(self) -> int:
+        """Particles that this rank works on."""
+        comm, sharing = self.job.comm, self.division.sharing
+        return sum(len(source.share(self.particles.members(h + 1), comm, half=sharing(h))) for h in (0, 1))
+
+    def find_in_half(
+        self, half: int, backend: Backend, model: ModelState, references: Sequence[FourierReference],
+        sizes: convergence.ImageSizes, advance: Callable[[int], None],
+    ) -> Findings:  # fmt: skip
+        """What this rank finds about its particles of half 0 or 1; nothing if it has none."""
+        if self.division.groups[half] is None:
+            return Findings([], self.empty_sums(model), [])
+        members = self.particles.members(half + 1)
+        return self.find(backend, model, references, sizes, members, advance, half=self.division.sharing(half))
+
     def _update_sampling(self) -> None:
         changed = False
         for i, model in enumerate(self.models):
@@ -143,20 +170,22 @@ class AutoRefinement(Engine):
         )
 
     def _expectation(self, references: list[list[FourierReference]], sizes: convergence.ImageSizes) -> Halves:
-        options, comm = self.options, self.job.comm
+        options = self.options
         self.job.say(f" Expectation iteration {self.state.iteration}")
-        halves = Halves(comm, options.threads, self.external)
+        halves = Halves(self.division, options.threads, self.external)
         old = self.poses()
-        mine = sum(len(source.share(self.particles.members(h), comm)) for h in (1, 2))
-        self.weighted: list[WeightedSums] = []
-        with self.working(mine) as (backend, advance):
-            for half, model in enumerate(self.models):
-                members = self.particles.members(half + 1)
-                sums, weighted = self.expectation(backend, model, references[half], sizes, members, advance)
-                via_disc = options.output_root if options.combine_weights_via_disc else ""
-                halves.reduce(half, sums[0], via_disc)
-                self.weighted.append(weighted)
-                self.clock.lap("sums over ranks")
+        with self.working(self._number_of_mine()) as (backend, advance):
+            found = [
+                self.find_in_half(half, backend, model, references[half], sizes, advance)
+                for half, model in enumerate(self.models)
+            ]
+        self.clock.lap("reading")
+        for half, (model, each) in enumerate(zip(self.models, found, strict=True)):
+            self.tell_all(model, each)
+            via_disc = options.output_root if options.combine_weights_via_disc else ""
+            halves.reduce(half, each.grids[0] if each.grids else None, via_disc)
+        self.weighted = [each.weighted for each in found]
+        self.clock.lap("sums over ranks")
         self.report_failed(self.weighted)
         self.measure_changes(old, self.particles.members())
         return halves
@@ -185,9 +214,8 @@ class AutoRefinement(Engine):
         if last:
             halves.join()
             self._join_sums()
-        for half, model in enumerate(self.models):
-            stem = self.external_stem(f"{'' if last else f'_half{half + 1}'}_class001")
-            halves.maximise(half, model, fsc, options.tau2_fudge_factor, self.fixed_tau2, last, stem)
+        stems = [self.external_stem(f"{'' if last else f'_half{half}'}_class001") for half in (1, 2)]
+        halves.maximise(self.models, fsc, options.tau2_fudge_factor, self.fixed_tau2, stems)
         if not last:
             self.impose_local_symmetry()
         self._make_helical(last)
@@ -205,8 +233,7 @@ class AutoRefinement(Engine):
 
     def _make_helical(self, last: bool) -> None:
         """Both halves become helical, but not the last map; the mean of their twists and rises is kept."""
-        for half, model in enumerate(self.models):
-            self.make_helical(model, 0, owner(half, self.job.comm), keep=last)
+        self.make_helical([(model, 0, owner(h, self.job.comm)) for h, model in enumerate(self.models)], keep=last)
         helices = [model.helix for model in self.models if model.helix is not None]
         if self.options.helical_symmetry and len(helices) == 2:
             twist, rise = helices[0].twist + helices[1].twist, helices[0].rise + helices[1].rise
@@ -243,17 +270,25 @@ class AutoRefinement(Engine):
         self.state.refs_are_ctf_corrected |= self.options.ctf
 
     def write(self, raw: list[NDArray[np.float32] | None] | None = None) -> None:
-        """The iteration's files; raw: the unregularised half maps of the last one, on their owners."""
-        comm = self.job.comm
-        if raw is not None:
-            raw = [raw[0], comm.bcast(raw[1], 1 % comm.size)]
+        """The iteration's files; raw: the unregularised half maps of the last one, on their owners.
 
-        def write_all() -> None:
-            names = outputs.write_iteration(
-                self.options, self.state, self.sampling, self.models, self.particles.to_star()
-            )
-            for half, volume in enumerate(raw or [], 1):
+        The owner of a half writes that half; the file that names the others comes last.
+        """
+        options, state, models, rank = self.options, self.state, self.models, self.job.comm.rank
+        names = outputs.names_of_iteration(options, state, len(models))
+
+        def write_mine() -> None:
+            for half in (0, 1):
+                if rank != owner(half, self.job.comm):
+                    continue
+                if half < len(models):
+                    outputs.write_model_of_iteration(names, options, state, self.sampling, models, half)
+                volume = None if raw is None else raw[half]
                 if volume is not None:
-                    outputs.write_reference(names.unfiltered(half), volume, self.pixel_size)
+                    outputs.write_reference(names.unfiltered(half + 1), volume, self.pixel_size)
+            if rank == 0:
+                outputs.write_sampling(names, self.sampling)
+                outputs.write_data(names, self.particles.to_star())
 
-        self.on_first_rank(write_all)
+        self.on_each_rank(write_mine)
+        self.on_first_rank(lambda: outputs.write_optimiser(names, state, options, self.box, self.pixel_size))

@@ -216,7 +216,10 @@ class BackProjector:
             theirs = other.downsampled_average()
         else:
             theirs = np.ascontiguousarray(other, np.complex128)
-        ours = self.downsampled_average()
+        return self.correlation(self.downsampled_average(), theirs)
+
+    def correlation(self, ours: Array, theirs: Array) -> NDArray[np.float64]:
+        """Fourier shell correlation, as `fsc`, of two `downsampled_average`s like those of this object."""
         if ours.shape != theirs.shape:
             raise ValueError(f"Half averages of shapes {ours.shape} and {theirs.shape} cannot be correlated.")
         curve = kernels_volume.correlate_shells(ours, theirs, self.r_max, self.box // 2 + 1)

@@ -86,7 +86,7 @@ class Classification(Engine):
     def _adjust_sampling(self, references: list[FourierReference]) -> None:
         """Measures how accurate angles and offsets are, and samples as finely as that is worth."""
         if not self.by_correlation and not self.options.skip_align:
-            self.estimate_accuracy(self.models[0], references)
+            self.estimate_accuracy(self.models[0], references, self.job.comm)
         if self.options.auto_sampling:
             if self.state.iteration > 1:
                 self._finer_sampling()
@@ -195,37 +195,24 @@ class Classification(Engine):
         """Rank that reconstructs class k."""
         return k % self.job.comm.size
 
+    def _owns(self, k: int) -> bool:
+        return self.job.comm.rank == self._owner(k)
+
     # ---- maximization ----
 
     def _maximization(self, sums: list[BackProjector], weighted: WeightedSums) -> None:
-        options, model = self.options, self.models[0]
+        model = self.models[0]
         self.job.say(" Maximization...")
-        weight = weighted.pdf_direction.sum(axis=1)
+        alive = weighted.pdf_direction.sum(axis=1) > 0
         ctf2 = self._average_ctf2(weighted)
-        for k, each in enumerate(sums):
-            result: tuple[ShellSpectra, NDArray[np.float32], NDArray[np.float64]] | None = None
-            if weight[k] <= 0:
+        made = {k: self._reconstruct(k, each, ctf2) for k, each in enumerate(sums) if alive[k] and self._owns(k)}
+        for k in range(model.nr_classes):
+            if not alive[k]:
                 model.references[k] = np.zeros_like(model.references[k])
                 continue
-            if self.job.comm.rank == self._owner(k):
-                each.symmetrise(workers=options.threads, helix=helical.units_of(model, k, options))
-                spectra = update_tau2(each, model.tau2_class[k], tau2_fudge=model.tau2_fudge, average_ctf2=ctf2)
-                fsc = model.fsc_halves_class[k]
-                if self.external is None:
-                    volume = reconstruct(
-                        each,
-                        spectra.tau2,
-                        model.tau2_fudge,
-                        first_prior_shell=FIRST_PRIOR_SHELL,
-                        workers=options.threads,
-                    )
-                else:
-                    stem = self.external_stem(f"_class{k + 1:03d}")
-                    spectra, volume, fsc = self.external.reconstruct(each, spectra, fsc, model.tau2_fudge, stem, False)
-                result = (spectra, volume, fsc)
-            spectra, model.references[k], fsc = self.job.comm.bcast(result, self._owner(k))
+            spectra, model.references[k], fsc = self.job.comm.bcast(made.pop(k, None), self._owner(k))
             keep_spectra(model, k, spectra, fsc)
-            self.make_helical(model, k, self._owner(k))
+        self.make_helical([(model, int(k), self._owner(int(k))) for k in np.flatnonzero(alive)])
         self._update_parameters(weighted)
         self.update_helical_priors(model)
         if self.first_by_correlation:
@@ -236,6 +223,22 @@ class Classification(Engine):
         """What the prior is divided by in shells where images are multiplied with their CTF, or None."""
         premultiplied = np.array(self.preparation.premultiplied)
         return None if self.fixed_tau2 else average_ctf2(weighted, self.shell_pixels, premultiplied)
+
+    def _reconstruct(
+        self, k: int, sums: BackProjector, ctf2: NDArray[np.float64] | None
+    ) -> tuple[ShellSpectra, NDArray[np.float32], NDArray[np.float64]]:
+        """Spectra, map and FSC of class k from its sums over all ranks."""
+        options, model = self.options, self.models[0]
+        sums.symmetrise(workers=options.threads, helix=helical.units_of(model, k, options))
+        spectra = update_tau2(sums, model.tau2_class[k], tau2_fudge=model.tau2_fudge, average_ctf2=ctf2)
+        fsc = model.fsc_halves_class[k]
+        if self.external is not None:
+            stem = self.external_stem(f"_class{k + 1:03d}")
+            return self.external.reconstruct(sums, spectra, fsc, model.tau2_fudge, stem, False)
+        volume = reconstruct(
+            sums, spectra.tau2, model.tau2_fudge, first_prior_shell=FIRST_PRIOR_SHELL, workers=options.threads
+        )
+        return spectra, volume, fsc
 
     def _update_parameters(self, weighted: WeightedSums) -> None:
         """Noise, priors, scales and norms."""

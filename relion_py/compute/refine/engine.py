@@ -28,10 +28,11 @@ from relion_py.compute.geometry.healpix import Sampling, next_perturbation
 from relion_py.compute.geometry.symmetry import operators, order
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
+from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.post.local_symmetry import Region, symmetrised
 from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.refine import convergence, helical, outputs, source
-from relion_py.compute.refine.accuracy import expected_errors
+from relion_py.compute.refine.accuracy import expected_errors, random_axes
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.body_search import BodySearch
 from relion_py.compute.refine.clock import Stopwatch
@@ -84,6 +85,15 @@ class Batch:
     geometry: ImageGeometry
     distortion: NDArray[np.float32]
     means: NDArray[np.float64]
+
+
+@dataclass
+class Findings:
+    """What a rank has found in an expectation step: back-projections of each class, other sums, poses of each batch."""
+
+    grids: list[BackProjector]
+    weighted: WeightedSums
+    found: list[tuple[NDArray[np.int64], Assignments]]
 
 
 @dataclass
@@ -191,13 +201,16 @@ class Engine:
 
     def on_first_rank(self, action: Callable[[], object]) -> None:
         """Do something on the first rank only; its UserError is raised on all, so that none waits for the others."""
-        comm, error = self.job.comm, None
-        if comm.rank == 0:
-            try:
-                action()
-            except UserError as problem:
-                error = problem
-        error = comm.bcast(error, 0)
+        self.on_each_rank(action if self.job.comm.rank == 0 else lambda: None)
+
+    def on_each_rank(self, action: Callable[[], object]) -> None:
+        """Do something on all ranks; the UserError of one is raised on all, so that none waits for the others."""
+        error = None
+        try:
+            action()
+        except UserError as problem:
+            error = problem
+        error = next((each for each in self.job.comm.allgather(error) if each is not None), None)
         if error is not None:
             raise error
 
@@ -252,8 +265,13 @@ class Engine:
         """Whether the prior was given with --tau."""
         return self.options.tau_spectrum not in ("", "None")
 
-    def estimate_accuracy(self, model: ModelState, references: list[FourierReference]) -> None:
-        """Accuracy of angles and offsets of each class that is not empty; the best class's for the state."""
+    def estimate_accuracy(
+        self, model: ModelState, references: Sequence[FourierReference], group: Communicator | None
+    ) -> None:
+        """Accuracy of angles and offsets of each class that is not empty; the best class's for the state.
+
+        group: the ranks that have the references, or None on the others.
+        """
         state, p = self.state, self.particles
         shuffled = np.random.default_rng([state.random_seed, state.iteration, 1]).permutation(len(p))
         trial = shuffled[: ACCURACY_TRIALS[self.dimensions]]
@@ -261,13 +279,16 @@ class Engine:
         sizes = convergence.image_sizes(model, self.sampling, state, self.options, False)
         size = sizes.coarse if strict else model.current_size
         inverse, comm = self._inverse_noise(model), self.job.comm
-        errors, contributions = np.zeros((model.nr_classes, 2)), np.zeros((model.nr_classes, model.nr_shells))
-        for k in range(comm.rank, len(references), comm.size):
-            errors[k] = UNKNOWN
-            if model.pdf_class[k] >= EMPTY_CLASS or len(references) == 1:
-                *errors[k], contributions[k] = self._expected_errors(references[k], trial, size, inverse)
-        model.accuracy_rot, model.accuracy_trans = comm.allreduce_sum(errors).T.copy()
-        model.orientability_contrib = comm.allreduce_sum(contributions)
+        sums = np.zeros((model.nr_classes, 2 + model.nr_shells))
+        known = (model.pdf_class >= EMPTY_CLASS) | (model.nr_classes == 1)
+        if group is not None:
+            for k, reference in enumerate(references):
+                if known[k]:
+                    sums[k] = self._expected_errors(reference, trial, size, inverse, group)
+        comm.allreduce_sum(sums)
+        errors = np.where(known[:, None], sums[:, :2] / len(trial), UNKNOWN)
+        model.accuracy_rot, model.accuracy_trans = errors.T.copy()
+        model.orientability_contrib = sums[:, 2:] / np.maximum(sums[:, 2:].sum(axis=1, keepdims=True), 1e-300)
         state.accuracy_rot, state.accuracy_trans = model.accuracy_rot.min(), model.accuracy_trans.min()
         self.job.say(
             f" Auto-refine: Estimated accuracy angles= {state.accuracy_rot:g} degrees; "
@@ -276,12 +297,26 @@ class Engine:
         self.clock.lap("accuracy")
 
     def _expected_errors(
-        self, reference: FourierReference, trial: NDArray[np.int64], size: int, inverse: NDArray[np.float32]
-    ) -> tuple[float, float, NDArray[np.float64]]:
-        """Errors of angles and offsets of these particles, and what the shells contribute, at a reference's `size`."""
+        self,
+        reference: FourierReference,
+        trial: NDArray[np.int64],
+        size: int,
+        inverse: NDArray[np.float32],
+        comm: Communicator,
+    ) -> NDArray[np.float64]:
+        """Sums over this rank's share of these particles of errors of angles and offsets, and of what each shell tells.
+
+        size: of the reference, pixels; comm: the ranks that share them.
+        """
         p, random = self.particles, np.random.default_rng([self.state.random_seed, 2])
-        rot, trans, contribution = 0.0, 0.0, np.zeros(inverse.shape[1])
+        sums = np.zeros(2 + inverse.shape[1])
         for part in self._alike(trial):
+            # the same for any number of ranks
+            axes, along_x = random_axes(len(part), random, in_plane_only=self.dimensions == 2)
+            mine = source.share(np.arange(len(part)), comm)
+            if not len(mine):
+                continue
+            axes, along_x, part = axes[mine], along_x[mine], part[mine]
             group = p.optics_group[part[0]]
             geometry = self.geometries[group]
             pixels = DiscPixels.of_images(geometry.current_size(size), geometry)
@@ -292,14 +327,13 @@ class Engine:
                 inverse[p.optics_group[part]],
                 pixels,
                 geometry.pixel_size,
-                random,
-                in_plane_only=self.dimensions == 2,
+                axes,
+                along_x,
                 distortion=self.aberrations[group].distortion / geometry.ratio,
                 box=geometry.box,
             )
-            share = len(part) / len(trial)
-            rot, trans, contribution = rot + share * angle, trans + share * offset, contribution + share * shells
-        return rot, trans, contribution
+            sums += np.concatenate([[angle, offset], shells])
+        return sums
 
     # ---- expectation ----
 
@@ -307,7 +341,7 @@ class Engine:
         self,
         backend: Backend,
         model: ModelState,
-        references: list[FourierReference],
+        references: Sequence[FourierReference],
         sizes: convergence.ImageSizes,
         members: NDArray[np.int64],
         advance: Callable[[int], None],
@@ -318,10 +352,37 @@ class Engine:
         Returns this rank's back-projections, one per class, and the other sums over all ranks. advance(n) is told of
         n particles done; only_class (all particles): the one class each is compared with, or -1 for all classes.
         """
-        options, comm = self.options, self.job.comm
+        mine = self.find(backend, model, references, sizes, members, advance, only_class)
+        self.tell_all(model, mine)
+        return mine.grids, mine.weighted
+
+    def tell_all(self, model: ModelState, mine: Findings) -> None:
+        """What each rank has found: new poses into the particles and sums over ranks, but not those of grids."""
+        comm, weighted = self.job.comm, mine.weighted
+        self._gather(model, mine.found)
+        weighted.unpack(comm.allreduce_sum(weighted.pack()))
+        weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
+
+    def find(
+        self,
+        backend: Backend,
+        model: ModelState,
+        references: Sequence[FourierReference],
+        sizes: convergence.ImageSizes,
+        members: NDArray[np.int64],
+        advance: Callable[[int], None],
+        only_class: NDArray[np.int32] | None = None,
+        half: int | None = None,
+    ) -> Findings:
+        """The first part of `expectation`: what this rank finds about its share of `members`.
+
+        half: these are all of half 0 or 1, and ranks work on the halves apart. A rank whose share is empty by that
+        needs no references; ranks wait for each other only where the first one reads for all.
+        """
+        options = self.options
         grid = self.grid.perturbed(self.sampling.random_perturbation)
         tables = SamplingTables.of(grid, self.sampling, options.oversampling)
-        sums, weighted = self._empty_sums(model, sizes.current, model.nr_directions)
+        sums, weighted = self._empty_grids(model, sizes.current)
         every = [weighted, *(weighted.like() for _ in backend.members[1:])]
         steps = []
         for each, mine in zip(backend.members, every, strict=True):
@@ -329,7 +390,7 @@ class Engine:
             # several devices work at a time: the clock follows the first
             clock = self.clock if each is backend else None
             steps.append(self._expectation_step(each, model, references, tables, grid, members, mine, clock))
-        batches = self._batches(steps, sizes, members)
+        batches = self._batches(steps, sizes, members, half)
         found = self._work_off(
             batches, steps, lambda step, batch: self._run_batch(step, model, batch, only_class), advance
         )
@@ -339,10 +400,7 @@ class Engine:
         for other in every[1:]:
             weighted.unpack(weighted.pack() + other.pack())
             weighted.failed += other.failed
-        self._gather(model, found)
-        weighted.unpack(comm.allreduce_sum(weighted.pack()))
-        weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
-        return sums, weighted
+        return Findings(sums, weighted, found)
 
     def _work_off(
         self,
@@ -395,7 +453,7 @@ class Engine:
             yield replace(batch, images=backend.staged(batch.images))
 
     def _batches(
-        self, steps: list[Expectation], sizes: convergence.ImageSizes, members: NDArray[np.int64]
+        self, steps: list[Expectation], sizes: convergence.ImageSizes, members: NDArray[np.int64], half: int | None
     ) -> Generator[Batch, None, None]:
         """This rank's share of `members`, as they are read."""
         parts = self._alike(members)
@@ -410,19 +468,22 @@ class Engine:
             )
             looks.append((coarse, fine, geometry, self.aberrations[group].distortion))
             least.append(min(step.batch_size(coarse.size, fine.size) for step in steps))
-        # all ranks must go on in the same batches, see source.batches; their devices may have different memories
-        least = np.min(self.job.comm.allgather(least), axis=0).tolist()
+        if source.reads_for_all(self.options, self.job.comm):
+            # all ranks must go on in the same batches; their devices may have different memories
+            least = np.min(self.job.comm.allgather(least), axis=0).tolist()
         smallest = self.options.pool * self.options.threads
         return self._read(
-            [(part, max(size, smallest), *look) for part, size, look in zip(parts, least, looks, strict=True)]
+            [(part, max(size, smallest), *look) for part, size, look in zip(parts, least, looks, strict=True)], half
         )
 
     def _read(
-        self, parts: Sequence[tuple[NDArray[np.int64], int, DiscPixels, DiscPixels, ImageGeometry, NDArray]]
+        self,
+        parts: Sequence[tuple[NDArray[np.int64], int, DiscPixels, DiscPixels, ImageGeometry, NDArray]],
+        half: int | None,
     ) -> Generator[Batch, None, None]:
         """Batches of parts: particles, how many at most, and how all of them are compared."""
         for part, size, coarse, fine, geometry, distortion in parts:
-            for index, images in source.batches(self.particles, part, size, self.options, self.job.comm):
+            for index, images in source.batches(self.particles, part, size, self.options, self.job.comm, half):
                 means = images.mean(axis=(1, 2), dtype=np.float64)
                 yield Batch(index, images, coarse, fine, geometry, distortion, means)
 
@@ -450,11 +511,15 @@ class Engine:
         kind = np.array([looks.index(look) for look in looks])[self.particles.optics_group[members]]
         return [members[kind == k] for k in np.unique(kind)]
 
-    def _empty_sums(self, model: ModelState, size: int, directions: int) -> tuple[list[BackProjector], WeightedSums]:
-        """Back-projectors of all classes, whose grids are one array, and zero sums around it."""
-        weighted = WeightedSums.zeros(
-            (0, 0, 0), model.nr_classes, directions, model.nr_shells, model.nr_optics_groups, model.nr_groups
+    def empty_sums(self, model: ModelState) -> WeightedSums:
+        """Zero sums without grids."""
+        return WeightedSums.zeros(
+            (0, 0, 0), model.nr_classes, model.nr_directions, model.nr_shells, model.nr_optics_groups, model.nr_groups
         )
+
+    def _empty_grids(self, model: ModelState, size: int) -> tuple[list[BackProjector], WeightedSums]:
+        """Back-projectors of all classes, whose grids are one array, and zero sums around it."""
+        weighted = self.empty_sums(model)
         first = BackProjector(self.box, size, self.options.padding_factor, self.operators, ndim=self.dimensions)
         if model.nr_classes == 1:
             weighted.grids = first.grid[None]
@@ -469,7 +534,7 @@ class Engine:
         self,
         backend: Backend,
         model: ModelState,
-        references: list[FourierReference],
+        references: Sequence[FourierReference],
         tables: SamplingTables,
         grid: Sampling,
         members: NDArray[np.int64],
@@ -565,24 +630,30 @@ class Engine:
             raise UserError(f"{sentence}; normalise the particles again, or remove these.")
         self.job.say(f" WARNING: {sentence}; they are left out of this iteration.")
 
-    def make_helical(self, model: ModelState, k: int, owner: int, *, keep: bool = False) -> None:
-        """Class k of the model becomes helical, with its twist and rise refined if that was asked for.
+    def make_helical(self, which: Sequence[tuple[ModelState, int, int]], *, keep: bool = False) -> None:
+        """Classes become helical, with twist and rise refined if that was asked for; each: a model, number and owner.
 
-        On rank `owner`, for all; keep: refine twist and rise only. Does nothing without helical symmetry.
+        On the owner, a rank, for all; keep: refine twist and rise only. Does nothing without helical symmetry.
         """
-        if model.helix is None or model.ref_dim == 2 or not self.options.helical_symmetry:
+        which = [each for each in which if each[0].helix is not None]
+        if self.dimensions == 2 or not self.options.helical_symmetry:
             return
-        result = None
-        if self.job.comm.rank == owner:
-            refine = self.state.iteration > 1
-            result = helical.symmetrised(model.references[k], model, k, self.options, refine=refine, keep=keep)
-        model.references[k], model.helix.twist[k], model.helix.rise[k], warning = self.job.comm.bcast(result, owner)
-        self.job.say(
-            f" Helical symmetry of class {k + 1}: twist= {model.helix.twist[k]:.4f} degrees, "
-            f"rise= {model.helix.rise[k]:.4f} Angstroms"
-        )
-        if warning:
-            self.job.say(f" WARNING: {warning}.")
+        comm, refine = self.job.comm, self.state.iteration > 1
+        made = [
+            helical.symmetrised(model.references[k], model, k, self.options, refine=refine, keep=keep)
+            if comm.rank == owner
+            else None
+            for model, k, owner in which
+        ]
+        for (model, k, owner), result in zip(which, made, strict=True):
+            assert model.helix is not None
+            model.references[k], model.helix.twist[k], model.helix.rise[k], warning = comm.bcast(result, owner)
+            self.job.say(
+                f" Helical symmetry of class {k + 1}: twist= {model.helix.twist[k]:.4f} degrees, "
+                f"rise= {model.helix.rise[k]:.4f} Angstroms"
+            )
+            if warning:
+                self.job.say(f" WARNING: {warning}.")
 
     def update_helical_priors(self, model: ModelState) -> None:
         """Prior angles of helical segments for the next iteration."""

@@ -8,6 +8,7 @@ Source: ml_optimiser.cpp, iterate, maximizationGradientParameters and maximizati
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,6 +116,11 @@ class GradientClassification(Classification):
 
     # ---- expectation ----
 
+    @property
+    def _shared_as(self) -> tuple[int | None, int | None]:
+        """How ranks share the two pseudo-halves: apart, as fewer batches then need projections, where they can."""
+        return (None, None) if source.reads_for_all(self.options, self.job.comm) else (0, 1)
+
     def _expectation(
         self, references: list[FourierReference], sizes: convergence.ImageSizes
     ) -> tuple[list[BackProjector], WeightedSums]:
@@ -127,17 +133,17 @@ class GradientClassification(Classification):
             f" Gradient optimisation iteration {state.iteration} of {options.max_iterations} with {len(members)} "
             f"particles (step size {state.gradient_step:.2f})"
         )
-        halves = vdam.pseudo_halves(members)
-        sums: list[BackProjector] = []
-        with self.working(sum(len(source.share(half, comm)) for half in halves)) as (backend, advance):
-            found = []
-            for half in halves:
-                mine, part = self.expectation(backend, self.models[0], references, sizes, half, advance, self._seeds())
-                sums += mine
-                found.append(part)
-        weighted = found[0]
-        weighted.unpack(weighted.pack() + found[1].pack())
-        weighted.failed += found[1].failed
+        halves = list(zip(vdam.pseudo_halves(members), self._shared_as, strict=True))
+        model, seeds = self.models[0], self._seeds()
+        with self.working(sum(len(source.share(part, comm, half=half)) for part, half in halves)) as (backend, advance):
+            first, second = (
+                self.find(backend, model, references, sizes, part, advance, seeds, half) for part, half in halves
+            )
+        for mine in (first, second):
+            self.tell_all(model, mine)
+        sums, weighted = first.grids + second.grids, first.weighted
+        weighted.unpack(weighted.pack() + second.weighted.pack())
+        weighted.failed += second.weighted.failed
         for number, each in enumerate(sums):
             via_disc = f"{options.output_root}_sum{number + 1:03d}" if options.combine_weights_via_disc else ""
             reduce_grid(each.grid, self._owner(number % self.models[0].nr_classes), comm, via_disc)
@@ -155,13 +161,10 @@ class GradientClassification(Classification):
         self.job.say(" Maximization...")
         model = self.models[0]
         halves = list(zip(sums[: model.nr_classes], sums[model.nr_classes :], strict=True))
-        gradients = [self._gradient(k, pair) for k, pair in enumerate(halves)]
+        gradients = self._gradients(halves)
         replaced = self._replace_idle_class([g.strength if g else 0.0 for g in gradients])
         ctf2 = self._average_ctf2(weighted)
-        for k, (first, _) in enumerate(halves):
-            gradient = gradients[k]
-            if gradient is not None and k != replaced:
-                self._step(k, gradient, first, ctf2)
+        self._step({k: g for k, g in enumerate(gradients) if g is not None and k != replaced}, halves, ctf2)
         before = vdam.Parameters.of(model)
         self._update_parameters(weighted)
         if self.state.subset_size > 0:
@@ -169,16 +172,17 @@ class GradientClassification(Classification):
             model.sigma_offset = max(model.sigma_offset, self.options.min_sigma2_offset**0.5)
         self._finish_iteration()
 
-    def _gradient(self, k: int, halves: tuple[BackProjector, BackProjector]) -> vdam.Gradient | None:
-        """Direction for class k, on its owner alone the whole of it; None where no particle was."""
-        comm, gradient = self.job.comm, None
-        if comm.rank == self._owner(k) and self.models[0].pdf_class[k] > 0 and halves[0].weight.any():
-            for each in halves:
-                each.symmetrise(workers=self.options.threads)
-            gradient = vdam.update_moments(halves, self.models[0].moments[k])
-        told = None if gradient is None else replace(gradient, direction=gradient.direction[:0])
-        told = comm.bcast(told, self._owner(k))
-        return gradient or told
+    def _gradients(self, halves: Sequence[tuple[BackProjector, BackProjector]]) -> list[vdam.Gradient | None]:
+        """Direction for each class, on its owner alone the whole of it; None where no particle was."""
+        mine: dict[int, vdam.Gradient] = {}
+        for k, pair in enumerate(halves):
+            if self._owns(k) and self.models[0].pdf_class[k] > 0 and pair[0].weight.any():
+                for each in pair:
+                    each.symmetrise(workers=self.options.threads)
+                mine[k] = vdam.update_moments(pair, self.models[0].moments[k])
+        without = {k: replace(gradient, direction=gradient.direction[:0]) for k, gradient in mine.items()}
+        told = [self.job.comm.bcast(without.get(k), self._owner(k)) for k in range(len(halves))]
+        return [mine.get(k, each) for k, each in enumerate(told)]
 
     def _replace_idle_class(self, strengths: list[float]) -> int | None:
         """Puts a copy of the class with the largest error in the place of an idle one; returns which was replaced."""
@@ -195,16 +199,24 @@ class GradientClassification(Classification):
         self.job.say(f" Class {drop + 1} has hardly any particles and goes on as a copy of class {grow + 1}")
         return drop
 
-    def _step(self, k: int, gradient: vdam.Gradient, sums: BackProjector, ctf2: NDArray[np.float64] | None) -> None:
-        """Moves reference k; the sums of the first pseudo-half tell how well its shells are known."""
-        model, result = self.models[0], None
-        if self.job.comm.rank == self._owner(k):
-            spectra = update_tau2(sums, model.tau2_class[k], tau2_fudge=model.tau2_fudge, average_ctf2=ctf2)
-            step = vdam.step_of_class(self.state.gradient_step, model.nr_classes, float(model.pdf_class[k]))
-            volume = vdam.take_step(model.references[k], gradient, sums, step, model.tau2_fudge, self.options.threads)
-            result = (spectra, volume)
-        spectra, model.references[k] = self.job.comm.bcast(result, self._owner(k))
-        keep_spectra(model, k, spectra, model.fsc_halves_class[k])
+    def _step(
+        self,
+        gradients: Mapping[int, vdam.Gradient],
+        halves: Sequence[tuple[BackProjector, BackProjector]],
+        ctf2: NDArray[np.float64] | None,
+    ) -> None:
+        """Moves the references; the sums of the first pseudo-half tell how well their shells are known."""
+        model, made = self.models[0], {}
+        for k, gradient in gradients.items():
+            if self._owns(k):
+                sums, fudge = halves[k][0], model.tau2_fudge
+                spectra = update_tau2(sums, model.tau2_class[k], tau2_fudge=fudge, average_ctf2=ctf2)
+                step = vdam.step_of_class(self.state.gradient_step, model.nr_classes, float(model.pdf_class[k]))
+                volume = vdam.take_step(model.references[k], gradient, sums, step, fudge, self.options.threads)
+                made[k] = spectra, volume
+        for k in gradients:
+            spectra, model.references[k] = self.job.comm.bcast(made.pop(k, None), self._owner(k))
+            keep_spectra(model, k, spectra, model.fsc_halves_class[k])
 
     def _center_classes(self) -> None:
         """Moves classes to their centres of mass with their moments, unless they are nearly there."""

@@ -23,7 +23,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix, matrix_to_euler
 from relion_py.compute.geometry.healpix import Sampling
 from relion_py.compute.io.mrc import read_map
-from relion_py.compute.refine import convergence, outputs, source
+from relion_py.compute.refine import convergence, outputs
 from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.bodies import Bodies, moved, write_bodies
 from relion_py.compute.refine.body_images import BodyModel, BodyPreparation
@@ -31,7 +31,7 @@ from relion_py.compute.refine.body_search import BodySearch
 from relion_py.compute.refine.data import BodyPoses
 from relion_py.compute.refine.engine import Batch
 from relion_py.compute.refine.expectation import Assignments, Expectation, WeightedSums
-from relion_py.compute.refine.halves import Halves
+from relion_py.compute.refine.halves import Halves, owner
 from relion_py.compute.refine.maximization import update_model
 from relion_py.compute.refine.model import (
     NO_PRIOR,
@@ -147,26 +147,27 @@ class MultiBodyRefinement(AutoRefinement):
         self, references: list[list[FourierReference]], sizes: convergence.ImageSizes, refined: list[int]
     ) -> dict[int, Halves]:
         """Back-projections of each body; the other sums go into `self.by_body`, by half and body."""
-        comm, particles = self.job.comm, self.particles
         self.job.say(f" Expectation iteration {self.state.iteration}")
-        halves = {b: Halves(comm, self.options.threads, self.external) for b in refined}
+        halves = {b: Halves(self.division, self.options.threads, self.external) for b in refined}
         via_disc = self.options.output_root if self.options.combine_weights_via_disc else ""
-        old = [poses.copy() for poses in particles.bodies]
-        mine = sum(len(source.share(particles.members(h), comm)) for h in (1, 2))
+        old = [poses.copy() for poses in self.particles.bodies]
         self.by_body: list[dict[int, WeightedSums]] = [{}, {}]
-        with self.working(mine * len(refined)) as (backend, advance):
-            for half, model in enumerate(self.models):
-                members = particles.members(half + 1)
-                for b in refined:
-                    others = self._others(model, b, references[half])
-                    one = BodyModel.of(model, b, others, self.bodies[b].sigma_offset)
+        with self.working(self._number_of_mine() * len(refined)) as (backend, advance):
+            for b in refined:  # each is looked at with the others at their newest poses
+                ones, found = [], []
+                for half, model in enumerate(self.models):
+                    one = BodyModel.of(model, b, self._others(model, b, references[half]), self.bodies[b].sigma_offset)
                     if self._is_fixed(one):
                         one.pdf_direction = np.ones((1, 1))  # each particle has a direction of its own
                     self.clock.lap("references")
-                    sums, weighted = self.expectation(backend, one, [references[half][b]], sizes, members, advance)
-                    halves[b].reduce(half, sums[0], via_disc)
-                    self.by_body[half][b] = weighted
-                    self.clock.lap("sums over ranks")
+                    ones.append(one)
+                    found.append(self.find_in_half(half, backend, one, references[half][b : b + 1], sizes, advance))
+                self.clock.lap("reading")
+                for half, (one, each) in enumerate(zip(ones, found, strict=True)):
+                    self.tell_all(one, each)
+                    halves[b].reduce(half, each.grids[0] if each.grids else None, via_disc)
+                    self.by_body[half][b] = each.weighted
+                self.clock.lap("sums over ranks")
         self.report_failed([sums for half in self.by_body for sums in half.values()])
         self._measure_changes(old, refined)
         return halves
@@ -278,10 +279,11 @@ class MultiBodyRefinement(AutoRefinement):
             convergence.watch_fsc(self.models[0], self.state, fsc)
             if last:
                 halves[b].join()
-            for half, model in enumerate(self.models[:1] if last else self.models):
-                one = BodyModel.of(model, b, [], 0.0)
-                stem = self.external_stem(f"{'' if last else f'_half{half + 1}'}_body{b + 1:03d}")
-                halves[b].maximise(half, one, fsc, self.options.tau2_fudge_factor, self.fixed_tau2, last, stem)
+            models = self.models[:1] if last else self.models
+            ones = [BodyModel.of(model, b, [], 0.0) for model in models]
+            stems = [self.external_stem(f"{'' if last else f'_half{half}'}_body{b + 1:03d}") for half in (1, 2)]
+            halves[b].maximise(ones, fsc, self.options.tau2_fudge_factor, self.fixed_tau2, stems)
+            for model, one in zip(models, ones, strict=True):
                 model.references[b] = moved(one.references[0], self.bodies[b].centre)
             del halves[b]
         if last:
@@ -300,7 +302,7 @@ class MultiBodyRefinement(AutoRefinement):
     def _keep_raw(self, raw: RawMaps, body: int, maps: list[NDArray[np.float32] | None]) -> None:
         comm = self.job.comm
         for half, volume in enumerate(maps):
-            whole = comm.bcast(volume, half % comm.size)
+            whole = comm.bcast(volume, owner(half, comm))
             if comm.rank == 0:
                 raw[half + 1, body] = whole
 

@@ -222,21 +222,35 @@ def write_iteration(
     models: Sequence[ModelState],
     data: star.StarFile,
 ) -> OutputNames:
-    """All files of one iteration, for one who holds everything.
-
-    Two models are the two halves. A single one is that of a classification or, in an auto-refinement, the joined
-    model of the last iteration, whose files bear no number.
-    """
-    joined = options.split_random_halves and len(models) == 1
-    names = OutputNames(options.output_root, FINAL if joined else state.iteration)
-    for half, model in zip((1, 2) if len(models) == 2 else (0,), models, strict=True):
-        write_model(names, model, half)
-        if sampling.is_3d and not (options.skip_align or state.is_gradient):
-            write_angular_distribution(names, model, sampling, half)
+    """All files of one iteration, for one who holds everything; two models are the two halves."""
+    names = names_of_iteration(options, state, len(models))
+    for number in range(len(models)):
+        write_model_of_iteration(names, options, state, sampling, models, number)
     write_sampling(names, sampling)
     write_data(names, data)
     write_optimiser(names, state, options, models[0].ori_size, models[0].pixel_size)
     return names
+
+
+def names_of_iteration(options: RefineOptions, state: OptimiserState, models: int) -> OutputNames:
+    """The names of an iteration's files: those of an auto-refinement's last one, with one joined model, bear none."""
+    joined = options.split_random_halves and models == 1
+    return OutputNames(options.output_root, FINAL if joined else state.iteration)
+
+
+def write_model_of_iteration(
+    names: OutputNames,
+    options: RefineOptions,
+    state: OptimiserState,
+    sampling: SamplingState,
+    models: Sequence[ModelState],
+    number: int,
+) -> None:
+    """The files of one of the models, number 0 or 1: of a half, of a classification or of the joined last one."""
+    half = number + 1 if len(models) == 2 else 0
+    write_model(names, models[number], half)
+    if sampling.is_3d and not (options.skip_align or state.is_gradient):
+        write_angular_distribution(names, models[number], sampling, half)
 
 
 @contextmanager

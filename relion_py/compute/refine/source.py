@@ -20,9 +20,29 @@ Indices = NDArray[np.int64]
 T = TypeVar("T")
 
 
-def share(members: Indices, comm: Communicator, rank: int | None = None) -> Indices:
-    """The particles of `members` that a rank (this one) works on: every size-th."""
-    return members[comm.rank if rank is None else rank :: comm.size]
+def share(members: Indices, comm: Communicator, rank: int | None = None, half: int | None = None) -> Indices:
+    """The particles of `members`, ascending, that a rank (this one) works on: every size-th.
+
+    half: `members` are those of half 0 or 1, and the ranks work on the halves apart, see `strides`.
+    """
+    rank = comm.rank if rank is None else rank
+    if half is None:
+        return members[rank :: comm.size]
+    return np.sort(np.concatenate([members[:0], *(members[at :: comm.size] for at in strides(half, comm, rank))]))
+
+
+def strides(half: int, comm: Communicator, rank: int) -> list[int]:
+    """Where the strides over half 0 or 1 begin that a rank works on: two of the 2 x size ones of both halves.
+
+    The first ranks have the first half, the last ones the second, and with an odd number of ranks the one in the
+    middle has particles of both: no rank has more particles than another, and few or none need both references.
+    """
+    return [at - half * comm.size for at in (2 * rank, 2 * rank + 1) if at // comm.size == half]
+
+
+def reads_for_all(options: RefineOptions, comm: Communicator) -> bool:
+    """Whether the first rank reads the images of all: they then go through the same batches at a time."""
+    return comm.size > 1 and options.no_parallel_disc_io and not options.preread_images
 
 
 def prepare(
@@ -65,20 +85,26 @@ def _to_be_read(particles: ParticleSet, options: RefineOptions, comm: Communicat
     """The particles that this rank may work on, ascending."""
     if _changes_hands(options):
         return particles.members()
-    parts = [particles.members(half) for half in (1, 2)] if options.auto_refine else [particles.members()]
-    return np.sort(np.concatenate([share(members, comm) for members in parts]))
+    if not options.auto_refine:
+        return share(particles.members(), comm)
+    return np.sort(np.concatenate([share(particles.members(half + 1), comm, half=half) for half in (0, 1)]))
 
 
 def batches(
-    particles: ParticleSet, members: Indices, size: int, options: RefineOptions, comm: Communicator
+    particles: ParticleSet,
+    members: Indices,
+    size: int,
+    options: RefineOptions,
+    comm: Communicator,
+    half: int | None = None,
 ) -> Iterator[tuple[Indices, NDArray[np.float32]]]:
     """This rank's share of `members` in batches of at most `size` particles: indices and images (n, box, box).
 
-    Without parallel disc I/O the first rank reads every batch of every rank and sends it; all ranks then go through
-    the same number of batches.
+    half: as for `share`. Without parallel disc I/O the first rank reads every batch of every rank and sends it; all
+    ranks then go through the same number of batches of both halves.
     """
-    if comm.size == 1 or not options.no_parallel_disc_io or options.preread_images:
-        mine = share(members, comm)
+    if not reads_for_all(options, comm):
+        mine = share(members, comm, half=half)
         for first in range(0, len(mine), size):
             part = mine[first : first + size]
             yield part, particles.read_images(part)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.refine.accuracy import expected_errors
+from relion_py.compute.refine.accuracy import expected_errors, random_axes
 from relion_py.compute.refine.images import DiscPixels
 from relion_py.compute.refine.projector import FourierReference
 
@@ -84,15 +84,15 @@ def test_one_particle_by_brute_force(blobs, reference, noise: float) -> None:
     matrix = euler_to_matrix(*(np.array([a]) for a in angles))
     seen_angles, seen_shifts = set(), set()
     for seed in range(12):
-        rot, trans, contribution = expected_errors(
-            reference, matrix, ctf, inverse, pixels, PIXEL, np.random.default_rng(seed)
-        )
+        axes = random_axes(1, np.random.default_rng(seed))
+        rot, trans, contribution = expected_errors(reference, matrix, ctf, inverse, pixels, PIXEL, *axes)
         seen_angles.add(int(np.argmin(np.abs(np.array(by_angle) - rot))))
         seen_shifts.add(int(np.argmin(np.abs(np.array(by_shift) - trans))))
         # interpolation may move a result by one rung
         assert np.min(np.abs(np.array(by_angle) / rot - 1.0)) < 0.12
         assert np.min(np.abs(np.array(by_shift) / trans - 1.0)) < 0.12
-        assert contribution.sum() == pytest.approx(1.0) and contribution[0] == 0.0
+        # what shells tell of the turned view is what makes it another one
+        assert contribution.sum() == pytest.approx(turned(int(axes[0][0]), rot), rel=0.05) and contribution[0] == 0.0
         assert (contribution[11:] == 0.0).all()
     assert len(seen_angles) > 1 or len(set(by_angle)) == 1
     assert len(seen_shifts) > 1 or len(set(by_shift)) == 1
@@ -103,15 +103,21 @@ def test_errors_grow_with_the_noise_to_their_limit(reference) -> None:
     rng = np.random.default_rng(3)
     matrices = euler_to_matrix(*rng.uniform(-180, 180, (3, 40)))
     ctf = np.ones((40, pixels.size), np.float32)
+    axes = random_axes(40, np.random.default_rng(2))
     found = [
         expected_errors(
-            reference, matrices, ctf, np.full((40, BOX // 2 + 1), 1.0 / noise, np.float32), pixels, PIXEL,
-            np.random.default_rng(2),
+            reference, matrices, ctf, np.full((40, BOX // 2 + 1), 1.0 / noise, np.float32), pixels, PIXEL, *axes
         )[:2]
         for noise in (1e-5, 1e-4, 1e-3, 1e-2, 1e6)
-    ]  # fmt: skip
-    rot, trans = np.array(found).T
+    ]
+    rot, trans = np.array(found).T / 40
     assert (np.diff(rot) > 0).all() and (np.diff(trans) > 0).all()
     # for small errors the likelihood ratio grows with their square: ten times the noise, sqrt(10) times the error
     assert rot[1] / rot[0] == pytest.approx(np.sqrt(10.0), rel=0.25)
     assert rot[-1] > 30.0 and trans[-1] > 10.0 * PIXEL
+
+
+def test_axes_of_images_in_the_plane_are_psi_and_of_others_all_three() -> None:
+    axes, along_x = random_axes(200, np.random.default_rng(4))
+    assert set(axes) == {0, 1, 2} and set(along_x) == {True, False}
+    assert set(random_axes(200, np.random.default_rng(4), in_plane_only=True)[0]) == {2}

@@ -10,7 +10,7 @@ import pytest
 from relion_py.compute.geometry.symmetry import operators
 from relion_py.compute.parallel.comm import SerialComm
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.halves import Halves
+from relion_py.compute.refine.halves import Division, Halves
 from relion_py.compute.refine.images import DiscPixels
 
 BOX, SIZE, PIXEL = 24, 20, 3.0
@@ -25,7 +25,7 @@ def random_rotations(rng: np.random.Generator, n: int) -> np.ndarray:
 @pytest.fixture
 def halves() -> Halves:
     """Two halves of projections of one blob off the centre, with noise that grows with the frequency."""
-    both = Halves(SerialComm(), 1)
+    both = Halves(Division(SerialComm(), (SerialComm(), SerialComm()), False), 1)
     pixels = DiscPixels.of_size(SIZE)
     for half in (0, 1):
         rng = np.random.default_rng(half)
