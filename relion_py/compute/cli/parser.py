@@ -1,8 +1,8 @@
-"""RELION's rules for arguments, over argparse, from tables of flags that are cheap to import.
+"""RELION's rules for arguments, from tables of flags that are cheap to import; argparse writes the usage.
 
 The rules (args.cpp, IOParser): the token after a flag that takes a value is that value, even when it begins
-with `-`; of a flag given twice the last counts; what is not known is warned about and ignored; a program
-without arguments prints its usage. A flag is known by its full name only.
+with `-` (another flag's name is that flag besides); of a flag given twice the last counts; what is not known
+is warned about and ignored; a program without arguments prints its usage. A flag is known by its full name only.
 """
 
 from __future__ import annotations
@@ -106,26 +106,25 @@ def parse(
     """
     table = {flag.name: flag for flag in (*flags, PIPELINE_CONTROL)}
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _argparser(table.values(), program, description)
     if words == ["--continue"]:  # args.cpp, checkForErrors: as if there were no arguments
         words = []
-    prepared, given, warnings = _prepare(table, words)
-    if "--version" in prepared:
+    found, about, warnings = _read(table, words)
+    if "--version" in about:
         if not quiet:
             print(f"relion_py version {__version__}")
         raise SystemExit(0)
-    if not words or "--help" in prepared:
+    if not words or "--help" in about:
         if not quiet:
-            parser.print_help()
+            _argparser(table.values(), program, description).print_help()
         raise SystemExit(0)
     for warning in warnings:
         if not quiet:
             print(f"WARNING: {warning}", file=sys.stderr)
-    values = vars(parser.parse_args(prepared))
-    missing = [flag.name for flag in table.values() if flag.required and flag.name not in given]
+    values = {flag.name: False if flag.kind == "flag" else flag.default for flag in table.values()} | found
+    missing = [flag.name for flag in table.values() if flag.required and flag.name not in found]
     if missing:
         raise UserError(f"{', '.join(missing)} must be given; --help lists all options.")
-    return Arguments(values, frozenset(given), " ".join(map(shlex.quote, words)), tuple(warnings))
+    return Arguments(values, frozenset(found), " ".join(map(shlex.quote, words)), tuple(warnings))
 
 
 def value_of(name: str, argv: Sequence[str], default: str = "") -> str:
@@ -139,10 +138,10 @@ def usage(flags: Iterable[Flag], program: str = "", description: str = "") -> st
     return _argparser((*flags, PIPELINE_CONTROL), program, description).format_help()
 
 
-def _prepare(table: Mapping[str, Flag], words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Words as argparse takes them without a doubt (`--name=value`), the flags given, and warnings."""
-    prepared: list[str] = []
-    given: list[str] = []
+def _read(table: Mapping[str, Flag], words: Sequence[str]) -> tuple[dict[str, str | bool], set[str], list[str]]:
+    """The flags given and their values, which of --help and --version were asked for, and warnings."""
+    found: dict[str, str | bool] = {}
+    about: set[str] = set()
     warnings: list[str] = []
     after_unknown = False
     index = 0
@@ -152,7 +151,7 @@ def _prepare(table: Mapping[str, Flag], words: Sequence[str]) -> tuple[list[str]
         index += 1
         flag = table.get(word)
         if word in _ABOUT and flag is None:
-            prepared.append(_ABOUT[word])
+            about.add(_ABOUT[word])
             continue
         if flag is None:
             # the value of an unknown flag is not worth a warning of its own
@@ -161,29 +160,24 @@ def _prepare(table: Mapping[str, Flag], words: Sequence[str]) -> tuple[list[str]
             after_unknown = word.startswith("-")
             continue
         after_unknown = False
-        if word in given:
+        if word in found:
             warnings.append(f"{word} was given more than once; the last one counts.")
-        given.append(word)
         if flag.kind == "value":
             if following is None:
                 raise UserError(f"{word} needs a value after it.")
-            prepared.append(f"{word}={following}")
-            index += 1
+            found[word] = following
+            # args.cpp finds each option for itself: an empty field of a job leaves the next option in the value's place
+            index += following not in table
         elif flag.kind == "optional" and following is not None and not following.startswith("--"):
-            prepared.append(f"{word}={following}")
+            found[word] = following
             index += 1
         else:
-            prepared.append(word)
-    return prepared, given, warnings
-
-
-class _NoAbbreviations(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{message[:1].upper()}{message[1:]}.")
+            found[word] = True if flag.kind == "flag" else flag.default
+    return found, about, warnings
 
 
 def _argparser(flags: Iterable[Flag], program: str, description: str) -> argparse.ArgumentParser:
-    parser = _NoAbbreviations(
+    parser = argparse.ArgumentParser(
         prog=program or None,
         description=description or None,
         usage=f"{program or '%(prog)s'} [options]",

@@ -284,7 +284,7 @@ def _positive_inverse(matrices: Array, damping: Array) -> Array:
 
 
 def _shortened(step: Array, finest: float) -> Array:
-    """Factors (n,) up to 1 for steps (n, 7): none turns the phase, or changes the envelope's exponent, by > _TURN."""
+    """Factors (n,) up to 1 for steps (n, 7): none turns the phase, or changes the damping's exponent, by more."""
     turn = np.abs(step[:, PHASE]) + np.abs(step[:, CS]) * finest**2
     turn += (np.abs(step[:, DEFOCUS]) + np.hypot(step[:, ASTIG1], step[:, ASTIG2])) * finest
     turn += np.abs(step[:, BFACTOR]) * 0.25 * finest

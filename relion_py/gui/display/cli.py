@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relion_py.gui.display.errors import DisplayError
-from relion_py.gui.display.program import ABORTED, FAILURE, SUCCESS, Parser, choose_platform, exit_file
+from relion_py.gui.display.program import (
+    ABORTED,
+    FAILURE,
+    SUCCESS,
+    Parser,
+    choose_platform,
+    control_directory,
+    exit_file,
+)
 
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QWidget
@@ -106,11 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words:
         build_parser().print_help()
         return 0
-    directory = ""
+    directory = control_directory(words)
     try:
-        options = parse(words)
-        directory = options.pipeline_control
-        return _run(options)
+        return _run(parse(words))
     except DisplayError as error:
         print(f"{str(error).rstrip('.')}.", file=sys.stderr)
         exit_file(directory, FAILURE)

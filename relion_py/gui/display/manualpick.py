@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from relion_py.gui.display.coordinates import Picks
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.manualpick_data import NO_THRESHOLD, PickJob, read_pick_job
-from relion_py.gui.display.program import ABORT_NOW, ABORTED, FAILURE, SUCCESS, Parser, choose_platform, exit_file
+from relion_py.gui.display.program import (
+    ABORT_NOW,
+    ABORTED,
+    FAILURE,
+    SUCCESS,
+    Parser,
+    choose_platform,
+    control_directory,
+    exit_file,
+)
 from relion_py.gui.display.series import floats, read_star
 
 REFUSED = {
@@ -74,20 +83,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words:
         build_parser().print_help()
         return 0
-    directory = _control_directory(words)
+    directory = control_directory(words)
     try:
         return _run(parse(words))
     except DisplayError as error:
         print(f"{str(error).rstrip('.')}.", file=sys.stderr)
         exit_file(directory, FAILURE)
         return 1
-
-
-def _control_directory(words: list[str]) -> str:
-    """The job directory, also where the other options are mistaken."""
-    if "--pipeline_control" in words[:-1]:
-        return words[words.index("--pipeline_control") + 1]
-    return ""
 
 
 def _run(options: argparse.Namespace) -> int:

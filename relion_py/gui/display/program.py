@@ -29,11 +29,17 @@ class Parser(argparse.ArgumentParser):
         raise DisplayError(f"{message[:1].upper()}{message[1:]}; {self.prog} --help lists the options")
 
     def words(self, argv: Sequence[str], refused: Mapping[str, str]) -> argparse.Namespace:
-        """What the words mean; refused: option of the reference that is not here -> why."""
+        """What the words mean; refused: option of the reference that is not here -> why.
+
+        Words that are no options are warned about and ignored, as in all programs (args.cpp, checkForErrors).
+        """
         for word in argv:
             if word in refused:
                 raise DisplayError(f"{word} is not offered: {refused[word]}")
-        return self.parse_args(list(argv))
+        options, unknown = self.parse_known_args(list(argv))
+        for word in unknown:
+            print(f'WARNING: "{word}" is not an option of this program and is ignored.', file=sys.stderr)
+        return options
 
 
 def choose_platform(exporting: bool = False) -> None:
@@ -47,6 +53,13 @@ def choose_platform(exporting: bool = False) -> None:
             "writes a picture"
         )
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
+
+
+def control_directory(words: Sequence[str]) -> str:
+    """The job directory, also where the other options are mistaken; "" if there is none."""
+    if "--pipeline_control" in words[:-1]:
+        return words[words.index("--pipeline_control") + 1]
+    return ""
 
 
 def exit_file(directory: str, name: str) -> None:

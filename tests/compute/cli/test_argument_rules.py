@@ -41,8 +41,17 @@ def test_the_next_word_is_the_value_whatever_it_is(value):
     assert parse(FLAGS, ["--i", value, "--zero_mask"]).text("--i") == value
 
 
+def test_an_option_in_the_place_of_a_value_counts_as_one_too():
+    """A job whose field is empty says `--angpix  --i x.star`, which the reference's programs take."""
+    args = parse(FLAGS, ["--angpix", "--i", "x.star", "--iter", "--zero_mask"])
+    assert args.text("--i") == "x.star" and args.on("--zero_mask")
+    assert args.given == {"--angpix", "--i", "--iter", "--zero_mask"}
+    with pytest.raises(UserError, match='--angpix needs a number, not "--i"'):
+        args.number("--angpix")
+
+
 @settings(deadline=None)
-@given(st.text(max_size=20))
+@given(st.text(max_size=20).filter(lambda text: text not in {flag.name for flag in FLAGS}))
 def test_any_text_is_a_value(value):
     assert parse(FLAGS, ["--i", value]).text("--i") == value
 

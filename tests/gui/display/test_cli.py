@@ -57,7 +57,6 @@ def test_window_without_a_screen_is_refused_with_a_sentence(stack: Path) -> None
     [
         (["--i", "gone.star"], "gone.star is not there"),
         (["--i", "particles.star", "--pick"], "--pick is not offered"),
-        (["--i", "particles.star", "--nonsense"], "Unrecognized"),
         (["--i", "particles.star", "--scale", "big"], "--scale"),
         (["--i", "particles.star", "--sort", "rlnNothing", "--export", "x.png"], "no column rlnNothing"),
         (["--i", "particles.star", "--class", "--export", "x.png"], "--class needs"),
@@ -74,6 +73,21 @@ def test_mistakes_are_sentences(stack: Path, qtbot, monkeypatch, capsys, words: 
     error = capsys.readouterr().err
     assert part in error
     assert error.count("\n") == 1
+
+
+def test_words_that_are_no_options_are_warned_about_and_ignored(stack: Path, qtbot, monkeypatch, capsys) -> None:
+    """As RELION does with what people write in a job's additional arguments."""
+    monkeypatch.chdir(stack)
+    assert cli.main(["--i", "a.mrcs", "--nonsense", "1.5", "--export", "x.png", "-1"]) == 0
+    error = capsys.readouterr().err
+    assert all(f'"{word}" is not an option' in error for word in ("--nonsense", "1.5", "-1"))
+    assert (stack / "x.png").exists()
+
+
+def test_the_pipeline_is_told_of_mistaken_options(stack: Path, qtbot, monkeypatch) -> None:
+    monkeypatch.chdir(stack)
+    assert cli.main(["--i", "a.mrcs", "--scale", "big", "--pipeline_control", "."]) == 1
+    assert (stack / "RELION_JOB_EXIT_FAILURE").exists()
 
 
 def test_every_flag_of_the_reference_is_offered_or_refused(shared: Path) -> None:
