@@ -30,8 +30,10 @@ from relion_py.compute.picking.template_kernels import (
 if TYPE_CHECKING:
     from relion_py.compute.picking.templates import Pixels
 
-_BLOCK = 1024  # pixels
-_TOGETHER = 2**20  # bytes of maps that are transformed in one call: what a cache holds
+# what a cache holds
+_AT_ONCE = 2**20  # bytes of maps that are transformed
+_BLOCK = 512  # pixels of maps that are added up
+_TOGETHER = 4  # references at these pixels
 _KEPT_RADIAL = 256 * 2**20  # bytes of radial functions at all pixels that stay in memory between micrographs
 
 Transform = NDArray[np.complex64]
@@ -70,7 +72,7 @@ class Correlator:
         grid[: len(self._ends) - 1, 0] = grid[: len(self._ends) - 1 : -1, 0].conj()  # of a real micrograph
         wave, order = np.ones(len(self._step), np.complex64), 0
         out = self._buffer("maps", shape)
-        at_once = max(1, _TOGETHER // (8 * self._work**2))
+        at_once = max(1, _AT_ONCE // (8 * self._work**2))
         some = self._buffer("some", (at_once, self._work, self._work), np.complex64)
         for start in range(0, len(self._basis), at_once):
             check()
@@ -92,17 +94,19 @@ class Correlator:
         count, orders, total = len(self._basis.most), len(self._basis.mixes), maps.shape[1]
         best, which = np.empty((count, total), np.float32), np.empty((count, total), np.int16)
         parts_room = self._buffer("parts", (2 * orders * count * _BLOCK,))
-        sums_room = self._buffer("sums", (4 * self._angles.rows * _BLOCK,))
+        sums_room = self._buffer("sums", (4 * self._angles.rows * _TOGETHER * _BLOCK,))
         for start in range(0, total, _BLOCK):
             check()
-            block = slice(start, min(start + _BLOCK, total))
-            width = block.stop - start
+            width = min(_BLOCK, total - start)
             parts = parts_room[: 2 * orders * count * width].reshape(2, orders, count, width)
-            sums = sums_room[: 4 * self._angles.rows * width].reshape(4, -1, width)
             parts_of_sums(maps, start, self._firsts, self._factors, self._angles.places, parts)
-            for number in range(count):
-                self._angles.sums(parts, number, sums)
-                best_of_four(sums, self._angles.total, best[number, block], which[number, block])
+            for first in range(0, count, _TOGETHER):
+                some = slice(first, min(first + _TOGETHER, count))
+                sums = sums_room[: 4 * self._angles.rows * (some.stop - first) * width].reshape(
+                    4, -1, some.stop - first, width
+                )
+                self._angles.sums(parts[:, :, some], sums)
+                best_of_four(sums, self._angles.total, start, best[some], which[some])
         return best, which
 
     def _radial(self, number: int) -> Transform:
@@ -152,18 +156,17 @@ class _Angles:
         odd = orders % 2 == (1 if halved else 2)  # without opposite angles there is no difference
         by_parity = np.argsort(odd, kind="stable")
         self.places = np.argsort(by_parity).astype(np.int32)
-        evens, has = int((~odd).sum()), orders <= basis.most[:, None]
-        # harmonics of each parity that each reference has
-        self._parts = [
-            [slice(0, n), slice(evens, evens + m)] for n, m in zip((has & ~odd).sum(1), (has & odd).sum(1), strict=True)
-        ]
+        evens = int((~odd).sum())
+        self._parities = slice(0, evens), slice(evens, len(orders))
         turns = np.zeros((self.rows, len(orders)))
         turns[: len(angles)] = np.outer(angles, orders[by_parity])
         twice = np.where(orders[by_parity] > 0, 2.0, 1.0)
         self._weights = [(twice * wave(turns)).astype(np.float32) for wave in (np.cos, np.sin)]
 
-    def sums(self, parts: Image, number: int, out: Image) -> None:
-        """Of one reference the sums of cosines and of sines of even harmonics, and of odd ones, (4, rows, B)."""
-        for parity, some in enumerate(self._parts[number]):
+    def sums(self, parts: Image, out: Image) -> None:
+        """Sums of cosines and of sines of even harmonics, and of odd ones, (4, rows, R, B), from parts (2, M, R, B)."""
+        width = parts.shape[2] * parts.shape[3]
+        for parity, some in enumerate(self._parities):
             for which, weights in enumerate(self._weights):
-                np.matmul(weights[:, some], parts[which, some, number], out=out[2 * parity + which])
+                values = parts[which, some].reshape(some.stop - some.start, width)
+                np.matmul(weights[:, some], values, out=out[2 * parity + which].reshape(-1, width))

@@ -10,7 +10,7 @@ import numpy as np
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_OPTIONS, fastmath={"reassoc", "contract"})  # but NaN and infinity count
 def moments(image):  # type: ignore[no-untyped-def]
     """Mean and standard deviation of float32 (ny, nx), in float64; NaN if any pixel is no finite number."""
     pivot = np.float64(image[0, 0])  # differences from it keep the second moment exact

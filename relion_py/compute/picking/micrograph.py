@@ -19,7 +19,7 @@ from relion_py.compute.picking.kernels import moments, standardise
 LARGEST_PRIME = 43
 """Working sizes with larger prime factors are replaced by a neighbour: their transforms are slow."""
 
-_ROWS_AT_A_TIME = 256
+_ROWS_AT_A_TIME = 64
 _SMALLEST_WORKING_SIZE = 8
 
 Image = NDArray[np.float32]
@@ -141,14 +141,14 @@ def _square(image: Image, geometry: Geometry, seed: int) -> Image:
     return square
 
 
-def window(image: Image, work: int) -> NDArray[np.complex64]:
+def window(image: Image, work: int, squared: bool = False) -> NDArray[np.complex64]:
     """The half transform (work, work // 2 + 1) of a square image, divided by its number of pixels: its lowest
-    frequencies. Only columns that are kept are transformed in full."""
+    frequencies; or of its squared values. Only columns that are kept are transformed in full."""
     size, half = len(image), work // 2
     columns = np.empty((size, half + 1), np.complex64)
     for start in range(0, size, _ROWS_AT_A_TIME):
         rows = slice(start, start + _ROWS_AT_A_TIME)
-        columns[rows] = fft.rfft(image[rows], axis=1)[:, : half + 1]
+        columns[rows] = fft.rfft(np.square(image[rows]) if squared else image[rows], axis=1)[:, : half + 1]
     transform = fft.fft(columns, axis=0, overwrite_x=True)
     kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
     return transform[kept] / np.float32(size * size)

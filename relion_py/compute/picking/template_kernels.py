@@ -160,13 +160,16 @@ def parts_of_sums(maps, start, firsts, factors, places, out):  # type: ignore[no
         first, last, place = firsts[harmonic], firsts[harmonic + 1], places[harmonic]
         for reference in range(out.shape[2]):
             real, imaginary = out[0, place, reference], out[1, place, reference]
-            _set_parts(maps, 2 * first, start, factors[first, reference], real, imaginary)
-            for number in range(first + 1, last):
-                _add_parts(maps, 2 * number, start, factors[number, reference], real, imaginary)
+            odd = (last - first) % 2
+            if odd:
+                _parts_of_one(maps, 2 * first, start, factors[first, reference], real, imaginary)
+            for number in range(first + odd, last, 2):
+                one, other = factors[number, reference], factors[number + 1, reference]
+                _parts_of_two(maps, 2 * number, start, one, other, number > first, real, imaginary)
 
 
 @numba.njit(**_OPTIONS, fastmath=True)
-def _set_parts(maps, row, start, factor, real, imaginary):  # type: ignore[no-untyped-def]
+def _parts_of_one(maps, row, start, factor, real, imaginary):  # type: ignore[no-untyped-def]
     a, b, c, d = factor[0, 0], factor[0, 1], factor[1, 0], factor[1, 1]
     first = np.uint64(start)
     for x in range(real.size):
@@ -176,42 +179,48 @@ def _set_parts(maps, row, start, factor, real, imaginary):  # type: ignore[no-un
 
 
 @numba.njit(**_OPTIONS, fastmath=True)
-def _add_parts(maps, row, start, factor, real, imaginary):  # type: ignore[no-untyped-def]
-    a, b, c, d = factor[0, 0], factor[0, 1], factor[1, 0], factor[1, 1]
+def _parts_of_two(maps, row, start, one, other, more, real, imaginary):  # type: ignore[no-untyped-def]
+    """The sum of two maps' parts; more: added to what is there."""
+    a, b, c, d = one[0, 0], one[0, 1], one[1, 0], one[1, 1]
+    e, f, g, h = other[0, 0], other[0, 1], other[1, 0], other[1, 1]
     first = np.uint64(start)
     for x in range(real.size):
-        re, im = maps[row, first + np.uint64(x)], maps[row + 1, first + np.uint64(x)]
-        real[x] += a * re + b * im
-        imaginary[x] += c * re + d * im
+        pixel = first + np.uint64(x)
+        re, im, re2, im2 = maps[row, pixel], maps[row + 1, pixel], maps[row + 2, pixel], maps[row + 3, pixel]
+        sum_re, sum_im = a * re + b * im + e * re2 + f * im2, c * re + d * im + g * re2 + h * im2
+        real[x] = real[x] + sum_re if more else sum_re
+        imaginary[x] = imaginary[x] + sum_im if more else sum_im
 
 
 @numba.njit(**_OPTIONS)
-def best_of_four(sums, total, best, which):  # type: ignore[no-untyped-def]
+def best_of_four(sums, total, start, best, which):  # type: ignore[no-untyped-def]
     """The best of all in-plane angles from sums over harmonics at the first ones.
 
-    sums: float32 (4, A, B), of cosines and of sines of even harmonics, and of odd ones, at psi from 0 to at least 90
+    sums: float32 (4, A, R, B), of cosines and of sines of even harmonics, and of odd ones, at psi from 0 to at least 90
     degrees (180, if `total` is odd; all harmonics then count as even). total: number of angles around the circle.
-    best: float32 (B,); which: int16 (B,), number of the angle.
+    best: float32 (R, N), from pixel `start` on; which: int16 (R, N), number of the angle.
     """
-    half = total // 2
+    half, first = total // 2, np.uint64(start)
     count = total // 4 + 1 if total % 2 == 0 else half + 1
-    best[:] = -np.inf
-    for angle in range(count):
-        # of psi and its opposite, and of -psi and its opposite
-        same, other = np.int16(angle), np.int16(angle + half)
-        back, turned_back = np.int16((total - angle) % total), np.int16(half - angle)
-        for pixel in range(best.size):
-            even, odd = sums[0, angle, pixel] + sums[1, angle, pixel], sums[2, angle, pixel] + sums[3, angle, pixel]
-            value = even + abs(odd)
-            name = same if odd >= 0 else other
-            even, odd = sums[0, angle, pixel] - sums[1, angle, pixel], sums[2, angle, pixel] - sums[3, angle, pixel]
-            behind = even + abs(odd)
-            name_behind = back if odd >= 0 else turned_back
-            name = name if value >= behind else name_behind
-            value = value if value >= behind else behind
-            better = value > best[pixel]
-            best[pixel] = value if better else best[pixel]
-            which[pixel] = name if better else which[pixel]
+    for reference in range(sums.shape[2]):
+        best[reference, first : first + np.uint64(sums.shape[3])] = -np.inf
+        for angle in range(count):
+            # of psi and its opposite, and of -psi and its opposite
+            same, other = np.int16(angle), np.int16(angle + half)
+            back, turned_back = np.int16((total - angle) % total), np.int16(half - angle)
+            for x in range(sums.shape[3]):
+                pixel = first + np.uint64(x)
+                cosines, sines = sums[0, angle, reference, x], sums[1, angle, reference, x]
+                odd_cosines, odd_sines = sums[2, angle, reference, x], sums[3, angle, reference, x]
+                odd = odd_cosines + odd_sines
+                value, name = cosines + sines + abs(odd), same if odd >= 0 else other
+                odd = odd_cosines - odd_sines
+                value_back, name_back = cosines - sines + abs(odd), back if odd >= 0 else turned_back
+                name = name if value >= value_back else name_back
+                value = value if value >= value_back else value_back
+                better = value > best[reference, pixel]
+                best[reference, pixel] = value if better else best[reference, pixel]
+                which[reference, pixel] = name if better else which[reference, pixel]
 
 
 @numba.njit(**_OPTIONS)

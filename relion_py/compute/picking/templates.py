@@ -121,11 +121,19 @@ class Pixels:
     def within(cls, radius: int, work: int) -> Pixels:
         """Those within a radius that have opposites in a transform of `work` pixels."""
         kx, ky = disc_pixels(radius, include_dc=True)
-        keep = (kx < work // 2) & (np.abs(ky) < work // 2)
-        kx, ky = kx[keep], ky[keep]
         order = np.lexsort((kx, ky))  # neighbours in memory
         kx, ky = kx[order], ky[order]
+        keep = _has_opposites(kx, ky, work)
+        kx, ky = kx[keep], ky[keep]
         return cls(kx, ky, (ky % work) * work + kx, (-ky % work) * work + (-kx % work))
+
+    def kept_at(self, work: int) -> NDArray[np.bool_]:
+        """Which of these, (P,), have opposites in a transform of `work` pixels, too."""
+        return _has_opposites(self.kx, self.ky, work)
+
+
+def _has_opposites(kx: NDArray[np.int32], ky: NDArray[np.int32], work: int) -> NDArray[np.bool_]:
+    return (kx < work // 2) & (np.abs(ky) < work // 2)
 
 
 class Matcher:
@@ -158,6 +166,9 @@ class Matcher:
         self._kept = [list(self._turned_reference(number)) for number in range(count)] if keep else None
         self._waves_of_box = _waves(2 * radius + 1, geometry.size, references.box)
         self._waves_of_circle = _waves(2 * radius + 1, geometry.size, 2 * references.radius + 1)
+        across, circle = len(self._waves_of_circle[1]), squared_distance(2 * references.radius + 1)
+        self._at = self.band.ky % (2 * radius + 1) * across + self.band.kx  # in a half transform
+        self._circle = circle < references.radius**2
         self._unturned: dict[int, Transform] = {}
 
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
@@ -173,11 +184,19 @@ class Matcher:
 
     def circle_of(self, number: int, factor: NDArray[np.float32]) -> NDArray[np.float64]:
         """Pixels within the circle of a reference whose transform is multiplied by a factor (P,) at those of `band`."""
+        half = self._half(self._unturned_reference(number) * factor)
+        columns, rows = self._real_waves_of_circle
+        # real and imaginary parts side by side: products of real matrices
+        across = (half.view(np.float32) @ columns).reshape(len(half), 2, -1)
+        return self._within_circle(rows @ across.reshape(2 * len(half), -1))
+
+    @functools.cached_property
+    def _real_waves_of_circle(self) -> tuple[Image, Image]:
+        """`_waves_of_circle` for parts of a transform by turns, (2 X, 2 C), and for parts of its rows, (C, 2 Y)."""
         rows, columns = self._waves_of_circle
-        across = self._half(self._unturned_reference(number) * factor) @ columns.conj()
-        # the real part of rows.conj().T @ across
-        image = rows.real.T @ across.real + rows.imag.T @ across.imag
-        return self._within_circle(image)
+        cosines, sines = columns.real, -columns.imag  # of the inverse transform
+        both = np.stack([np.concatenate([cosines, sines], 1), np.concatenate([-sines, cosines], 1)], 1)
+        return both.reshape(2 * len(columns), -1), np.stack([rows.real.T, rows.imag.T], -1).reshape(rows.shape[1], -1)
 
     def _unturned_reference(self, number: int) -> Transform:
         """The transform of a reference at the pixels of `band`; made when it is asked for first."""
@@ -189,15 +208,15 @@ class Matcher:
 
     def _half(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values (P,) at the pixels of `band` in a half transform; twice, for their opposites."""
-        kx, ky = self.band.kx, self.band.ky
-        half = np.zeros((len(self._waves_of_circle[0]), len(self._waves_of_circle[1])), values.dtype)
-        half[ky, kx] = np.where((kx == 0) & (ky == 0), 1, 2) * values
-        return half
+        rows, columns = (len(waves) for waves in self._waves_of_circle)
+        half = np.zeros(rows * columns, values.dtype)
+        half[self._at] = values
+        half[1:] *= 2
+        return half.reshape(rows, columns)
 
     def _within_circle(self, image: Image) -> NDArray[np.float64]:
         """The circle's pixels of the middle of an image, as the product with `_waves_of_circle` leaves it."""
-        image /= np.float32(self.geometry.size) ** 2
-        return image[squared_distance(len(image)) < self.references.radius**2].astype(np.float64)
+        return image[self._circle].astype(np.float64) / self.geometry.size**2
 
     def _correlators(self, images: Image, cutoff: float) -> list[Correlator]:
         """Groups of references, in their order, that are matched by harmonics; none where that saves nothing.
@@ -247,11 +266,12 @@ class Started:
         if settings.highpass > 0:
             square = _without_low(square, geometry, settings.highpass)
         self._plain = self._windowed(square)
-        self._squared = self._windowed(square * square)
-        self._ctf = ctf if settings.ctf else None
+        self._squared = self._windowed(square, squared=True)
+        self._ctf_in_band = _ctf(ctf if settings.ctf else None, matcher.band, geometry, settings.intact_first_peak)
         particle = int(matcher.references.inside().sum())
         pixels = matcher.pixels
-        self._signal = self._plain[pixels.ky, pixels.kx] * (self._ctf_at(pixels) / np.float32(particle))
+        factor = self._ctf_in_band[matcher.band.kept_at(geometry.work)] / np.float32(particle)
+        self._signal = self._plain[pixels.ky, pixels.kx] * factor
 
     def noise(self, mask: Transform) -> Noise:
         """Mean and standard deviation under a mask, given as its transform by :func:`mask_transform`."""
@@ -286,13 +306,9 @@ class Started:
             figures_of_merit(best, noise.mean, noise.deviation, moment, square)
             yield Match(best, psis[which], float(np.exp(0.5 * square)))
 
-    def _windowed(self, square: Image) -> Transform:
+    def _windowed(self, square: Image, squared: bool = False) -> Transform:
         """The lowest frequencies of an image at its full size, see `micrograph.window`."""
-        return window(square, self._matcher.geometry.work)
-
-    @functools.cached_property
-    def _ctf_in_band(self) -> NDArray[np.float32]:
-        return self._ctf_at(self._matcher.band)
+        return window(square, self._matcher.geometry.work, squared)
 
     def _match_by_harmonics(self, noise: Noise, stop: threading.Event | None, area: Area | None) -> Iterator[Match]:
         matcher, work = self._matcher, self._matcher.geometry.work
@@ -314,15 +330,6 @@ class Started:
                 yield Match(merit, psi, float(np.exp(0.5 * square)))
                 number += 1
 
-    def _ctf_at(self, pixels: Pixels) -> NDArray[np.float32]:
-        """The CTF that references are multiplied by, (P,); 1 without one."""
-        if self._ctf is None:
-            return np.ones(pixels.kx.size, np.float32)
-        geometry, intact = self._matcher.geometry, self._matcher.settings.intact_first_peak
-        return ctf_values(
-            self._ctf, pixels.kx, pixels.ky, geometry.size, geometry.angpix, intact_first_peak=intact
-        )[0]  # fmt: skip
-
     def _moments(self, number: int) -> tuple[float, float]:
         """<A> and <A^2> over the circle of a reference A as it looks in this micrograph: with its CTF, low-passed.
 
@@ -331,6 +338,13 @@ class Started:
         matcher = self._matcher
         inside = matcher.circle_of(number, self._ctf_in_band)
         return float(inside.sum() / (len(inside) + 1)), float((inside**2).sum() / (len(inside) + 1))
+
+
+def _ctf(ctf: CtfParams | None, pixels: Pixels, geometry: Geometry, intact: bool) -> NDArray[np.float32]:
+    """The CTF that references are multiplied by, (P,); 1 without one."""
+    if ctf is None:
+        return np.ones(pixels.kx.size, np.float32)
+    return ctf_values(ctf, pixels.kx, pixels.ky, geometry.size, geometry.angpix, intact_first_peak=intact)[0]
 
 
 def mask_transform(mask: NDArray[np.bool_], geometry: Geometry) -> Transform:

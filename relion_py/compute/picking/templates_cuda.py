@@ -122,17 +122,18 @@ class CudaStarted(Started):
 
     _matcher: CudaMatcher
 
-    def _windowed(self, square: Image) -> Transform:
+    def _windowed(self, square: Image, squared: bool = False) -> Transform:
         """See `Started._windowed`."""
-        found = self._matcher.on_device(lambda: self._windowed_there(square))
-        return super()._windowed(square) if found is None else found
+        found = self._matcher.on_device(lambda: self._windowed_there(square, squared))
+        return super()._windowed(square, squared) if found is None else found
 
-    def _windowed_there(self, square: Image) -> Transform | None:
+    def _windowed_there(self, square: Image, squared: bool) -> Transform | None:
         """The same; None where the memory is too small."""
         matcher, size, half = self._matcher, len(square), self._matcher.geometry.work // 2
         xp = matcher.device.xp
         try:
-            whole = xp.fft.rfft2(xp.asarray(square)).astype(np.complex64, copy=False)[:, : half + 1]
+            image = xp.asarray(square)
+            whole = xp.fft.rfft2(image * image if squared else image).astype(np.complex64, copy=False)[:, : half + 1]
             if matcher.geometry.work < size:
                 whole = xp.concatenate([whole[: half + 1], whole[size - half + 1 :]])
             kept: Transform = matcher.device.to_host(whole)

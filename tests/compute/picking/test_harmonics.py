@@ -64,7 +64,7 @@ def test_no_reference_lacks_more_than_the_bound() -> None:
     assert len(basis) < len(images) * (basis.most.max() + 1)  # references share functions
 
 
-@pytest.mark.parametrize("step", [10.0, 360 / 25])  # with and without opposite angles
+@pytest.mark.parametrize("step", [10.0, 7.2, 14.4])  # with right angles, with opposite ones only, with neither
 def test_groups_and_turned_references_give_the_same(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """One basis, several in little memory, and a transform for every angle: the same cross-correlations."""
     image, _ = turned_micrograph((96, 96), seed=4)
@@ -84,6 +84,24 @@ def test_groups_and_turned_references_give_the_same(step: float, monkeypatch: py
             assert found.expected == turned.expected
             assert np.abs(found.merit - turned.merit).max() < 0.012 * turned.merit.max()
             assert np.mean(found.psi[high] == turned.psi[high]) > 0.9 or high.sum() < 10
+
+
+@pytest.mark.parametrize("harmonics", [True, False])
+def test_an_area_is_that_part_of_the_whole(harmonics: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not harmonics:
+        monkeypatch.setattr(templates, "_FEW_ANGLES", 1000)
+    image, _ = turned_micrograph((96, 96), seed=4)
+    how = TemplateSettings(psi_step=10.0, lowpass=9.0)
+    matcher = Matcher(references(), geometry_of(image.shape, PIXEL, how), how)
+    assert bool(matcher.correlators) == harmonics
+    started = matcher.start(image, None, 0)
+    noise = started.noise(matcher.noise_mask)
+    whole = list(started.match(noise))
+    area = slice(17, 71), slice(3, 40)
+    for one, part in zip(whole, started.match(noise, area=area), strict=True):
+        assert part.merit.shape == one.merit.shape
+        np.testing.assert_allclose(part.merit[area], one.merit[area], rtol=1e-3, atol=1e-6)
+        assert np.mean(part.psi[area] == one.psi[area]) > 0.99  # rounding may choose between two that are as good
 
 
 def test_a_stop_ends_matching() -> None:
