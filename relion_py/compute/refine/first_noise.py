@@ -11,7 +11,6 @@ from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.image.ctf import CtfParams, ctf_values
-from relion_py.compute.image.fourier import resize_map, window_map
 from relion_py.compute.image.masks import mask_outside, mask_outside_tubes, tube_mask
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import source
@@ -23,6 +22,7 @@ from relion_py.compute.refine.maximization import initial_noise, mean_shell_powe
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.reference import resample
 
 NORM_LIMITS = (0.5, 2.0)
 """Standard deviation of the background that normalised images have."""
@@ -90,13 +90,12 @@ def _first_of_each_group(particles: ParticleSet, options: RefineOptions, seed: i
 class _Power:
     """Sums over images: their power in each shell of the reference, by optics group, and the images themselves.
 
-    The average image is that of all optics groups, in the box and the pixels of the reference.
+    The average image is that of all optics groups.
     """
 
     def __init__(self, particles: ParticleSet, model: ModelState) -> None:
         self.group_of = particles.optics_group
-        self.box, self.pixel_size = model.ori_size, model.pixel_size
-        self.geometries = particles.geometries(self.box, self.pixel_size)
+        self.geometries = particles.geometries(model.ori_size, model.pixel_size)
         looks = [(g.box, g.pixel_size) for g in self.geometries]
         self.first_alike = np.array([looks.index(look) for look in looks])
         self.images = {int(o): np.zeros((looks[o][0],) * 2) for o in np.unique(self.first_alike)}
@@ -121,16 +120,22 @@ class _Power:
         """The noise (O, S), from the images of all ranks; zero for an optics group without particles."""
         for array in (self.power, self.counts, *self.images.values()):
             comm.allreduce_sum(array)
-        total = sum(self._like_reference(images, self.geometries[o]) for o, images in self.images.items())
-        of_average = power_of_average(total / max(self.counts.sum(), 1.0))
-        return initial_noise(self.power, self.counts, np.tile(of_average, (len(self.power), 1)))
+        of_average = np.zeros_like(self.power)
+        for look in self.images:
+            geometry, groups = self.geometries[look], self.first_alike == look
+            power = power_of_average(self._total(geometry) / max(self.counts.sum(), 1.0))
+            of_average[groups] = geometry.gain**2 * geometry.mean_in_reference(power[None])
+        return initial_noise(self.power, self.counts, of_average)
 
-    def _like_reference(self, image: NDArray[np.float64], geometry: ImageGeometry) -> NDArray[np.float64]:
-        """An image in the reference's pixels and box."""
-        size = round(geometry.box * geometry.pixel_size / self.pixel_size)
-        size += size % 2
-        resized = image if size == geometry.box else resize_map(image, size)
-        return np.asarray(window_map(resized, self.box), np.float64)
+    def _total(self, geometry: ImageGeometry) -> NDArray[np.float64]:
+        """The sum of all images, in a geometry's box and pixels."""
+        total = np.zeros((geometry.box,) * 2)
+        for look, image in self.images.items():
+            own = self.geometries[look]
+            if own is not geometry:
+                image = resample(image.astype(np.float32), own.pixel_size, geometry.pixel_size, geometry.box)
+            total += image
+        return total
 
 
 def _warn_of_norm(
