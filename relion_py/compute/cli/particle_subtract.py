@@ -22,9 +22,11 @@ from relion_py.compute.io import star
 from relion_py.compute.io.mrc import StackWriter, read_header, read_map
 from relion_py.compute.io.particles import read_particles, split_image_name
 from relion_py.compute.io.star import StarFile, Table, format_float
+from relion_py.compute.refine.bodies import read_bodies
+from relion_py.compute.refine.body_subtraction import BodySubtraction
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.model import shell_to_resolution
-from relion_py.compute.refine.outputs import read_optimiser
+from relion_py.compute.refine.outputs import Continuation, read_optimiser
 from relion_py.compute.refine.subtraction import SpectralSnr, Subtraction, mass_centre
 
 _BATCH = 100
@@ -57,11 +59,6 @@ def _main(argv: list[str], job: Job) -> None:
 def prepare(args: Arguments, job: Job) -> Subtraction:
     """The refinement, its particles, the mask and the centre that the options name."""
     found = read_optimiser(args.text("--i"))
-    if found.options.has_bodies:
-        raise UserError(
-            f"{args.text('--i')} is of a multi-body refinement, whose bodies this release cannot subtract: take the "
-            "_optimiser.star of the consensus refinement."
-        )
     particles = ParticleSet.read(args.text("--data") or found.data)
     mask = None
     if args.text("--mask") and not args.on("--ssnr"):
@@ -73,8 +70,32 @@ def prepare(args: Arguments, job: Job) -> Subtraction:
     if centre is not None:
         at = " , ".join(f"{value:g}" for value in centre)
         job.say(f" + The subtracted particles will be re-centred on projections of 3D-coordinate: ({at})")
+    if found.options.has_bodies:
+        return _of_bodies(found, particles, mask, centre, args, job)
     job.say(" + Calculating Fourier transforms of the maps ...")
     return Subtraction(particles, found.options, found.models, mask, centre, args.on("--ignore_class"))
+
+
+def _of_bodies(
+    found: Continuation,
+    particles: ParticleSet,
+    mask: NDArray[np.floating] | None,
+    centre: NDArray[np.float64] | None,
+    args: Arguments,
+    job: Job,
+) -> BodySubtraction:
+    """After a multi-body refinement."""
+    if args.on("--ssnr"):
+        raise UserError("--ssnr is not for a multi-body refinement: take the _optimiser.star of the consensus.")
+    job.say(" + Initialising multi-body subtraction ...")
+    options, first = found.options, found.models[0]
+    bodies = read_bodies(
+        options.multibody_masks, first.ori_size, first.pixel_size, normalise_overlap=options.normalise_overlap
+    )
+    job.say(" + Calculating Fourier transforms of the maps ...")
+    subtraction = BodySubtraction(particles, options, found.models, mask, centre, bodies=bodies)
+    job.say(f" + Particles get the orientations of body {subtraction.body + 1}")
+    return subtraction
 
 
 def _centre(args: Arguments, mask: NDArray[np.floating] | None) -> NDArray[np.float64] | None:
@@ -160,6 +181,10 @@ def _write_star(
             rows.set(f"rlnOrigin{label}Angst", [format_float(float(v)) for v in origins[:, axis]])
             if f"rlnOrigin{label}PriorAngst" in rows:
                 rows.remove(f"rlnOrigin{label}PriorAngst")
+    angles = subtraction.angles()
+    if angles is not None:
+        for name, values in zip(("Rot", "Tilt", "Psi"), angles, strict=True):
+            rows.set(f"rlnAngle{name}", [format_float(float(v)) for v in values])
     optics = table.optics.copy()
     if box != subtraction.box:
         optics.set("rlnImageSize", [box] * len(optics))

@@ -20,6 +20,7 @@ from relion_py.compute.backend.work import Array
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.fourier import phase_shift, real_image, scatter
 from relion_py.compute.refine.bodies import Bodies
+from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.images import DiscPixels, PreparedImages
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.optics import ImageGeometry
@@ -48,6 +49,33 @@ class BodyModel(ModelState):
             values[name] = values[name][body : body + 1]
         values |= {"references": [model.references[body]], "sigma_offset": sigma, "bodies": None}
         return cls(**values, body=body, others=list(others))
+
+
+def project_bodies(
+    bodies: Bodies, references: Sequence[tuple[int, FourierReference]], particles: ParticleSet,
+    index: NDArray[np.int64], kx: NDArray, ky: NDArray, box: int, pixel_size: float, reference_pixel: float,
+    distortion: NDArray[np.floating],
+) -> NDArray[np.complex64]:  # fmt: skip
+    """Sum of the projections (N, P) of some bodies where they are in the images of particles `index`, without CTF.
+
+    references: bodies' numbers and transforms, their centres in that of the box; box and pixel_size (A) of the images,
+    reference_pixel (A) of the maps; distortion (2, 2): see `estep_numba.block_rotations`.
+    """
+    p = particles
+    consensus = euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index])
+    origin = np.stack([p.origin_x[index], p.origin_y[index]], axis=1)
+    total = np.zeros((len(index), len(kx)), np.complex64)
+    for number, reference in references:
+        poses = p.bodies[number]
+        residual = euler_to_matrix(poses.rot[index], poses.tilt[index], poses.psi[index])
+        matrices = bodies[number].own_matrices(consensus, residual)
+        matrices[:, :2] = distortion @ matrices[:, :2]
+        at = (consensus @ (bodies[number].centre * reference_pixel))[:, :2] - origin
+        at = (at - np.stack([poses.origin_x[index], poses.origin_y[index]], axis=1)) / pixel_size
+        projections = reference.project(matrices, kx, ky)
+        projections *= phase_shift(kx, ky, at[:, 0], at[:, 1], box)
+        total += projections
+    return total
 
 
 @dataclass
@@ -89,12 +117,13 @@ class BodyPreparation(ImagePreparation):
 
         def subtract(first: int, last: int) -> None:
             some = slice(first, last)
-            others = self._others(model, index[some], consensus[some], wide, geometry) * ctf[some]
+            others = self._others(model, index[some], wide, geometry) * ctf[some]
             self.undo_optics(index[some], wide, backend, others, again=True)
             subtracted[some] = images[some] - self._in_real_space(others, wide, box, factor[some])
 
         backend.map(subtract, backend.ranges(len(index)))
-        origin = self.origins(index, geometry) - self._places(model.body, consensus, geometry)
+        centre = body.centre * (self.reference_pixel / pixel_size)
+        origin = self.origins(index, geometry) - (consensus @ centre)[:, :2]
         shift = np.floor(origin + 0.5).astype(np.int64)
         residual = self._residual(model.body, index) / pixel_size
         how = (
@@ -138,36 +167,17 @@ class BodyPreparation(ImagePreparation):
         poses = self.particles.bodies[body]
         return np.stack([poses.origin_x[index], poses.origin_y[index]], axis=1)
 
-    def _places(self, body: int, consensus: NDArray[np.float64], geometry: ImageGeometry) -> NDArray[np.float64]:
-        """Where a body's centre is in its particle (N, 2), pixels of the images."""
-        assert self.bodies is not None
-        centre = self.bodies[body].centre * (self.reference_pixel / geometry.pixel_size)
-        return (consensus @ centre)[:, :2]
-
     def _others(
-        self,
-        model: BodyModel,
-        index: NDArray[np.int64],
-        consensus: NDArray[np.float64],
-        pixels: DiscPixels,
-        geometry: ImageGeometry,
+        self, model: BodyModel, index: NDArray[np.int64], pixels: DiscPixels, geometry: ImageGeometry
     ) -> NDArray[np.complex64]:
         """Sum of the projections (N, P) of the other bodies where they are in the images, without CTF."""
         assert self.bodies is not None
         p = self.particles
         distortion = self.aberrations[p.optics_group[index[0]]].distortion / geometry.ratio
-        total = np.zeros((len(index), pixels.size), np.complex64)
-        for other, reference in model.others:
-            poses = p.bodies[other]
-            residual = euler_to_matrix(poses.rot[index], poses.tilt[index], poses.psi[index])
-            matrices = self.bodies[other].own_matrices(consensus, residual)
-            matrices[:, :2] = distortion @ matrices[:, :2]
-            at = self._places(other, consensus, geometry) - self.origins(index, geometry)
-            at -= self._residual(other, index) / geometry.pixel_size
-            projections = reference.project(matrices, pixels.kx, pixels.ky)
-            projections *= phase_shift(pixels.kx, pixels.ky, at[:, 0], at[:, 1], geometry.box)
-            total += projections
-        return total
+        return project_bodies(
+            self.bodies, model.others, p, index, pixels.kx, pixels.ky, geometry.box, geometry.pixel_size,
+            self.reference_pixel, distortion,
+        )  # fmt: skip
 
     @staticmethod
     def _in_real_space(

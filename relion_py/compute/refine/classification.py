@@ -298,7 +298,7 @@ class Classification(Engine):
         """The iteration's files, by the first rank; what goes wrong is raised on all."""
         self.on_first_rank(
             lambda: outputs.write_iteration(
-                self.options, self.state, self.sampling, self.models, self.particles.to_star()
+                self.options, self.state, self.sampling, self.models, self.particles.to_star(self.dimensions == 2)
             )
         )
 

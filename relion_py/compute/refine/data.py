@@ -345,8 +345,8 @@ class ParticleSet:
 
     # ---- back to a file ----
 
-    def to_star(self) -> StarFile:
-        """The input file with this set's values, for `_data.star`.
+    def to_star(self, flat: bool = False) -> StarFile:
+        """The input file with this set's values, for `_data.star`; flat: its rot and tilt stay, as in 2D.
 
         Columns that the input had keep their places; new ones follow in the reference's order (exp_model.cpp,
         Experiment::read and divideParticlesInRandomHalves, then ml_optimiser.cpp, setMetaDataSubset).
@@ -354,7 +354,8 @@ class ParticleSet:
         particles = self.table.particles.copy()
         particles.set("rlnGroupNumber", self.group + 1)
         for name, label in _POSE_COLUMNS:
-            particles.set(label, getattr(self, name))
+            if not (flat and name in ("rot", "tilt") and label in particles):
+                particles.set(label, getattr(self, name))
         if self.random_subset.any():
             particles.set("rlnRandomSubset", self.random_subset)
         if self.has_results:

@@ -121,6 +121,8 @@ class Engine:
         self.geometries = self.particles.geometries(self.box, self.pixel_size)
         self.shell_pixels = np.stack([g.pixels_per_shell() for g in self.geometries])
         self.dimensions = self.models[0].ref_dim
+        if self.dimensions == 2:  # images turn in their plane
+            self.particles.rot[:] = self.particles.tilt[:] = 0.0
         self.diameter = self.options.mask_diameter(self.box, self.pixel_size)
         self.external = ExternalProgram.of(self.options, self.pixel_size, self.diameter, self.job.check_abort)
         self.clock = Stopwatch()
@@ -679,7 +681,7 @@ class Engine:
 
     def write_particles(self, names: outputs.OutputNames) -> None:
         """The particles' file alone, by the first rank, as --skip_maximize asks for."""
-        self.on_first_rank(lambda: outputs.write_data(names, self.particles.to_star()))
+        self.on_first_rank(lambda: outputs.write_data(names, self.particles.to_star(self.dimensions == 2)))
         self.job.say(f" Skipping the maximization: the particles are in {names.data}, stopping now...")
 
     def filter_references(self, model: ModelState) -> None:

@@ -22,6 +22,7 @@ from relion_py.compute.refine.maximization import initial_noise, mean_shell_powe
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.reference import resample
 
 NORM_LIMITS = (0.5, 2.0)
 """Standard deviation of the background that normalised images have."""
@@ -91,7 +92,7 @@ def _first_of_each_group(particles: ParticleSet, options: RefineOptions, seed: i
 class _Power:
     """Sums over images: their power in each shell of the reference, by optics group, and the images themselves.
 
-    There is one average image for all optics groups of one box and pixel size.
+    The average image is that of all optics groups.
     """
 
     def __init__(self, particles: ParticleSet, model: ModelState) -> None:
@@ -122,11 +123,21 @@ class _Power:
         for array in (self.power, self.counts, *self.images.values()):
             comm.allreduce_sum(array)
         of_average = np.zeros_like(self.power)
-        for look, total in self.images.items():
+        for look in self.images:
             geometry, groups = self.geometries[look], self.first_alike == look
-            power = power_of_average(total / max(self.counts[groups].sum(), 1.0))
+            power = power_of_average(self._total(geometry) / max(self.counts.sum(), 1.0))
             of_average[groups] = geometry.gain**2 * geometry.mean_in_reference(power[None])
         return initial_noise(self.power, self.counts, of_average)
+
+    def _total(self, geometry: ImageGeometry) -> NDArray[np.float64]:
+        """The sum of all images, in a geometry's box and pixels."""
+        total = np.zeros((geometry.box,) * 2)
+        for look, image in self.images.items():
+            own = self.geometries[look]
+            if own is not geometry:
+                image = resample(image.astype(np.float32), own.pixel_size, geometry.pixel_size, geometry.box)
+            total += image
+        return total
 
 
 def _warn_of_norm(

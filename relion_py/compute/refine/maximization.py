@@ -147,7 +147,7 @@ def initial_noise(
     """First noise spectra (O, S): mean power of the images less that of their average, per component.
 
     power (O, S): sum over images of the mean |F|^2 in each shell; counts (O,) images; average (O, S): what
-    `power_of_average` gives for the images like those of the group. Shells where the difference is not positive take
+    `power_of_average` gives. Shells where the difference is not positive take
     the nearest positive neighbour's value, first the one below.
     """
     noise = np.zeros_like(power)

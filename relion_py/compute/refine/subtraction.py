@@ -54,16 +54,17 @@ class Subtraction:
         if self.mask is not None:
             check_solvent_mask(self.mask, model.references[0].shape, "The mask of the density to keep")
         self._check_particles()
-        rest = 1.0 if self.mask is None else 1.0 - np.asarray(self.mask, np.float32)
-        self.references = [
-            [FourierReference.from_map(volume * rest, m.current_size, m.padding_factor) for volume in m.references]
-            for m in self.models
-        ]
+        self.references = [self._transforms(m) for m in self.models]
         groups = self.particles.table.optics_groups
         self.aberrations = [Aberrations.of_group(g.values, g.voltage, g.cs) for g in groups]
         self.ctf = self._ctf_params() if self.options.ctf else None
         self.detectors = read_detectors(groups) if self.options.ctf else []
         self._scale_group = self._groups_of_the_model() if self.options.do_scale_correction else None
+
+    def _transforms(self, model: ModelState) -> list[FourierReference]:
+        """What is to be subtracted of each reference, ready for projection."""
+        rest = 1.0 if self.mask is None else 1.0 - np.asarray(self.mask, np.float32)
+        return [FourierReference.from_map(v * rest, model.current_size, model.padding_factor) for v in model.references]
 
     def _check_particles(self) -> None:
         particles, path = self.particles, self.particles.table.path
@@ -122,19 +123,25 @@ class Subtraction:
         keys = np.stack([halves, classes, p.optics_group[index]], axis=1)
         for half, k, group in np.unique(keys, axis=0):
             mine = (keys == (half, k, group)).all(axis=1)
-            out[mine] = self._projections_of(index[mine], self.references[half][k], self.models[half], int(group))
+            out[mine] = self._projections_of(index[mine], int(half), int(k), int(group))
         return out
 
-    def _projections_of(
-        self, index: NDArray[np.int64], reference: FourierReference, model: ModelState, group: int
-    ) -> Images:
-        p, aberrations = self.particles, self.aberrations[group]
-        kx, ky = disc_pixels(reference.r_max, include_dc=True)
+    def _in_place(
+        self, index: NDArray[np.int64], half: int, k: int, kx: NDArray, ky: NDArray, distortion: NDArray
+    ) -> NDArray[np.complex64]:
+        """Projections (N, P) of class k where they are in the images, without CTF."""
+        p = self.particles
         rotations = euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index])
-        rotations[:, :2] = aberrations.distortion @ rotations[:, :2]
-        values = reference.project(rotations, kx, ky)
+        rotations[:, :2] = distortion @ rotations[:, :2]
         offset = self._offset(index)
+        values = self.references[half][k].project(rotations, kx, ky)
         values *= phase_shift(kx, ky, -offset[:, 0], -offset[:, 1], self.box)
+        return values
+
+    def _projections_of(self, index: NDArray[np.int64], half: int, k: int, group: int) -> Images:
+        p, aberrations, model = self.particles, self.aberrations[group], self.models[half]
+        kx, ky = disc_pixels(self.references[half][k].r_max, include_dc=True)
+        values = self._in_place(index, half, k, kx, ky, aberrations.distortion)
         if self.ctf is not None:
             values *= ctf_values(
                 self.ctf[index],
@@ -181,9 +188,22 @@ class Subtraction:
         p = self.particles
         point = euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]) @ self.centre
         wanted = offset - point[:, :2]
-        whole = np.where(wanted < 0, np.ceil(wanted - 0.5), np.floor(wanted + 0.5)).astype(np.int64)
-        moved = np.stack([np.roll(image, (dy, dx), (0, 1)) for image, (dx, dy) in zip(images, whole, strict=True)])
-        return moved, (wanted - whole) * self.pixel_size
+        whole = nearest_pixels(wanted)
+        return rolled(images, whole), (wanted - whole) * self.pixel_size
+
+    def angles(self) -> NDArray[np.float64] | None:
+        """rot, tilt and psi (3, all particles), degrees, that particles have now; None: those that they had."""
+        return None
+
+
+def nearest_pixels(offset: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Whole pixels, halves away from zero."""
+    return np.where(offset < 0, np.ceil(offset - 0.5), np.floor(offset + 0.5)).astype(np.int64)
+
+
+def rolled(images: Images, shift: NDArray[np.int64]) -> Images:
+    """The images (N, box, box) moved by shift (N, 2) pixels, what leaves on one side coming in on the other."""
+    return np.stack([np.roll(image, (dy, dx), (0, 1)) for image, (dx, dy) in zip(images, shift, strict=True)])
 
 
 def mass_centre(mask: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -204,6 +204,17 @@ def test_the_way_back_keeps_what_was_there_and_adds_what_the_reference_adds(part
     assert "rlnAngleRot" not in particles.table.particles  # the set itself is untouched
 
 
+def test_rot_and_tilt_of_the_file_stay_where_images_turn_in_their_plane(particles: ParticleSet) -> None:
+    table = particles.table.particles
+    for place, label in enumerate(("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")):
+        table.set(label, 10.0 * place + np.arange(N))
+    written = ParticleSet.from_table(particles.table)
+    written.rot[:] = written.tilt[:] = written.psi[:] = 0.0
+    flat = written.to_star(flat=True)["particles"]
+    np.testing.assert_array_equal(flat.floats("rlnAngleTilt"), 10.0 + np.arange(N))
+    assert not flat.floats("rlnAnglePsi").any() and not written.to_star()["particles"].floats("rlnAngleTilt").any()
+
+
 def test_columns_of_a_real_file_of_release_4_stay_in_place(shared: Path, unpacked: Callable[[Path], Path]) -> None:
     path = unpacked(shared / "golden/projects/em-testdata-relion4/run_it025_data.star.gz")
     original = star.read(path)

@@ -16,6 +16,8 @@ from body_errors import errors, matrices, poses
 from map_programs import BLUSH, path_with, programs_in
 from refine_runs import ABORT_NOW, ABORTED, Run, needs_mpirun, refined, shell_correlation, start
 
+from relion_py.compute.cli import particle_subtract
+from relion_py.compute.cli.program import run
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import rotation_angle
 from relion_py.compute.io import star
@@ -113,6 +115,22 @@ def test_the_consensus_poses_and_norms_stay(project: Path, multibody: Run) -> No
     after = poses(multibody.out / "run_it002_data.star")["particles"]
     for label in ("rlnAngleRot", "rlnAngleTilt", "rlnOriginXAngst", "rlnNormCorrection", "rlnRandomSubset"):
         assert after.strings(label) == before.strings(label), label
+
+
+def test_bodies_are_subtracted_from_particles(project: Path, multibody: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job Particle subtraction on the run's optimiser; the body that is kept gives the new angles."""
+    monkeypatch.chdir(project)
+    words = ["--i", "MultiBody/run_it002_optimiser.star", "--o", "Subtract/", "--mask", "mask2.mrc"]
+    assert run(particle_subtract._main, words) == 0
+    found = star.read("Subtract/particles_subtracted.star")["particles"]
+    tables = poses(multibody.out / "run_it002_data.star")
+    second = read_bodies("bodies.star", BOX, PIXEL)[1]
+    own = second.own_matrices(matrices(tables["particles"]), matrices(tables["images_body_2"]))
+    found = found.select(np.argsort(found.strings("rlnImageOriginalName")))
+    assert found.strings("rlnImageOriginalName") == tables["particles"].strings("rlnImageName")
+    assert rotation_angle(own, matrices(found)).max() < 0.01
+    assert max(np.abs(found.floats(f"rlnOrigin{axis}Angst")).max() for axis in "XY") <= PIXEL / 2 + 1e-4
+    assert run(particle_subtract._main, [*words, "--ssnr"]) == 1
 
 
 def test_a_run_goes_on_from_any_iteration(project: Path, multibody: Run) -> None:
