@@ -25,8 +25,8 @@ from relion_py.compute.refine.options import RefineOptions
 
 NORM_LIMITS = (0.5, 2.0)
 """Standard deviation of the background that normalised images have."""
-_BATCH = 256
-"""Images looked at between two looks at a request to stop."""
+_BATCH, _BATCH_BYTES = 256, 16 << 20
+"""Images looked at between two looks at a request to stop, at most, and their size."""
 
 
 def first_noise(
@@ -52,9 +52,10 @@ def first_noise(
     for geometry, alike in sums.by_geometry(mine):
         radius, pixels = diameter / (2.0 * geometry.pixel_size), DiscPixels.of_size(geometry.box)
         tube = options.helical_outer_diameter / (2.0 * geometry.pixel_size)
-        for first in range(0, len(alike), _BATCH):
+        step = min(_BATCH, max(1, _BATCH_BYTES // (4 * geometry.box**2)))
+        for first in range(0, len(alike), step):
             host.check_abort()
-            index = alike[first : first + _BATCH]
+            index = alike[first : first + step]
             images = particles.read_images(index)
             psis = particles.psi[index] if options.masks_tubes else None
             warned = warned or _warn_of_norm(images, radius, particles, index, host, tube)
