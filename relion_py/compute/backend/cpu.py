@@ -38,8 +38,8 @@ UNEVEN = 0.1
 """Share of a piece of work by which it may be longer or shorter so that no block is cut."""
 DENSE_ROWS, DENSE_COLUMNS = 256, 1024
 """Orientations and shifted images in one matrix product; its result stays in the processor's cache."""
-IMAGES_AT_A_TIME = 32
-"""So many are masked and transformed at once; their intermediate arrays are small."""
+IMAGES_AT_A_TIME, IMAGES_MIB = 32, 2
+"""So many images at most, of so much memory, are masked and transformed at once; intermediate arrays stay small."""
 GRIDS_MIB = 4096
 """Cap of the threads' accumulators together."""
 
@@ -215,7 +215,8 @@ class CpuBackend:
                 tubes=None if tubes is None else (tubes[0][a:b], tubes[1]),
             )  # fmt: skip
 
-        self.map(work, self.ranges(n, max(self.threads, n // IMAGES_AT_A_TIME)))
+        at_a_time = int(np.clip(IMAGES_MIB * MIB // (4 * box**2), 1, IMAGES_AT_A_TIME))
+        self.map(work, self.ranges(n, max(self.threads, n // at_a_time)))
         return unmasked, masked, spectra, means
 
     def ctf_values(

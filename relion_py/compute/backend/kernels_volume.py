@@ -290,6 +290,18 @@ def add_turned(grid, operators, radius, first, last, out):  # type: ignore[no-un
 
 
 @numba.njit(**_OPTIONS)
+def copy_inside(grid, radius, out):  # type: ignore[no-untyped-def]
+    """Copies the sums (Z, Y, X, 3) within a radius (voxels) from the origin to another grid like it."""
+    depth, height, width, _ = grid.shape
+    for k in range(depth):
+        for i in range(height):
+            rest = radius * radius - (k - depth // 2) ** 2 - (i - height // 2) ** 2
+            if rest >= 0:
+                end = min(int(np.sqrt(rest)) + 1, width)
+                out[k, i, :end] = grid[k, i, :end]
+
+
+@numba.njit(**_OPTIONS)
 def scale_by_radius(volume, factor):  # type: ignore[no-untyped-def]
     """Multiplies a map (Z, Y, X), origin in the middle, in place by factor[r^2]; r in voxels. Depth 1: an image."""
     depth, height, width = volume.shape

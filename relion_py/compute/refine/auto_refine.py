@@ -175,10 +175,10 @@ class AutoRefinement(Engine):
         halves = Halves(self.division, options.threads, self.external)
         old = self.poses()
         with self.working(self._number_of_mine()) as (backend, advance):
-            found = [
-                self.find_in_half(half, backend, model, references[half], sizes, advance)
-                for half, model in enumerate(self.models)
-            ]
+            found = []
+            for half, model in enumerate(self.models):
+                found.append(self.find_in_half(half, backend, model, references[half], sizes, advance))
+                references[half] = []  # half as large as the sums
         self.clock.lap("reading")
         for half, (model, each) in enumerate(zip(self.models, found, strict=True)):
             self.tell_all(model, each)

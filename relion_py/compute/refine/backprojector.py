@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from relion_py.compute.backend import kernels_numba, kernels_volume
 from relion_py.compute.geometry.helix import operators as helix_operators
-from relion_py.compute.refine.projector import padded_box
+from relion_py.compute.refine.projector import padded_box, radii, transform_shape
 
 Array = NDArray[Any]
 SAME_OPERATOR = 1e-5
@@ -72,11 +72,9 @@ class BackProjector:
         self.box = box
         self.ndim = ndim
         self.pad = padded_box(box, padding) / box
-        self.r_max = min(current_size // 2 if current_size >= 0 else box // 2, box // 2)
+        self.r_max, radius = radii(box, current_size, padding)
         self.operators = np.eye(3)[None] if operators is None else np.asarray(operators, np.float64)
-        size = self.r_max_padded + 1
-        depth = 3 if ndim == 2 else 2 * size + 1
-        self.grid: NDArray[np.float32] = np.zeros((depth, 2 * size + 1, size + 1, 3), np.float32)
+        self.grid: NDArray[np.float32] = np.zeros((*transform_shape(radius, ndim), 3), np.float32)
 
     @property
     def r_max_padded(self) -> int:
@@ -155,12 +153,15 @@ class BackProjector:
         exact, others = _factors(self.operators if operators is None else np.asarray(operators, np.float64))
         source = self.grid
         if len(exact):
-            source = self.grid.copy()
-            source[len(source) // 2, source.shape[1] // 2, 0, 1] = 0.0  # a map has no imaginary mean
-            exact = exact.astype(np.int64)
-            self._in_planes(kernels_volume.add_turned, workers, self.grid, source, exact, self.r_max_padded)
-            if len(others):  # interpolate the sums over `exact`, also beyond the radius
-                self._in_planes(kernels_volume.add_turned, workers, source, source.copy(), exact, 2 * len(source))
+            source, origin = self.grid.copy(), (len(self.grid) // 2, self.grid.shape[1] // 2, 0, 1)
+            imaginary, exact = self.grid[origin], exact.astype(np.int64)
+            source[origin] = self.grid[origin] = 0.0  # a map has no imaginary mean
+            if len(others):  # what is interpolated are the sums over `exact`, also beyond the radius
+                self._in_planes(kernels_volume.add_turned, workers, source, self.grid, exact, 2 * len(source))
+                kernels_volume.copy_inside(source, self.r_max_padded, self.grid)
+            else:
+                self._in_planes(kernels_volume.add_turned, workers, self.grid, source, exact, self.r_max_padded)
+            self.grid[origin] = imaginary
         if len(others):
             self._add_mates(others, np.zeros(len(others)), workers, source)
 

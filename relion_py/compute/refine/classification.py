@@ -68,6 +68,7 @@ class Classification(Engine):
         sizes = self.image_sizes
         state.coarse_size = sizes.coarse
         sums, weighted = self._expectation(references, sizes)
+        del references  # as large as the sums, and not needed for new ones
         if self.options.skip_maximize:
             self.write_particles(outputs.OutputNames(self.options.output_root, state.iteration))
             return

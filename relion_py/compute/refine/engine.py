@@ -46,7 +46,7 @@ from relion_py.compute.refine.model import NO_PRIOR, UNKNOWN, ModelState, Optimi
 from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.preparation import ImagePreparation
-from relion_py.compute.refine.projector import FourierReference
+from relion_py.compute.refine.projector import FourierReference, radii, transform_shape, transforms
 from relion_py.compute.refine.reference import read_solvent_mask
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
 from relion_py.compute.refine.solvent import SolventMasks, first_filter, first_filter_profile
@@ -248,6 +248,9 @@ class Engine:
     def fourier_references(self, model: ModelState) -> list[FourierReference]:
         """The model's references ready for projection; their power becomes the prior tau2 unless that is given."""
         lowest = self.options.strict_lowres_exp
+        _, radius = radii(self.box, model.current_size, self.options.padding_factor)
+        # parts of one array, as the expectation takes them
+        whole = np.zeros((model.nr_classes, *transform_shape(radius, self.dimensions)), np.complex64)
         references = []
         for k, volume in enumerate(model.references):
             reference = FourierReference.from_map(
@@ -256,6 +259,7 @@ class Engine:
                 self.options.padding_factor,
                 min_shell=model.shell_of(lowest) if lowest > 0 else -1,
                 workers=self.options.threads,
+                out=whole[k],
             )
             if not self.fixed_tau2:
                 model.tau2_class[k] = reference.spectrum
@@ -425,6 +429,7 @@ class Engine:
         def go_through(step: Expectation) -> None:
             try:
                 while True:
+                    batch = None  # lest its images stay while the next ones are read
                     with lock:
                         batch = next(batches, None)
                     if batch is None:
@@ -469,7 +474,7 @@ class Engine:
                 for size in (geometry.coarse_size(sizes.coarse), geometry.current_size(sizes.current))
             )
             looks.append((coarse, fine, geometry, self.aberrations[group].distortion))
-            least.append(min(step.batch_size(coarse.size, fine.size) for step in steps))
+            least.append(min(step.batch_size(coarse.size, fine.size, geometry.box) for step in steps))
         if source.reads_for_all(self.options, self.job.comm):
             # all ranks must go on in the same batches; their devices may have different memories
             least = np.min(self.job.comm.allgather(least), axis=0).tolist()
@@ -488,6 +493,7 @@ class Engine:
             for index, images in source.batches(self.particles, part, size, self.options, self.job.comm, half):
                 means = images.mean(axis=(1, 2), dtype=np.float64)
                 yield Batch(index, images, coarse, fine, geometry, distortion, means)
+                del images  # before the next ones are read
 
     def _run_batch(
         self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
@@ -559,7 +565,7 @@ class Engine:
         return Expectation(
             backend,
             settings,
-            np.stack([reference.data for reference in references]),
+            transforms(references),
             references[0].pad,
             references[0].r_max_padded,
             tables,

@@ -26,7 +26,7 @@ from relion_py.compute.refine.reference import resample
 
 NORM_LIMITS = (0.5, 2.0)
 """Standard deviation of the background that normalised images have."""
-_BATCH = 2**23
+_BATCH = 2**22
 """Pixels looked at between two looks at a request to stop."""
 
 

@@ -6,6 +6,7 @@ that a projection compares with an image's transform directly (projector.cpp, co
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from relion_py.compute.backend import kernels_numba, kernels_volume
 
 Array = NDArray[Any]
+SLAB_BYTES = 8 << 20
+"""Size of the pieces in which axes of large arrays are transformed."""
 
 
 def padded_box(box: int, padding: float) -> int:
@@ -34,6 +37,18 @@ def without_interpolation(volume: Array, padded: int) -> NDArray[np.float32]:
     out = np.array(volume, np.float32, order="C")
     kernels_volume.scale_by_radius(out if out.ndim == 3 else out[None], factor)
     return out
+
+
+def radii(box: int, current_size: int = -1, padding: float = 2.0) -> tuple[int, int]:
+    """Radius of the sphere that is filled, in Fourier pixels of the unpadded transform and in padded voxels."""
+    r_max = min(current_size // 2 if current_size >= 0 else box // 2, box // 2)
+    return r_max, int(padded_box(box, padding) / box * r_max + 0.5)
+
+
+def transform_shape(radius: int, ndim: int) -> tuple[int, int, int]:
+    """(Z, Y, X) of an oversampled half transform that is filled up to `radius` padded voxels; Z is 3 in 2D."""
+    size = radius + 1
+    return 3 if ndim == 2 else 2 * size + 1, 2 * size + 1, size + 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,7 @@ class FourierReference:
         correct_gridding: bool = True,
         min_shell: int = -1,
         workers: int = 1,
+        out: NDArray[np.complex64] | None = None,
     ) -> FourierReference:
         """Transform of a real-space map, ready for trilinear interpolation.
 
@@ -74,6 +90,7 @@ class FourierReference:
         correct_gridding  divide the map by the interpolator's transform first
         min_shell         shells up to this one are set to zero (after the spectrum is taken); -1 for none
         workers           threads of the FFT
+        out               where to put it, an array of the right shape, zero
         Raises ValueError for a map that is not a cube or a square.
         """
         box = volume.shape[0]
@@ -81,12 +98,11 @@ class FourierReference:
             raise ValueError(f"A reference must be a cube or a square, not {volume.shape}.")
         padded = padded_box(box, padding)
         pad = padded / box
-        r_max = min(current_size // 2 if current_size >= 0 else box // 2, box // 2)
-        radius = int(pad * r_max + 0.5)
+        r_max, radius = radii(box, current_size, padding)
         work = volume
         if correct_gridding:
             work = without_interpolation(volume, padded)
-        data = _transform(work, padded, radius, workers)
+        data = _transform(work, padded, radius, workers, out)
         data /= np.float32(box) ** 2
         limit = radius * radius
         spectrum = kernels_volume.transform_shells(data, pad, limit, box // 2 + 1)
@@ -120,31 +136,66 @@ class FourierReference:
         return out
 
 
-def _transform(volume: Array, padded: int, radius: int, workers: int) -> NDArray[np.complex64]:
+def transforms(references: Sequence[FourierReference]) -> NDArray[np.complex64]:
+    """The transforms of some references as one array (K, Z, Y, X): the one that they are all of, or a copy."""
+    first = references[0].data
+    if len(references) == 1:
+        return first[None]
+    whole = first.base
+    if (
+        whole is not None
+        and whole.shape == (len(references), *first.shape)
+        and all(np.may_share_memory(each.data, part) for each, part in zip(references, whole, strict=True))
+    ):
+        return whole
+    return np.stack([each.data for each in references])
+
+
+def _transform(
+    volume: Array, padded: int, radius: int, workers: int, out: NDArray[np.complex64] | None = None
+) -> NDArray[np.complex64]:
     """FFT of a map zero-padded about its origin, cut to |k| <= radius + 1 along each axis.
 
-    Axis by axis, so that neither the padding nor what lies beyond the radius is ever transformed.
+    Axis by axis, so that neither the padding nor what lies beyond the radius is ever transformed, and slab by slab, so
+    that no intermediate array is as large as the transform.
     """
     size = radius + 1
     box = volume.shape[0]
     keep = np.arange(-size, size + 1)
-    kept = np.abs(keep) <= padded // 2
+    phase = np.where(np.abs(keep) <= padded // 2, _origin_phase(keep, box, padded), 0).astype(np.complex64)
     work = scipy.fft.rfft(volume.astype(np.float32), padded, axis=-1, workers=workers)
     work = work[..., : size + 1] * _origin_phase(np.arange(min(size + 1, work.shape[-1])), box, padded)
-    for axis in range(volume.ndim - 1):
-        work = scipy.fft.fft(work, padded, axis=axis, workers=workers)
-        shape = [1] * work.ndim
-        shape[axis] = -1
-        phase = np.where(kept, _origin_phase(keep, box, padded), 0).astype(np.complex64)
-        work = np.take(work, keep % padded, axis=axis) * phase.reshape(shape)
-    depth = 3 if volume.ndim == 2 else 2 * size + 1
-    data = np.zeros((depth, 2 * size + 1, size + 1), np.complex64)
+    data = np.zeros(transform_shape(radius, volume.ndim), np.complex64) if out is None else out
     width = work.shape[-1]
+
+    def along(axis: int, values: Array, out: Array) -> None:
+        for part in slabs(values.shape, axis, padded):
+            wide = scipy.fft.fft(values[part], padded, axis=axis, workers=workers)
+            shape = [1] * values.ndim
+            shape[axis] = -1
+            np.multiply(np.take(wide, keep % padded, axis=axis), phase.reshape(shape), out=out[part])
+
     if volume.ndim == 2:
-        data[1, :, :width] = work
+        along(0, work, data[1, :, :width])
     else:
-        data[:, :, :width] = work
+        middle = np.empty((len(keep), *work.shape[1:]), np.complex64)
+        along(0, work, middle)
+        along(1, middle, data[:, :, :width])
     return data
+
+
+def slabs(shape: tuple[int, ...], axis: int, length: int) -> Iterator[tuple[slice, ...]]:
+    """Parts, as indices, of an array (Z, Y, X), cut across the other of its first two axes than `axis`; (Y, X) is one.
+
+    Each is of SLAB_BYTES when it has `length` complex numbers along `axis`.
+    """
+    if len(shape) == 2:
+        yield (slice(None),)
+        return
+    across = 1 - axis
+    step = max(1, SLAB_BYTES // (length * shape[2] * np.dtype(np.complex64).itemsize))
+    for first in range(0, shape[across], step):
+        yield (slice(None),) * across + (slice(first, first + step),)
 
 
 def _origin_phase(k: Array, box: int, padded: int) -> NDArray[np.complex64]:

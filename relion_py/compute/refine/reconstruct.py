@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from relion_py.compute.backend import kernels_volume
 from relion_py.compute.image.masks import mask_outside
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.projector import padded_box, without_interpolation
+from relion_py.compute.refine.projector import padded_box, slabs, without_interpolation
 
 Array = NDArray[Any]
 _NO_PRIOR = np.empty(0)
@@ -119,22 +119,39 @@ def reconstruct(
     workers              threads of the FFT
     The sums are not changed (backprojector.cpp, reconstruct).
     """
-    limit = sums.r_max_padded**2
     prior = _NO_PRIOR
     if do_map and tau2 is not None:
         prior = _inverse_tau2(sums, _spectrum(tau2, sums.box // 2 + 1, "tau2"), tau2_fudge)
+    padded = padded_box(sums.box, sums.pad)
+    volume = to_real_space(
+        _divided(sums, prior, first_prior_shell, gridding_iterations, mean_weight, workers),
+        sums.box,
+        padded,
+        ndim=sums.ndim,
+        workers=workers,
+    )
+    volume = mask_outside(volume, -1.0, 3.0, sums.ndim)  # corners alias
+    return without_interpolation(volume, padded)
+
+
+def _divided(
+    sums: BackProjector,
+    prior: NDArray[np.float64],
+    first_prior_shell: int,
+    gridding_iterations: int,
+    mean_weight: float,
+    workers: int,
+) -> NDArray[np.complex64]:
+    """Data over weights, with the prior added to these; see `reconstruct`."""
+    limit = sums.r_max_padded**2
     weights = kernels_volume.add_prior(sums.grid, sums.pad, limit, prior, first_prior_shell)
     if gridding_iterations > 0:
         transform = _iterated_division(sums, weights / mean_weight, gridding_iterations, workers)
         transform /= np.float32(mean_weight)
-    else:
-        floor_limit = int((sums.r_max * sums.pad) ** 2 + 0.5)
-        floors = kernels_volume.floored_shells(weights, sums.pad, floor_limit, max(sums.r_max, 1))
-        transform = kernels_volume.divide(sums.grid, weights, sums.pad, limit, floors)
-    padded = padded_box(sums.box, sums.pad)
-    volume = to_real_space(transform, sums.box, padded, ndim=sums.ndim, workers=workers)
-    volume = mask_outside(volume, -1.0, 3.0, sums.ndim)  # corners alias
-    return without_interpolation(volume, padded)
+        return transform
+    floor_limit = int((sums.r_max * sums.pad) ** 2 + 0.5)
+    floors = kernels_volume.floored_shells(weights, sums.pad, floor_limit, max(sums.r_max, 1))
+    return kernels_volume.divide(sums.grid, weights, sums.pad, limit, floors)
 
 
 def to_real_space(
@@ -144,27 +161,44 @@ def to_real_space(
 
     transform  complex64 (Z, Y, X) of a map scaled by 1 / box^2, origin in the centre of z and y
     padded     even size of the real-space map before it is cut, pixels
-    Axis by axis, so that what will be cut off is not carried along (windowToOridimRealSpace).
+    Axis by axis, so that what will be cut off is not carried along (windowToOridimRealSpace), and slab by slab, so that
+    no intermediate array is as large as the transform.
     """
-    half = transform.shape[1] // 2
-    reach = min(half, padded // 2)
     work = transform[1] if ndim == 2 else transform
     for axis in range(ndim - 1):
-        # -padded/2 would fall on +padded/2, which holds the same frequency already.
-        keep = np.arange(-min(half, padded // 2 - 1), reach + 1)
-        shape = [1] * ndim
-        shape[axis] = -1
-        values = np.take(work, keep + half, axis=axis) * _origin_phase(keep, box, padded).reshape(shape)
-        size = list(work.shape)
-        size[axis] = padded
-        wide = np.zeros(size, np.complex64)
-        wide[(slice(None),) * axis + (keep % padded,)] = values
-        work = scipy.fft.ifft(wide, axis=axis, workers=workers, overwrite_x=True)
-        work = np.ascontiguousarray(work[(slice(None),) * axis + (slice(0, box),)])
+        work = _inverse_along(work, axis, box, padded, workers)
     keep = np.arange(min(work.shape[-1], padded // 2 + 1))
     work = work[..., : len(keep)] * _origin_phase(keep, box, padded)
     volume = scipy.fft.irfft(work, padded, axis=-1, workers=workers)[..., :box]
     return np.ascontiguousarray(volume) * np.float32(box) ** 2
+
+
+def _inverse_along(
+    values: NDArray[np.complex64], axis: int, box: int, padded: int, workers: int
+) -> NDArray[np.complex64]:
+    """Inverse FFT along one axis, whose origin is in its centre, zero-padded to `padded` and cut to `box`."""
+    half = values.shape[axis] // 2
+    # -padded/2 would fall on +padded/2, which holds the same frequency already.
+    low, high = min(half, padded // 2 - 1), min(half, padded // 2)
+    phase = _origin_phase(np.arange(-low, high + 1), box, padded)
+    phase = phase.reshape([-1 if each == axis else 1 for each in range(values.ndim)])
+    before = (slice(None),) * axis
+    size = list(values.shape)
+    size[axis] = box
+    out = np.empty(size, np.complex64)
+    for part in slabs(values.shape, axis, padded):
+        given = values[part]
+        size = list(given.shape)
+        size[axis] = padded
+        wide = np.zeros(size, np.complex64)
+        for first, last in ((0, high + 1), (-low, 0)):
+            if last > first:
+                at = slice(first % padded, (last - 1) % padded + 1)
+                taken, turn = slice(first + half, last + half), slice(first + low, last + low)
+                np.multiply(given[(*before, taken)], phase[(*before, turn)], out=wide[(*before, at)])
+        wide = scipy.fft.ifft(wide, axis=axis, workers=workers, overwrite_x=True)
+        out[part] = wide[(*before, slice(0, box))]
+    return out
 
 
 def _origin_phase(k: Array, box: int, padded: int) -> NDArray[np.complex64]:

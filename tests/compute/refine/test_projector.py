@@ -14,7 +14,9 @@ from installed_relion import installed_relion
 
 from relion_py.compute.backend import kernels_numba
 from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.refine.projector import FourierReference
+from relion_py.compute.refine import projector
+from relion_py.compute.refine.projector import FourierReference, transforms
+from relion_py.compute.refine.reconstruct import to_real_space
 
 RELION = installed_relion("relion_project")
 SHARED = Path(__file__).parents[4] / "shared"
@@ -189,3 +191,42 @@ def test_projections_of_the_installed_relion(tmp_path: Path) -> None:
     values = reference.project(euler_to_matrix(*np.round(angles, 6).T), kx, ky)
     ours = np.stack([image_from_slice(v, kx, ky, box) for v in values])
     np.testing.assert_allclose(ours, expected, atol=2e-4 * expected.std())
+
+
+@pytest.mark.parametrize("current_size", [12, 18])
+@pytest.mark.parametrize("padding", [1.0, 2.0])
+def test_slabs_make_the_transform_of_the_whole_padded_map(
+    monkeypatch: pytest.MonkeyPatch, current_size: int, padding: float
+) -> None:
+    """Forth and back, a line at a time, beside NumPy's transform of the padded cube."""
+    box, padded = 20, int(20 * padding)
+    volume = np.random.default_rng(2).normal(size=(box,) * 3).astype(np.float32)
+    monkeypatch.setattr(projector, "SLAB_BYTES", 1)
+    reference = FourierReference.from_map(volume, current_size, padding, correct_gridding=False)
+    around = (padded - box) // 2
+    cube = np.fft.fftn(np.fft.ifftshift(np.pad(volume, around))) / box**2
+    radius = reference.r_max_padded
+    k = np.arange(-radius - 1, radius + 2)
+    z, y, x = np.meshgrid(k, k, k[k >= 0], indexing="ij")
+    inside = z**2 + y**2 + x**2 <= radius**2
+    expected = np.where(inside, cube[z % padded, y % padded, x % padded], 0)
+    np.testing.assert_allclose(reference.data, expected, atol=1e-5 * np.abs(expected).max())
+    kept = np.zeros((padded,) * 3, complex)
+    # a half transform says of both members of a pair what one of them is
+    kept[z % padded, y % padded, x % padded] = expected
+    kept[-z % padded, -y % padded, -x % padded] = np.conj(expected)
+    back = np.fft.fftshift(np.fft.ifftn(kept).real)[(slice(around, around + box),) * 3] * box**2
+    found = to_real_space(reference.data, box, padded)
+    np.testing.assert_allclose(found, back, atol=1e-5 * np.abs(back).max())
+
+
+def test_transforms_of_one_array_are_not_copied() -> None:
+    volumes = np.random.default_rng(2).normal(size=(2, 12, 12, 12)).astype(np.float32)
+    apart = [FourierReference.from_map(volume, 8) for volume in volumes]
+    whole = np.zeros((2, *apart[0].data.shape), np.complex64)
+    together = [FourierReference.from_map(volume, 8, out=part) for volume, part in zip(volumes, whole, strict=True)]
+    assert transforms(together) is whole
+    np.testing.assert_array_equal(whole, transforms(apart))
+    assert np.shares_memory(transforms(apart[:1]), apart[0].data)
+    # some of them only, or in another order, are another array
+    np.testing.assert_array_equal(transforms(together[::-1])[0], whole[1])
