@@ -203,7 +203,7 @@ def _subtracted(args: Arguments, sums: BackProjector) -> FourierReference | None
     if not path:
         return None
     if args.on("--ewald") or sums.ndim != 3:
-        raise UserError("--subtract is for maps without the curvature of the Ewald sphere; leave out --ewald, --refdim.")
+        raise UserError("--subtract is for plain maps; leave out --ewald and --refdim.")
     volume, _ = read_map(path)
     if volume.shape != (sums.box,) * 3:
         raise UserError(f"{path} must be a cube of {sums.box} voxels, as the map that is made.")
