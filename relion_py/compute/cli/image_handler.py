@@ -27,7 +27,15 @@ from relion_py.compute.image.fsc import NO_RESOLUTION, fsc
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import StackWriter, read_header, read_image, read_map, write_map
 from relion_py.compute.io.star import StarFile, Table
-from relion_py.compute.post.image_operations import Image, Operations, Optimise, apply, centre_of_mass, new_pixel_size
+from relion_py.compute.post.image_operations import (
+    Image,
+    Operations,
+    Optimise,
+    apply,
+    centre_of_mass,
+    moved_and_turned,
+    new_pixel_size,
+)
 from relion_py.compute.post.image_spectra import amplitude_correction, amplitudes, cosine_of_phases
 from relion_py.compute.post.picture import SCHEMES, write_png
 from relion_py.compute.post.sharpening import fit_guinier, guinier_curve
@@ -76,7 +84,7 @@ def _main(argv: list[str], job: Job) -> None:
         print(f"WARNING: --angpix was not given; that of the image, {angpix:g} A, is used.", file=sys.stderr)
     if reports:
         _report(given, reports, angpix, args, job)
-    elif args.on("--average") or args.on("--avg_ampl") or args.on("--avg_ampl2"):
+    elif any(args.on(name) for name in ("--average", "--avg_ampl", "--avg_ampl2", "--avg_ampl2_ali")):
         _average(given, first.shape, angpix, args, job)
     else:
         _change(given, operations_of(args, first, angpix), args, job)
@@ -298,7 +306,8 @@ def _write_list(listed: ListFile, names: list[str], out: str, todo: Operations, 
 
 
 def _average(given: Input, shape: tuple[int, ...], angpix: float, args: Arguments, job: Job) -> None:
-    squared, of_amplitudes = args.on("--avg_ampl2"), not args.on("--average")
+    squared, of_amplitudes = args.on("--avg_ampl2") or args.on("--avg_ampl2_ali"), not args.on("--average")
+    align = _alignment(given, angpix) if args.on("--avg_ampl2_ali") else None
     total = np.zeros((*shape[:-1], shape[-1] // 2 + 1) if of_amplitudes else shape)
     with job.progress(len(given.names)) as bar:
         for done, name in enumerate(given.names, 1):
@@ -306,11 +315,40 @@ def _average(given: Input, shape: tuple[int, ...], angpix: float, args: Argument
             image, _ = _read(name)
             if image.shape != shape:
                 raise UserError(f"{name} has another size than the images before it, so there is no average.")
+            if align is not None:
+                image = align(image, done - 1)
             total += amplitudes(image, squared) if of_amplitudes else image
             bar.update(done)
     dtype = "float16" if args.on("--float16") else "float32"
     write_map(args.text("--o"), (total / len(given.names)).astype(np.float32), angpix, dtype)
     job.say(f" Written: {args.text('--o')}")
+
+
+def _alignment(given: Input, angpix: float) -> Callable[[Image, int], Image]:
+    """What turns image number i (from 0) by its psi and moves it by its origin, which RELION does in that order.
+
+    Origins are in A (rlnOriginXAngst) or, in lists of release 3.0, in pixels.
+    """
+    rows = given.listed.rows if given.listed is not None else None
+    if rows is None or "rlnAnglePsi" not in rows:
+        raise UserError("--avg_ampl2_ali needs a STAR file of images with _rlnAnglePsi.")
+    psi, shifts = rows.floats("rlnAnglePsi"), np.zeros((len(rows), 2))
+    for axis, name in enumerate("XY"):
+        if f"rlnOrigin{name}Angst" in rows:
+            if not angpix > 0:
+                raise UserError("The images do not tell their pixel size; give it with --angpix.")
+            shifts[:, axis] = rows.floats(f"rlnOrigin{name}Angst") / angpix
+        elif f"rlnOrigin{name}" in rows:
+            shifts[:, axis] = rows.floats(f"rlnOrigin{name}")
+
+    def align(image: Image, number: int) -> Image:
+        if image.ndim != 2:
+            raise UserError("--avg_ampl2_ali is for images, not for maps.")
+        angle, (x, y) = np.deg2rad(psi[number]), shifts[number]
+        before = np.array([np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x])
+        return moved_and_turned(image, before, psi[number])
+
+    return align
 
 
 # ---------------------------------------------------------------------------------------------- reports

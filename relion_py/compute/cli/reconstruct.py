@@ -25,12 +25,13 @@ from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_phases, ctf_values, electron_wavelength
 from relion_py.compute.image.fourier import disc_pixels, frequencies, gather, half_transform, phase_shift
 from relion_py.compute.io import star
-from relion_py.compute.io.mrc import write_map
+from relion_py.compute.io.mrc import read_map, write_map
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import OpticsGroup, ParticleTable, read_particles
 from relion_py.compute.post.sharpening import Mtf, read_detectors, relative_mtf
 from relion_py.compute.refine.backprojector import BackProjector, HelicalUnits
 from relion_py.compute.refine.ewald import EwaldSettings, insert_curved, overlap_weight, part_images
+from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.reconstruct import reconstruct, update_tau2
 
 _BATCH = 200
@@ -52,6 +53,7 @@ class Settings:
     flat: bool = False
     quiet: bool = False
     ewald: EwaldSettings | None = None
+    subtracted: FourierReference | None = None
 
 
 def main() -> NoReturn:
@@ -85,6 +87,7 @@ def _main(argv: list[str], job: Job) -> None:
         flat=sums.ndim == 2,
         quiet=args.integer("--verb") <= 0,
         ewald=ewald,
+        subtracted=_subtracted(args, sums),
     )
     say(f" + Back-projecting {len(table)} images ...")
     add_particles(table, sums, angpix, settings, job)
@@ -194,6 +197,19 @@ def _empty_sums(args: Arguments, box: int, angpix: float) -> BackProjector:
     return BackProjector(box, current_size, padding, symmetry.operators(args.text("--sym")), ndim=dimensions)
 
 
+def _subtracted(args: Arguments, sums: BackProjector) -> FourierReference | None:
+    """The map of `--subtract`, None for none; UserError if it is not of the size of the map to be made."""
+    path = args.text("--subtract")
+    if not path:
+        return None
+    if args.on("--ewald") or sums.ndim != 3:
+        raise UserError("--subtract is for plain maps; leave out --ewald and --refdim.")
+    volume, _ = read_map(path)
+    if volume.shape != (sums.box,) * 3:
+        raise UserError(f"{path} must be a cube of {sums.box} voxels, as the map that is made.")
+    return FourierReference.from_map(volume, 2 * sums.r_max, sums.pad)
+
+
 def _insert(
     table: ParticleTable,
     number: int,
@@ -216,6 +232,13 @@ def _insert(
     shift, angles = _poses(table, rows, settings, rng)
     values *= phase_shift(kx, ky, shift[0] / group.pixel_size, shift[1] / group.pixel_size, box)
     weights = np.ones(values.shape, np.float32)
+    # A pixel of another pixel size or box lies at another radius of the map's transform.
+    matrices = euler_to_matrix(*angles) * scale
+    matrices[:, :2] = fault.distortion @ matrices[:, :2]
+    expected = None  # of the map that is subtracted, in an image without a CTF
+    if settings.subtracted is not None:
+        expected = settings.subtracted.project(matrices, kx, ky) * np.float32(scale**2)
+        expected[:, (kx == 0) & (ky == 0)] = 0
     if settings.ctf:
         undo = fault.phase_factors(kx, ky, box, group.pixel_size)
         if undo is not None:
@@ -225,12 +248,11 @@ def _insert(
         ctf = _ctf(table, group, rows, kx, ky, box, settings, fault)
         values *= 1 if group.ctf_premultiplied else ctf
         weights = ctf * ctf
+    if expected is not None:
+        values -= weights * expected
     if settings.fom_weighting:
         fom = _merits(table, rows)
         values, weights = values * fom, weights * fom
-    # A pixel of another pixel size or box lies at another radius of the map's transform.
-    matrices = euler_to_matrix(*angles) * scale
-    matrices[:, :2] = fault.distortion @ matrices[:, :2]
     sums.insert(values, weights, matrices, kx, ky)
 
 

@@ -12,7 +12,6 @@ from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from relion_py.compute.cli.options.stack_create import FLAGS
 from relion_py.compute.cli.parser import Arguments, parse
@@ -21,6 +20,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.io.mrc import StackWriter, read_image
 from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.io.star import StarFile
+from relion_py.compute.post.image_operations import moved_and_turned
 from relion_py.compute.post.star_lists import ListFile, read_list
 
 Image = NDArray[np.float32]
@@ -88,20 +88,6 @@ def _poses(
     return shifts, listed.rows.floats("rlnAnglePsi")
 
 
-def transform(image: Image, shift: NDArray[np.float64], psi: float) -> Image:
-    """The image (y, x) moved by ``shift`` (x, y; pixels), then rotated by psi (degrees) about its origin.
-
-    Linear interpolation; 0 comes in at the edges.  Shifts of whole pixels without rotation are exact.
-    """
-    cosine, sine = np.cos(np.deg2rad(psi)), np.sin(np.deg2rad(psi))
-    y, x = (np.indices(image.shape, dtype=np.float64).T - np.array(image.shape) // 2).T
-    source = np.stack([-sine * x + cosine * y - shift[1], cosine * x + sine * y - shift[0]])
-    source += (np.array(image.shape) // 2)[:, None, None]
-    near = np.round(source)
-    source = np.where(np.abs(source - near) < 1e-6, near, source)
-    return ndimage.map_coordinates(image, source, order=1, mode="constant", cval=0.0, prefilter=False)
-
-
 def _write_stacks(
     listed: ListFile,
     angpix: NDArray[np.float64],
@@ -133,7 +119,7 @@ def _write_stacks(
                         print(f" WARNING: {sources[index]} is left out: {error}", file=sys.stderr)
                         continue
                     if shifts[index].any() or psi[index]:
-                        image = transform(image, shifts[index], psi[index])
+                        image = moved_and_turned(image, shifts[index], psi[index])
                     if writer is None:
                         writer = StackWriter(stack, image.shape, angpix[index], dtype)
                         open_files.enter_context(writer)

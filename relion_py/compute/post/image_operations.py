@@ -296,3 +296,17 @@ def symmetrise(volume: Image, group: str) -> Image:
         np.copyto(turned, np.round(turned), where=np.abs(turned - np.round(turned)) < 1e-4)
         total += ndimage.map_coordinates(volume, turned, order=1, mode="constant", cval=0.0, prefilter=False)
     return (total / len(matrices)).reshape(volume.shape).astype(np.float32)
+
+
+def moved_and_turned(image: Image, shift: NDArray[np.float64], psi: float) -> Image:
+    """The image (y, x) moved by ``shift`` (x, y; pixels), then rotated by psi (degrees) about its origin.
+
+    Linear interpolation; 0 comes in at the edges.  Shifts of whole pixels without rotation are exact.
+    """
+    cosine, sine = np.cos(np.deg2rad(psi)), np.sin(np.deg2rad(psi))
+    y, x = (np.indices(image.shape, dtype=np.float64).T - np.array(image.shape) // 2).T
+    source = np.stack([-sine * x + cosine * y - shift[1], cosine * x + sine * y - shift[0]])
+    source += (np.array(image.shape) // 2)[:, None, None]
+    near = np.round(source)
+    source = np.where(np.abs(source - near) < 1e-6, near, source)
+    return ndimage.map_coordinates(image, source, order=1, mode="constant", cval=0.0, prefilter=False)

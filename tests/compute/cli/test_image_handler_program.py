@@ -180,6 +180,26 @@ def test_average_amplitudes_as_debians_relion(pictures: Path, debian_relion: Cal
         np.testing.assert_allclose(ours, theirs, atol=reach, rtol=1e-4)
 
 
+@pytest.mark.parametrize("unit", ["Angst", ""])
+def test_squared_amplitudes_of_aligned_images_as_debians_relion(
+    pictures: Path, debian_relion: Callable[[str], str], unit: str
+) -> None:
+    """It knows origins in pixels only."""
+    rng, names = np.random.default_rng(8), star.read(pictures / "parts.star")["particles"].strings("rlnImageName")
+    psi, origins = rng.uniform(-180, 180, len(names)), rng.uniform(-4, 4, (2, len(names)))
+    for file, label, scale in (("theirs", "", 1.0), ("ours", unit, 2.0 if unit else 1.0)):
+        table = Table({"rlnImageName": names, "rlnAnglePsi": psi})
+        for axis, values in zip("XY", origins, strict=True):
+            table.set(f"rlnOrigin{axis}{label}", values * scale)
+        star.write(pictures / f"{file}.star", StarFile([("", table)]))
+    code, _, err = program(pictures, "--i", "ours.star", "--avg_ampl2_ali", "--angpix", "2", "--o", "ours.mrc")
+    assert code == 0, err
+    command = [debian_relion("relion_image_handler"), "--i", "theirs.star", "--avg_ampl2_ali", "--o", "theirs.mrc"]
+    subprocess.run(command, cwd=pictures, check=True, capture_output=True)
+    (ours, _), (theirs, _) = read(pictures / "ours.mrc"), read(pictures / "theirs.mrc")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * theirs.max())
+
+
 def test_edge_as_debians_relion(pictures: Path, debian_relion: Callable[[str], str]) -> None:
     write_map(pictures / "mic.mrc", read_stack(pictures / "parts.mrcs")[0][0], 2.0)
     words = [

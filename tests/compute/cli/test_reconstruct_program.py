@@ -21,6 +21,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_stack
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.reconstruct import reconstruct as divide
+from relion_py.compute.simulate import simulate_particles
 
 SHARED = Path(__file__).parents[4] / "shared"
 HEAD = """data_optics
@@ -221,6 +222,29 @@ def test_images_of_two_detectors_are_weighed_as_the_installed_relion(particles: 
     assert np.sqrt(((volume - read(particles / "alike.mrc")[0]) ** 2).mean()) > 0.02 * expected.std()
 
 
+@pytest.mark.skipif(not RELION, reason="RELION is not installed")
+def test_what_projections_of_a_map_leave_as_the_installed_relion(particles: Path) -> None:
+    assert reconstruct(particles, "--i", "in.star", "--o", "known.mrc", "--subset", "1").returncode == 0
+    words = ["--i", "in.star", "--subtract", "known.mrc", "--subset", "2"]
+    assert reconstruct(particles, *words, "--o", "ours.mrc").returncode == 0
+    command = [RELION, *words, "--skip_gridding", "--o", "theirs.mrc"]
+    subprocess.run(command, cwd=particles, check=True, capture_output=True)
+    ours, theirs, whole = (read(particles / f"{name}.mrc")[0] for name in ("ours", "theirs", "known"))
+    assert np.sqrt(((ours - theirs) ** 2).mean()) < 0.01 * theirs.std()
+    assert np.corrcoef(ours.ravel(), whole.ravel())[0, 1] < -0.2  # subtracted, not added
+
+
+def test_nothing_is_left_of_images_less_their_own_map(tmp_path: Path) -> None:
+    """Also with a CTF, for which the reference program does not correct then."""
+    made = simulate_particles(tmp_path, 300, 32, 4.0, snr=float("inf"), seed=3)
+    words = ["--i", "truth.star", "--ctf", "--maxres", "9"]
+    assert reconstruct(tmp_path, *words, "--o", "whole.mrc").returncode == 0
+    assert reconstruct(tmp_path, *words, "--subtract", made.maps[0].name, "--o", "rest.mrc").returncode == 0
+    inside = read(made.mask)[0] > 0.5
+    whole, rest = (read(tmp_path / f"{name}.mrc")[0][inside] for name in ("whole", "rest"))
+    assert rest.std() < 0.1 * whole.std()
+
+
 def test_every_pixel_up_to_the_rim_counts(white_noise: Path) -> None:
     """Against slices that are added in double precision, pixel by pixel, those at Nyquist's frequency among them."""
     assert reconstruct(white_noise, "--i", "in.star", "--o", "ours.mrc").returncode == 0
@@ -298,6 +322,8 @@ def test_stacks_may_have_moved(particles: Path) -> None:
         (["--i", "in.star", "--refdim", "4"], "--refdim must be"),
         (["--i", "in.star", "--sym", "Q7"], "point group"),
         (["--i", "in.star", "--fsc", "in.star"], "has no FSC"),
+        (["--i", "in.star", "--subtract", "none.map"], "none.map"),
+        (["--i", "in.star", "--subtract", "in.star", "--refdim", "2"], "--subtract is for maps"),
         (["--i", "none.star"], "none.star"),
         (["--o", "out.mrc"], "--i must be given"),
     ],

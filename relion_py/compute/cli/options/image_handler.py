@@ -14,7 +14,6 @@ _ABSENT = "Options of the reference that this release refuses"
 _FRAMES = "movie frames are averaged by relion_run_motioncorr"
 
 REFUSED: dict[str, str] = {
-    "--avg_ampl2_ali": "spectra are averaged of images as they are; align them with relion_stack_create first",
     "--avg_bin": _FRAMES,
     "--avg_first": _FRAMES,
     "--avg_last": _FRAMES,
@@ -22,7 +21,7 @@ REFUSED: dict[str, str] = {
 }
 """Flag -> why this release does not do it."""
 
-_SWITCHES = {"--avg_ampl2_ali", "--average_all_movie_frames"}
+_SWITCHES = {"--average_all_movie_frames"}
 
 FLAGS: tuple[Flag, ...] = (
     Flag("--i", "value", "", "image or map (.mrc), stack (.mrcs) or STAR file", required=True),
@@ -78,6 +77,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--edge_yF", "value", "4095", "last row", _EACH),
     Flag("--avg_ampl", "flag", "", "write the average of the amplitudes of all images", _EACH),
     Flag("--avg_ampl2", "flag", "", "write the average of their squares", _EACH),
+    Flag("--avg_ampl2_ali", "flag", "", "and of images that are aligned by the STAR file first", _EACH),
     Flag("--average", "flag", "", "write the average of all images", _EACH),
     Flag("--stats", "flag", "", "tell size, mean, deviation and range", _REPORT),
     Flag("--com", "flag", "", "tell the centre of mass of positive values", _REPORT),
