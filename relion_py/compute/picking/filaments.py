@@ -1,7 +1,8 @@
 """Filaments on maps of figures of merit: peaks joined to tracks, or amyloids followed step by step, cut in segments.
 
-Two things are put right here that RELION does otherwise: the length along a shrunk filament is in A of the micrograph,
-and segments of amyloids are evenly spaced.
+Some things are put right here that RELION does otherwise: the length along a shrunk filament is in A of the
+micrograph, segments of amyloids are evenly spaced, directions are compared around the circle (in RELION 179 and -179
+degrees are far apart), and filaments are not lost with discs that were used up in vain (`join_discs`).
 
 Source: RELION 5, autopicker.cpp (pickCCFPeaks, extractHelicalTubes, exportHelicalTubes, pickAmyloids).
 """
@@ -195,37 +196,62 @@ def _uppermost(discs: Array, largest: float, frame: Frame) -> NDArray[np.bool_]:
 
 
 def join_discs(discs: Array, particle: float, tube: float, curvature: float, rise: float) -> list[Track]:
-    """Tracks through discs, from the strongest on. particle, tube, rise: pixels at work; curvature: one over these."""
+    """Tracks through discs, from the strongest on. particle, tube, rise: pixels at work; curvature: one over these.
+
+    In RELION discs are used up where no track begins, and by tracks that turn out too short, so that whole filaments
+    may get lost. Here those are tried again, as far as they lie off the tracks that there are.
+    """
     tracks: list[Track] = []
     if len(discs) < _FEWEST_PEAKS:
         return tracks
-    used = np.zeros(len(discs), bool)
-    for start in range(len(discs) - 1, -1, -1):
-        if used[start]:
-            continue
-        near, psi, distance = _around(discs, discs[start, :2], particle / 2, ~used)
-        used[start] = True
-        keep = near != start
-        near, psi, distance = near[keep], psi[keep], distance[keep]
-        if len(near) <= 2:
-            continue
-        weight = np.maximum(discs[near, 3], 1)
-        angles = np.arange(1800) * 0.1
-        best = angles[np.argmin((_fold(psi[:, None] - angles) * weight[:, None]).sum(0))]
-        straight, folded = np.abs(psi - best), _fold(psi - best)
-        fits = np.deg2rad(folded) / distance <= curvature
-        ahead = np.abs(folded - straight) < 0.1
-        mine = np.zeros(len(discs), bool)
-        mine[start] = True
-        ends = []
-        for way in (fits & ~ahead, fits & ahead):
-            ends.append(_follow(discs, start, psi[way], distance[way], used, mine, particle, tube, curvature))
-        (first, first_length), (second, second_length) = ends
-        points = [*second[::-1], discs[start, :2], *first]
-        length = first_length + second_length
-        if len(points) >= 3 and length >= max(particle, rise):
-            tracks.append(Track(np.array(points), length))
+    used, joined = np.zeros(len(discs), bool), np.zeros(len(discs), bool)
+    for again in (False, True):
+        for start in range(len(discs) - 1, -1, -1):
+            if again:
+                used = joined.copy()
+            if used[start]:
+                continue
+            mine = np.zeros(len(discs), bool)
+            track = _track_from(discs, start, 2 if again else 3, used, mine, particle, tube, curvature)
+            if track is None or len(track.points) < 3 or track.length < max(particle, rise):
+                continue
+            if again and _nearest(discs[mine], discs[joined]) < particle / 2:
+                continue
+            tracks.append(track)
+            joined |= mine
     return tracks
+
+
+def _nearest(some: Array, others: Array) -> float:
+    """The least distance between discs of two kinds; infinite if there are none of one."""
+    apart = some[:, None, :2] - others[:, :2]
+    return float(np.hypot(apart[..., 0], apart[..., 1]).min(initial=np.inf))
+
+
+def _track_from(
+    discs: Array, start: int, fewest: int, used: NDArray[np.bool_], mine: NDArray[np.bool_], particle: float,
+    tube: float, curvature: float,
+) -> Track | None:  # fmt: skip
+    """The track through a disc, both ways; its discs are marked in `used` and `mine`. None where fewer than `fewest`
+    others are near."""
+    near, psi, distance = _around(discs, discs[start, :2], particle / 2, ~used)
+    used[start] = True
+    keep = near != start
+    near, psi, distance = near[keep], psi[keep], distance[keep]
+    if len(near) < fewest:
+        return None
+    weight = np.maximum(discs[near, 3], 1)
+    angles = np.arange(1800) * 0.1
+    best = angles[np.argmin((_fold(psi[:, None] - angles) * weight[:, None]).sum(0))]
+    fits = np.deg2rad(_fold(psi - best)) / distance <= curvature
+    ahead = np.abs(_turn(psi - best)) <= 90
+    mine[start] = True
+    ends = []
+    for way, direction in ((fits & ~ahead, best + 180), (fits & ahead, best)):
+        there = direction + _turn(psi[way] - direction)
+        ends.append(_follow(discs, start, there, distance[way], used, mine, particle, tube, curvature))
+    (first, first_length), (second, second_length) = ends
+    return Track(np.array([*second[::-1], discs[start, :2], *first]), first_length + second_length)
 
 
 def _around(
@@ -265,11 +291,17 @@ def _follow(
             return points, length
         here = there
         near, psis, distances = _around(discs, here, particle / 2, ~mine)
-        fits = np.deg2rad(np.abs(psis - psi)) / distances < curvature
+        turns = _turn(psis - psi)
+        fits = np.deg2rad(np.abs(turns)) / distances < curvature
         if not fits.any():
             return points, length
         weight = np.maximum(discs[near[fits], 3], 1)
-        psi, reach = float((psis[fits] * weight).sum() / weight.sum()), float(distances[fits].max())
+        psi, reach = psi + float((turns[fits] * weight).sum() / weight.sum()), float(distances[fits].max())
+
+
+def _turn(degrees: Array) -> Array:
+    """Differences of directions, -180 to 180."""
+    return (degrees + 180) % 360 - 180
 
 
 def _fold(degrees: Array) -> Array:

@@ -19,7 +19,7 @@ from relion_py.compute.cli import autopick
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map, write_stack
 from relion_py.compute.io.star import Table
-from relion_py.compute.picking.filaments import cut_track
+from relion_py.compute.picking.filaments import cut_track, join_discs
 
 MINE, THEIRS = "AutoPick/job003/", "AutoPick/theirs/"
 SIZE, PIXEL, WIDTH = 320, 2.0, 12
@@ -181,6 +181,34 @@ def test_limits(project: Lines) -> None:
     assert 0 < len(picks()) < everything
     run(f"{REFS} --shrink 0.6 --read_fom_maps --threshold 50")
     assert len(picks()) == 0 and picks().labels[:2] == ["rlnCoordinateX", "rlnCoordinateY"]
+
+
+def row_of_discs(places: list[tuple[float, float]]) -> np.ndarray:
+    """Discs as `find_discs` gives them, the strongest last."""
+    return np.array([(x, y, 4.0, 40.0, 1.0 + index / 100) for index, (x, y) in enumerate(places)])
+
+
+def test_a_filament_is_not_lost_with_its_strongest_disc() -> None:
+    """The strongest lie where too few others are near: RELION uses them up, and then there are too few for the rest."""
+    along = [*range(-80, 81, 16)]
+    order = sorted(along, key=lambda x: -abs(x), reverse=True)  # the ends are the strongest
+    (track,) = join_discs(row_of_discs([(x, 3.0) for x in order]), 80.0, 20.0, 0.01, 10.0)
+    assert np.ptp(track.points[:, 0]) >= 140 and np.abs(track.points[:, 1] - 3).max() < 1e-6
+    one_by_one = row_of_discs([(x, 3.0) for x in range(-80, 81, 45)])  # farther apart than half a particle
+    assert join_discs(one_by_one, 80.0, 20.0, 0.01, 10.0) == []
+
+
+def test_tracks_along_x_go_both_ways() -> None:
+    """Directions a little above and below 180 degrees are neighbours; as any other line, turned, is followed."""
+    random = np.random.default_rng(2)
+    wave = random.uniform(-1.0, 1.0, 16)
+    lengths = []
+    for angle in (0.0, 40.0, 90.0, 180.0):
+        c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+        places = [(c * x - s * y, s * x + c * y) for x, y in zip(np.arange(16) * 15.0 - 110, wave, strict=True)]
+        (track,) = join_discs(row_of_discs(places), 80.0, 20.0, 0.02, 10.0)
+        lengths.append(track.length)
+    assert np.ptp(lengths) < 1e-6 and lengths[0] > 190
 
 
 def test_segments_along_a_track() -> None:
