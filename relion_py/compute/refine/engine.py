@@ -437,8 +437,9 @@ class Engine:
             step.backend, model, index, batch.images, batch.means, batch.coarse, batch.fine
         )
         step.clock.lap("images")
-        if self.options.skip_align:
-            step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
+        if self.options.keeps_orientations:
+            own = euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index])
+            step.keep_poses(own, and_offsets=self.options.skip_align)
         return step.run(prepared, None if only_class is None else only_class[index])
 
     def _alike(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -510,7 +511,7 @@ class Engine:
         self, model: ModelState, tables: SamplingTables, grid: Sampling, members: NDArray[np.int64]
     ) -> LocalSearch | BodySearch | None:
         """Where `members` are searched; None: everywhere."""
-        if model.orientational_prior_mode == NO_PRIOR or self.options.skip_align:
+        if model.orientational_prior_mode == NO_PRIOR or self.options.keeps_orientations:
             return None
         p = self.particles
         if self.options.masks_tubes:
@@ -541,8 +542,9 @@ class Engine:
         for index, new in (item for part in self.job.comm.allgather(found) for item in part):
             good = ~new.failed
             to = index[good]
-            if not self.options.skip_align:
+            if not self.options.keeps_orientations:
                 p.rot[to], p.tilt[to], p.psi[to] = matrix_to_euler(new.matrix[good])
+            if not self.options.skip_align:
                 p.origin_x[to], p.origin_y[to] = new.offset[good].T
             p.class_number[to] = new.class_index[good] + 1
             if self.options.do_norm_correction:
@@ -588,7 +590,7 @@ class Engine:
 
     def update_helical_priors(self, model: ModelState) -> None:
         """Prior angles of helical segments for the next iteration."""
-        if self.options.helix and model.ref_dim == 3 and not self.options.skip_align:
+        if self.options.helix and model.ref_dim == 3 and not self.options.keeps_orientations:
             told = update_priors(self.particles, model, self.options)
             if told:
                 self.job.say(told)

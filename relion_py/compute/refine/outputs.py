@@ -231,7 +231,7 @@ def write_iteration(
     names = OutputNames(options.output_root, FINAL if joined else state.iteration)
     for half, model in zip((1, 2) if len(models) == 2 else (0,), models, strict=True):
         write_model(names, model, half)
-        if sampling.is_3d and not (options.skip_align or state.is_gradient):
+        if sampling.is_3d and not (options.keeps_orientations or state.is_gradient):
             write_angular_distribution(names, model, sampling, half)
     write_sampling(names, sampling)
     write_data(names, data)

@@ -105,7 +105,7 @@ class ImagePreparation:
         norm = self.norm(model, index)
         origin = self.origins(index, geometry)
         turn = helical.turns(p.psi[index]) if options.helical_symmetry else None
-        if turn is not None and not (options.skip_align or helical.is_local(model, self.sampling, options)):
+        if turn is not None and not (options.keeps_orientations or helical.is_local(model, self.sampling, options)):
             # offsets along the helix begin anew
             origin = helical.to_image(helical.to_frame(origin, turn) * [0.0, 1.0], turn)
         shift = np.floor(origin + 0.5).astype(np.int64)
