@@ -74,7 +74,7 @@ class Batch:
     """Particles `index` (N,) that are treated together, their images (N, box, box), and how they are compared.
 
     geometry: that of all the images; distortion (2, 2): see `estep_numba.block_rotations`. images may be the device's.
-    means (N,): those of the images.
+    means (N,): those of the images. reconstructed: others of which the maps are made, if so; means are those of these.
     """
 
     index: NDArray[np.int64]
@@ -84,6 +84,7 @@ class Batch:
     geometry: ImageGeometry
     distortion: NDArray[np.float32]
     means: NDArray[np.float64]
+    reconstructed: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -423,10 +424,12 @@ class Engine:
         self, parts: Sequence[tuple[NDArray[np.int64], int, DiscPixels, DiscPixels, ImageGeometry, NDArray]]
     ) -> Generator[Batch, None, None]:
         """Batches of parts: particles, how many at most, and how all of them are compared."""
+        others = self.particles.images_to_reconstruct if self.state.has_converged else None
         for part, size, coarse, fine, geometry, distortion in parts:
             for index, images in source.batches(self.particles, part, size, self.options, self.job.comm):
-                means = images.mean(axis=(1, 2), dtype=np.float64)
-                yield Batch(index, images, coarse, fine, geometry, distortion, means)
+                other = None if others is None else others.read_images(index)
+                means = (images if other is None else other).mean(axis=(1, 2), dtype=np.float64)
+                yield Batch(index, images, coarse, fine, geometry, distortion, means, other)
 
     def _run_batch(
         self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
@@ -434,7 +437,7 @@ class Engine:
         p, index = self.particles, batch.index
         step.look_at(batch.geometry, batch.distortion)
         prepared = self.preparation.prepare(
-            step.backend, model, index, batch.images, batch.means, batch.coarse, batch.fine
+            step.backend, model, index, batch.images, batch.means, batch.coarse, batch.fine, batch.reconstructed
         )
         step.clock.lap("images")
         if self.options.keeps_orientations:

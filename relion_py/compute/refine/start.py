@@ -190,6 +190,11 @@ def _with_bodies(
     options: RefineOptions, old: outputs.Continuation, particles: ParticleSet, host: Host
 ) -> MultiBodyRefinement:
     """A multi-body refinement, a new one or one that goes on."""
+    if particles.images_to_reconstruct is not None:
+        raise UserError(
+            f"{particles.table.path} has a column _rlnReconstructImageName, from whose images no bodies are "
+            "subtracted: remove the column."
+        )
     first = old.models[0]
     box, pixel_size = first.ori_size, first.pixel_size
     bodies = read_bodies(options.multibody_masks, box, pixel_size, normalise_overlap=options.normalise_overlap)
