@@ -223,6 +223,12 @@ class ParticleTable:
             name = self.particles.row(int(indices[np.argmax(bad)]))["rlnImageName"]
             raise mrc.MrcError(f"{name} has pixels that are not numbers (NaN or infinite); extract it again.")
 
+    def with_images(self, label: str) -> ParticleTable:
+        """The same particles with the images that another column names."""
+        other = self.select(np.arange(len(self)))
+        other.particles.set("rlnImageName", self.strings(label))
+        return other
+
     def rename_block(self, name: str) -> None:
         """Give the table of particles another name in the file."""
         self.star.blocks = [(name if old == self.block else old, block) for old, block in self.star.blocks]

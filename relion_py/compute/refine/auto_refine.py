@@ -113,6 +113,11 @@ class AutoRefinement(Engine):
         say(f" Auto-refine: + Final data parameters are stored in: {root}_data.star")
         kind = "already with masking" if self.options.solvent_correct_fsc else "without masking"
         say(f" Auto-refine: + Final resolution ({kind}) is: {self.models[0].current_resolution:g}")
+        if self.particles.images_to_reconstruct is not None:
+            say(
+                " Auto-refine: + Used rlnReconstructImageName images for final reconstruction. Ignore filtered map, "
+                "and only assess the unfiltered half-reconstructions!"
+            )
         if self.state.accuracy_rot > 10.0:
             say(
                 " Auto-refine: + WARNING: The angular accuracy is worse than 10 degrees, so basically you cannot align "

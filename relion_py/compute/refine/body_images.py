@@ -97,8 +97,10 @@ class BodyPreparation(ImagePreparation):
         means: NDArray[np.float64],
         coarse: DiscPixels,
         fine: DiscPixels,
+        reconstructed: NDArray[np.float32] | None = None,
     ) -> PreparedImages:
-        """As `ImagePreparation.prepare`, of the model's body."""
+        """As `ImagePreparation.prepare`, of the model's body; other images are not back-projected."""
+        assert reconstructed is None  # refused
         assert isinstance(model, BodyModel) and self.bodies is not None
         assert isinstance(backend, CpuBackend)  # --gpu is refused
         p, body = self.particles, self.bodies[model.body]

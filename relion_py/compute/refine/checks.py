@@ -18,7 +18,7 @@ from relion_py.compute.geometry.helix import check_parameters, check_tube
 from relion_py.compute.geometry.symmetry import canonical
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.io.mrc import check_size, read_header
-from relion_py.compute.io.particles import OpticsGroup
+from relion_py.compute.io.particles import OpticsGroup, ParticleTable
 from relion_py.compute.post.local_symmetry_files import read_regions
 from relion_py.compute.post.sharpening import read_detectors
 from relion_py.compute.refine.data import ParticleSet
@@ -49,7 +49,10 @@ def check_run(options: RefineOptions, particles: ParticleSet) -> list[str]:
 
     collect(lambda: _symmetry(options))
     collect(lambda: _optics(particles))
-    collect(lambda: _stacks(particles))
+    collect(lambda: _stacks(particles, particles.table))
+    others = particles.images_to_reconstruct
+    if others is not None and options.auto_refine:
+        collect(lambda: _stacks(particles, others))
     if options.ctf:
         collect(lambda: _ctf(particles))
     collect(lambda: _maps(options, particles))
@@ -99,14 +102,8 @@ def _group_features(group: OpticsGroup, path: str) -> Iterator[str]:
         yield f"{path}: optics group {group.name}: {error}"
 
 
-def _stacks(particles: ParticleSet) -> Iterator[str]:
+def _stacks(particles: ParticleSet, table: ParticleTable) -> Iterator[str]:
     """Every stack exists, is whole, has square images of the right size and as many as are asked for."""
-    table = particles.table
-    if "rlnReconstructImageName" in table:
-        yield (
-            f"{table.path} has a column _rlnReconstructImageName, other images for the last reconstruction, which are "
-            "not in this release: remove the column to reconstruct from the images that are refined."
-        )
     box_of_stack = np.zeros(len(table.stacks), dtype=np.int64)
     box_of_stack[table.stack_index] = particles.boxes
     missing: list[str] = []

@@ -86,7 +86,7 @@ class Classification(Engine):
 
     def _adjust_sampling(self, references: list[FourierReference]) -> None:
         """Measures how accurate angles and offsets are, and samples as finely as that is worth."""
-        if not self.by_correlation and not self.options.skip_align:
+        if not self.by_correlation and not self.options.keeps_orientations:
             self.estimate_accuracy(self.models[0], references, self.job.comm)
         if self.options.auto_sampling:
             if self.state.iteration > 1:

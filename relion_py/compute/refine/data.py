@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -319,6 +320,12 @@ class ParticleSet:
             with open_stack(self.scratch.stack(int(group) + 1)) as stack:
                 images[mine] = stack.images(places[mine])
         return images
+
+    @cached_property
+    def images_to_reconstruct(self) -> ParticleTable | None:
+        """The particles with the images of which the last maps are made, if others than those that are compared."""
+        label = "rlnReconstructImageName"
+        return self.table.with_images(label) if label in self.table else None
 
     def _square(self, images: NDArray[np.float32], wanted: IntArray) -> NDArray[np.float32]:
         box = self._box_of(wanted[0])

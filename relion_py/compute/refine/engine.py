@@ -75,7 +75,7 @@ class Batch:
     """Particles `index` (N,) that are treated together, their images (N, box, box), and how they are compared.
 
     geometry: that of all the images; distortion (2, 2): see `estep_numba.block_rotations`. images may be the device's.
-    means (N,): those of the images.
+    means (N,): those of the images. reconstructed: others of which the maps are made, if so; means are those of these.
     """
 
     index: NDArray[np.int64]
@@ -85,6 +85,7 @@ class Batch:
     geometry: ImageGeometry
     distortion: NDArray[np.float32]
     means: NDArray[np.float64]
+    reconstructed: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -489,11 +490,13 @@ class Engine:
         half: int | None,
     ) -> Generator[Batch, None, None]:
         """Batches of parts: particles, how many at most, and how all of them are compared."""
+        others = self.particles.images_to_reconstruct if self.state.has_converged else None
         for part, size, coarse, fine, geometry, distortion in parts:
             for index, images in source.batches(self.particles, part, size, self.options, self.job.comm, half):
-                means = images.mean(axis=(1, 2), dtype=np.float64)
-                yield Batch(index, images, coarse, fine, geometry, distortion, means)
-                del images  # before the next ones are read
+                other = None if others is None else others.read_images(index)
+                means = (images if other is None else other).mean(axis=(1, 2), dtype=np.float64)
+                yield Batch(index, images, coarse, fine, geometry, distortion, means, other)
+                del images, other  # before the next ones are read
 
     def _run_batch(
         self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
@@ -501,11 +504,12 @@ class Engine:
         p, index = self.particles, batch.index
         step.look_at(batch.geometry, batch.distortion)
         prepared = self.preparation.prepare(
-            step.backend, model, index, batch.images, batch.means, batch.coarse, batch.fine
+            step.backend, model, index, batch.images, batch.means, batch.coarse, batch.fine, batch.reconstructed
         )
         step.clock.lap("images")
-        if self.options.skip_align:
-            step.keep_poses(euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index]))
+        if self.options.keeps_orientations:
+            own = euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index])
+            step.keep_poses(own, and_offsets=self.options.skip_align)
         return step.run(prepared, None if only_class is None else only_class[index])
 
     def _alike(self, members: NDArray[np.int64]) -> list[NDArray[np.int64]]:
@@ -581,7 +585,7 @@ class Engine:
         self, model: ModelState, tables: SamplingTables, grid: Sampling, members: NDArray[np.int64]
     ) -> LocalSearch | BodySearch | None:
         """Where `members` are searched; None: everywhere."""
-        if model.orientational_prior_mode == NO_PRIOR or self.options.skip_align:
+        if model.orientational_prior_mode == NO_PRIOR or self.options.keeps_orientations:
             return None
         p = self.particles
         if self.options.masks_tubes:
@@ -612,8 +616,9 @@ class Engine:
         for index, new in (item for part in self.job.comm.allgather(found) for item in part):
             good = ~new.failed
             to = index[good]
-            if not self.options.skip_align:
+            if not self.options.keeps_orientations:
                 p.rot[to], p.tilt[to], p.psi[to] = matrix_to_euler(new.matrix[good])
+            if not self.options.skip_align:
                 p.origin_x[to], p.origin_y[to] = new.offset[good].T
             p.class_number[to] = new.class_index[good] + 1
             if self.options.do_norm_correction:
@@ -665,7 +670,7 @@ class Engine:
 
     def update_helical_priors(self, model: ModelState) -> None:
         """Prior angles of helical segments for the next iteration."""
-        if self.options.helix and model.ref_dim == 3 and not self.options.skip_align:
+        if self.options.helix and model.ref_dim == 3 and not self.options.keeps_orientations:
             told = update_priors(self.particles, model, self.options)
             if told:
                 self.job.say(told)

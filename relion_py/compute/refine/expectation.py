@@ -216,9 +216,9 @@ class Expectation:
         self.distortion = (distortion / geometry.ratio).astype(np.float32)
         self.settings = replace(self.settings, box=geometry.box, pixel_size=geometry.pixel_size)
 
-    def keep_poses(self, matrices: NDArray[np.float64]) -> None:
-        """The next batch's particles keep these orientations (N, 3, 3) and their offsets."""
-        self._use(OwnPoses.tables(matrices))
+    def keep_poses(self, matrices: NDArray[np.float64], and_offsets: bool = True) -> None:
+        """The next batch's particles keep these orientations (N, 3, 3) and, if so, their offsets."""
+        self._use(OwnPoses.tables(matrices, None if and_offsets else self.sampling))
         self.local = OwnPoses()
         log_class = self.log_pdf[:, :1]
         self.log_pdf = np.repeat(log_class, len(matrices), axis=1)

@@ -88,7 +88,7 @@ def optimiser_to_star(
         "rlnBestResolutionThusFar": 1.0 / state.best_resolution,
         "rlnNumberOfIterWithoutChangingAssignments": state.nr_iter_wo_large_hidden_variable_changes,
         "rlnDoSkipAlign": options.skip_align,
-        "rlnDoSkipRotate": False,
+        "rlnDoSkipRotate": options.skip_rotate,
         "rlnOverallAccuracyRotations": float(state.accuracy_rot),
         "rlnOverallAccuracyTranslationsAngst": float(state.accuracy_trans),
         "rlnChangesOptimalOrientations": float(state.current_changes_optimal_orientations),
@@ -191,7 +191,6 @@ def _helix_options(general: ListValues) -> dict[str, Any]:
 
 _FOREIGN: Mapping[str, tuple[str, str]] = {
     "rlnFourierMask": ("None", "a Fourier mask"),
-    "rlnDoSkipRotate": ("0", "fixed orientations"),
     "rlnTomoTomogramsFile": ("", "tomograms"),
     "rlnFourierSpaceInterpolator": ("1", "nearest-neighbour interpolation"),
 }
@@ -274,6 +273,7 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         iterations=general.integer("rlnNumberOfIterations"),
         center_classes=bool(general.integer("rlnDoCenterClasses", 0)),
         skip_align=bool(general.integer("rlnDoSkipAlign", 0)),
+        skip_rotate=bool(general.integer("rlnDoSkipRotate", 0)),
         fast_subsets=bool(general.integer("rlnDoFastSubsetOptimisation", 0)),
         random_seed=general.integer("rlnRandomSeed"),
         tau2_fudge=general.number("rlnTau2FudgeArg", -1.0),

@@ -161,6 +161,7 @@ class RefineOptions:
     limit_tilt: float = _option("--limit_tilt", "number", -91.0, minimum=-91.0, maximum=91.0)  # degrees
     allow_coarser_sampling: bool = _option("--allow_coarser_sampling", "switch", False, on_continue="change")
     skip_align: bool = _option("--skip_align", "switch", False, on_continue="change")
+    skip_rotate: bool = _option("--skip_rotate", "switch", False, on_continue="change")
     fast_subsets: bool = _option("--fast_subsets", "switch", False, on_continue="change")
     auto_local_healpix_order: int = _option(
         "--auto_local_healpix_order", "integer", 4, minimum=0, maximum=9, on_continue="change"
@@ -313,6 +314,11 @@ class RefineOptions:
     def has_reference(self) -> bool:
         """Whether references were given; without one the classes are 2D and made from the particles."""
         return self.reference not in ("", "None")
+
+    @property
+    def keeps_orientations(self) -> bool:
+        """Whether particles keep the orientations of the input; offsets are searched unless --skip_align is given."""
+        return self.skip_align or self.skip_rotate
 
     @property
     def is_3d(self) -> bool:
@@ -577,6 +583,7 @@ def _problems_of_auto_refinement(options: RefineOptions) -> list[str]:
         problems.append(f"Auto-refinement has one class, not {options.classes}: leave --K out, or --auto_refine.")
     for flag, given in (
         ("--skip_align", options.skip_align),
+        ("--skip_rotate", options.skip_rotate),
         ("--fast_subsets", options.fast_subsets),
         ("--allow_coarser_sampling", options.allow_coarser_sampling),
         ("--center_classes", options.center_classes),

@@ -249,7 +249,7 @@ def write_model_of_iteration(
     """The files of one of the models, number 0 or 1: of a half, of a classification or of the joined last one."""
     half = number + 1 if len(models) == 2 else 0
     write_model(names, models[number], half)
-    if sampling.is_3d and not (options.skip_align or state.is_gradient):
+    if sampling.is_3d and not (options.keeps_orientations or state.is_gradient):
         write_angular_distribution(names, models[number], sampling, half)
 
 

@@ -94,10 +94,12 @@ class ImagePreparation:
         means: NDArray[np.float64],
         coarse: DiscPixels,
         fine: DiscPixels,
+        reconstructed: NDArray[np.float32] | None = None,
     ) -> PreparedImages:
         """Particles of one geometry (N, box, box) as the model's references are compared with them at two sizes.
 
-        means (N,): those of the images, which are changed.
+        means (N,): those of the images, which are changed. reconstructed: the images that are back-projected instead
+        of these, if so, with their means.
         """
         p, options = self.particles, self.options
         geometry = self.geometries[p.optics_group[index[0]]]
@@ -105,15 +107,14 @@ class ImagePreparation:
         norm = self.norm(model, index)
         origin = self.origins(index, geometry)
         turn = helical.turns(p.psi[index]) if options.helical_symmetry else None
-        if turn is not None and not (options.skip_align or helical.is_local(model, self.sampling, options)):
+        if turn is not None and not (options.keeps_orientations or helical.is_local(model, self.sampling, options)):
             # offsets along the helix begin anew
             origin = helical.to_image(helical.to_frame(origin, turn) * [0.0, 1.0], turn)
         shift = np.floor(origin + 0.5).astype(np.int64)
         # without a search for offsets the images are moved all the way
         rest = origin - shift if options.skip_align else None
         tube_radius = options.helical_outer_diameter / (2.0 * pixel_size)
-        unmasked, masked, spectrum, masked_means = backend.transform_images(
-            images,
+        how = (
             shift,
             geometry.gain / norm,
             self.diameter / (2.0 * pixel_size),
@@ -122,6 +123,9 @@ class ImagePreparation:
             self.noise(model, index, geometry),
             (p.psi[index], tube_radius) if options.masks_tubes else None,
         )
+        unmasked, masked, spectrum, masked_means = backend.transform_images(images, *how)
+        if reconstructed is not None:
+            unmasked = backend.transform_images(reconstructed, *how)[0]
         self.undo_optics(index, fine, backend, unmasked, masked)
         if rest is not None:
             phase = backend.to_device(phase_shift(fine.kx, fine.ky, rest[:, 0], rest[:, 1], box))

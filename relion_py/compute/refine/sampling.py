@@ -6,7 +6,7 @@ of in-plane angles hold every orientation, coarse and oversampled.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
@@ -213,13 +213,18 @@ def _log(weights: NDArray[np.float64]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class OwnPoses:
-    """A search that leaves every particle of a batch where it is: its own orientation and no shift (--skip_align)."""
+    """A search in which particles keep their orientations (--skip_rotate), or their offsets, too (--skip_align)."""
 
     @staticmethod
-    def tables(matrices: NDArray[np.float64]) -> SamplingTables:
-        """Tables in which direction n is the Euler matrix (N, 3, 3) of the batch's particle n."""
+    def tables(matrices: NDArray[np.float64], shifts: SamplingTables | None = None) -> SamplingTables:
+        """Tables in which direction n is the Euler matrix (N, 3, 3) of the batch's particle n.
+
+        shifts: those of these tables are looked at, else none.
+        """
         mats = _float32(matrices)[:, None]
         psi = np.array([[[1.0, 0.0]]], np.float32)
+        if shifts is not None:
+            return replace(shifts, coarse_mats=mats, fine_mats=mats, coarse_psi=psi, fine_psi=psi)
         still = np.zeros((1, 2))
         return SamplingTables(mats, mats, psi, psi, still, still, still[None])
 

@@ -38,8 +38,8 @@ DEFAULT_PSI_STEP = 10.0
 
 def new_run(options: RefineOptions, particles: ParticleSet, host: Host) -> AutoRefinement | Classification:
     """A run on `particles`, those of the options, before its first iteration; its iteration-0 files are written."""
-    if options.skip_align:
-        options = replace(options, oversampling=0)  # there is nothing to search
+    if options.keeps_orientations:
+        options = replace(options, oversampling=0)  # nothing is searched, or offsets alone in their full steps
     _begin_with_priors(particles, options)
     state = OptimiserState(random_seed=_seed(options, host), incr_size=options.incr_size)
     state.refs_are_ctf_corrected = True
@@ -100,7 +100,7 @@ def _first_model(options: RefineOptions, particles: ParticleSet, sampling: Sampl
         nr_particles_per_group=particles.particles_per_group(),
         nr_classes=options.classes,
         nr_optics_groups=particles.nr_optics_groups,
-        nr_directions=1 if options.skip_align else grid_of(sampling).n_directions,
+        nr_directions=1 if options.keeps_orientations else grid_of(sampling).n_directions,
         ref_dim=3 if options.is_3d else 2,
     )
     model.padding_factor = float(options.padding_factor)
@@ -171,9 +171,9 @@ def continued_run(
     outputs.apply_changes(old, options)
     if options.helical_symmetry:
         helical.set_offsets(old.sampling, options)
-    if options.skip_align:
+    if options.keeps_orientations:
         options = replace(options, oversampling=0)
-    directions = 1 if options.skip_align else grid_of(old.sampling).n_directions
+    directions = 1 if options.keeps_orientations else grid_of(old.sampling).n_directions
     for model in old.models:
         if model.pdf_direction.shape[1] != directions:  # 2D files do not hold it
             model.pdf_direction = np.repeat(model.pdf_class[:, None] / directions, directions, axis=1)
@@ -190,6 +190,11 @@ def _with_bodies(
     options: RefineOptions, old: outputs.Continuation, particles: ParticleSet, host: Host
 ) -> MultiBodyRefinement:
     """A multi-body refinement, a new one or one that goes on."""
+    if particles.images_to_reconstruct is not None:
+        raise UserError(
+            f"{particles.table.path} has a column _rlnReconstructImageName, from whose images no bodies are "
+            "subtracted: remove the column."
+        )
     first = old.models[0]
     box, pixel_size = first.ori_size, first.pixel_size
     bodies = read_bodies(options.multibody_masks, box, pixel_size, normalise_overlap=options.normalise_overlap)
@@ -240,7 +245,7 @@ def _sampling(options: RefineOptions, pixel_size: float) -> SamplingState:
         relax_symmetry=options.relax_symmetry,
         is_3d=three_d,
         limit_tilt=options.limit_tilt,
-        perturbation_factor=0.0 if options.skip_align else options.perturb,
+        perturbation_factor=0.0 if options.keeps_orientations else options.perturb,
     )
     sampling.healpix_order_ori, sampling.psi_step_ori = options.healpix_order, step
     sampling.offset_range_ori, sampling.offset_step_ori = sampling.offset_range, sampling.offset_step

@@ -140,10 +140,10 @@ MISTAKES: dict[str, tuple[Change, dict[str, object], str]] = {
     ),
     "no box": (lambda: set_optics("rlnImageSize", "0"), {}, "has no _rlnImageSize"),
     "odd box": (lambda: set_optics("rlnImageSize", "33"), {}, "the box of 33 pixels is odd"),
-    "other images to reconstruct": (
-        lambda: add_column("rlnReconstructImageName"),
+    "no images to reconstruct": (
+        lambda: add_column("rlnReconstructImageName", [f"{n + 1}@other.mrcs" for n in range(24)]),
         {},
-        "_rlnReconstructImageName, other images",
+        "names other.mrcs, which cannot be found",
     ),
     "tiny diameter": (lambda: None, {"particle_diameter": "5"}, "less than four pixels"),
     "no directory": (lambda: None, {"o": "Refine3D/job9/run"}, "The output directory Refine3D/job9 does not"),

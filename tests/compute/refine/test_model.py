@@ -118,7 +118,6 @@ def test_classifications_of_the_reference_are_read(shared: Path, name: str) -> N
     ("label", "value", "words"),
     [
         ("rlnFourierMask", "mask.mrc", "a Fourier mask"),
-        ("rlnDoSkipRotate", "1", "fixed orientations"),
         ("rlnModelStarFile2", "", "numbered iteration"),
         ("rlnParticleDiameter", "wide", "_rlnParticleDiameter is 'wide'"),
     ],

@@ -37,6 +37,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # noise spectra were once those of micrographs
     tables["particles"].set("rlnMicrographName", [f"mic{1 + n % 2}.mrc" for n in range(N)])
     star.write(root / "plain.star", tables)
+    posed = tables["particles"].copy()
+    for label in (f"rlnAngle{angle}" for angle in ("Rot", "Tilt", "Psi")):
+        posed.set(label, star.read(root / "truth.star")["particles"].floats(label))
+    star.write(root / "posed.star", {"optics": tables["optics"], "particles": posed})
     transforms = np.fft.rfft2(table.read_images(np.arange(N))) * ctf_image(ctf_params(table), BOX, PIXEL)
     images = np.fft.irfft2(transforms, s=(BOX, BOX))
     write_stack(root / "multiplied.mrcs", (images / images.std()).astype(np.float32), PIXEL)
@@ -57,6 +61,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("all", ""),
         ("all", "--firstiter_cc"),
         ("second", "--ctf_intact_first_peak"),
+        ("posed", "--skip_rotate"),
     ],
 )
 def test_poses_and_map_are_those_of_release_3(

@@ -222,7 +222,6 @@ NOT_IN_THIS_RELEASE: Mapping[str, str] = {
     "--offset_range_x": _SEARCH,
     "--offset_range_y": _SEARCH,
     "--offset_range_z": _SEARCH,
-    "--skip_rotate": _SEARCH,
     "--fourier_mask": _FOURIER_MASK,
     "--helical_exclude_resols": _FOURIER_MASK,
     "--ctf_uncorrected_ref": "it takes references that show the object, not its images",
