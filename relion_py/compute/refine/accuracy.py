@@ -88,23 +88,39 @@ def _first_distinct(
     reference: FourierReference, matrices: NDArray[np.float64], view: NDArray, weight: NDArray, pixels: DiscPixels
 ) -> tuple[int, NDArray[np.floating]]:
     """Number of the first of some views (E, 3, 3) that can be told from `view` (P,), else of the last; by what (P,)."""
-    power = np.zeros((1, len(weight)))
+    power = np.zeros(len(weight), np.float32)
     for first in range(0, len(matrices), _VIEWS_AT_ONCE):
-        difference = reference.project(matrices[first : first + _VIEWS_AT_ONCE], pixels.kx, pixels.ky) - view
-        power = (difference.real**2 + difference.imag**2) * weight
-        above = np.flatnonzero(power.sum(axis=1) > LOG_ODDS)
-        if len(above):
-            return first + int(above[0]), power[above[0]]
-    return len(matrices) - 1, power[-1]
+        others = reference.project(matrices[first : first + _VIEWS_AT_ONCE], pixels.kx, pixels.ky)
+        told = _first_told_apart(others, view, weight, power)
+        if told < len(others):
+            return first + told, power
+    return len(matrices) - 1, power
+
+
+@njit(cache=True, nogil=True)
+def _first_told_apart(others, view, weight, power):  # type: ignore[no-untyped-def]
+    """Number of the first of `others` (E, P) that can be told from `view` (P,), or E; power (P,): by what, the last."""
+    for e in range(others.shape[0]):
+        snr = 0.0
+        for p in range(view.shape[0]):
+            difference = others[e, p] - view[p]
+            power[p] = (difference.real * difference.real + difference.imag * difference.imag) * weight[p]
+            snr += power[p]
+        if snr > LOG_ODDS:
+            return e
+    return others.shape[0]
 
 
 @njit(cache=True, nogil=True)
 def _first_moved(power, k, angles):  # type: ignore[no-untyped-def]
     """Number of the first shift, in radians at k = 1, that can be told from none, else that of the last."""
+    of_frequency = np.zeros(np.max(np.abs(k)) + 1)  # all that are at k or -k are moved alike
+    for p in range(power.shape[0]):
+        of_frequency[abs(k[p])] += power[p]
     for e in range(angles.shape[0]):
         snr = 0.0
-        for p in range(power.shape[0]):
-            snr += power[p] * (2.0 - 2.0 * np.cos(angles[e] * k[p]))
+        for f in range(of_frequency.shape[0]):
+            snr += of_frequency[f] * (2.0 - 2.0 * np.cos(angles[e] * f))
         if snr > LOG_ODDS:
             return e
     return angles.shape[0] - 1

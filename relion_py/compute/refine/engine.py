@@ -407,6 +407,7 @@ class Engine:
         for other in every[1:]:
             weighted.unpack(weighted.pack() + other.pack())
             weighted.failed += other.failed
+        weighted.grids = np.zeros((0, 0, 0, 0, 3), np.float32)  # these are in the sums, and need not be kept as long
         return Findings(sums, weighted, found)
 
     def _work_off(

@@ -43,6 +43,7 @@ def test_two_ranks_converge_to_the_map_of_one(serial_run: Run, d2_project: Path)
 WAYS = {
     "three ranks": (3, ""),
     "three ranks of two threads": (3, "--j 2"),
+    "five ranks": (5, ""),
     "sums by way of the disc": (3, "via disc"),
     "the first rank reads for all": (3, "--no_parallel_disc_io"),
     "images in memory": (2, "--preread_images"),
@@ -50,15 +51,15 @@ WAYS = {
 }
 
 
+SLOW = ("three ranks of two threads", "five ranks", "images in memory")
+
+
 @pytest.mark.req("A2")
 @pytest.mark.req("I1")
 @pytest.mark.req("I5")
 @pytest.mark.parametrize(
     "way",
-    [
-        pytest.param(way, marks=[pytest.mark.slow] if way in ("three ranks of two threads", "images in memory") else [])
-        for way in WAYS
-    ],
+    [pytest.param(way, marks=[pytest.mark.slow] if way in SLOW else []) for way in WAYS],
 )
 def test_no_way_of_sharing_the_work_changes_the_map(way: str, serial_run: Run, d2_project: Path) -> None:
     ranks, words = WAYS[way]
