@@ -323,7 +323,7 @@ def test_stacks_may_have_moved(particles: Path) -> None:
         (["--i", "in.star", "--sym", "Q7"], "point group"),
         (["--i", "in.star", "--fsc", "in.star"], "has no FSC"),
         (["--i", "in.star", "--subtract", "none.map"], "none.map"),
-        (["--i", "in.star", "--subtract", "in.star", "--refdim", "2"], "--subtract is for maps"),
+        (["--i", "in.star", "--subtract", "in.star", "--refdim", "2"], "--subtract is for plain maps"),
         (["--i", "none.star"], "none.star"),
         (["--o", "out.mrc"], "--i must be given"),
     ],
