@@ -91,7 +91,7 @@ class Correlator:
 
     def best(self, maps: Image, check: Callable[[], None]) -> tuple[Image, NDArray[np.int16]]:
         """Of all angles the highest cross-correlations, and their angles' numbers, (R, N), from maps (2 K, N)."""
-        count, orders, total = len(self._basis.most), len(self._basis.mixes), maps.shape[1]
+        count, orders, total = self._basis.count, len(self._basis.mixes), maps.shape[1]
         best, which = np.empty((count, total), np.float32), np.empty((count, total), np.int16)
         parts_room = self._buffer("parts", (2 * orders * count * _BLOCK,))
         sums_room = self._buffer("sums", (4 * self._angles.rows * _TOGETHER * _BLOCK,))
@@ -127,10 +127,9 @@ class Correlator:
 
 def _by_map(basis: Basis) -> Image:
     """How each map adds to the parts of each reference, (K, R, 2, 2): to real and imaginary part, from both."""
-    count = len(basis.most)
-    out = np.zeros((len(basis), count, 2, 2), np.float32)
+    out = np.zeros((len(basis), basis.count, 2, 2), np.float32)
     for mix in basis.mixes:
-        matrix = mix.matrix.reshape(-1, count, mix.maps.stop - mix.maps.start, 2)
+        matrix = mix.matrix.reshape(-1, basis.count, mix.maps.stop - mix.maps.start, 2)
         out[mix.maps, :, : len(matrix)] = matrix.transpose(2, 1, 0, 3)
     return out
 

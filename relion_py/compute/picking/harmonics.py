@@ -31,7 +31,6 @@ FIRST_PEAK = 30.0
 
 _RADII_PER_WAVE = 16.0  # samples of A_m(k) for one turn of the phase at the rim of the reference, over 2 pi
 _FINER = 4  # steps of the tables of radial functions for one of those
-_RIM = 0.1  # of LEFT_OUT: what harmonics beyond a reference's own may hold
 
 Complex = NDArray[np.complex128]
 
@@ -54,15 +53,14 @@ class Basis:
     """What the cross-correlations of some references are made from.
 
     orders: int64 (K,), ascending, the harmonic of each map. tables: complex64 (K, S), conjugate radial functions, a
-    step of 1 / `density` cycles per pixel apart, from 0 on. mixes: one for each harmonic. most: (R,), the highest
-    harmonic that a reference has.
+    step of 1 / `density` cycles per pixel apart, from 0 on. mixes: one for each harmonic. count: R.
     """
 
     orders: NDArray[np.int64]
     tables: NDArray[np.complex64]
     density: float
     mixes: list[Mix]
-    most: NDArray[np.int64]
+    count: int
 
     def __len__(self) -> int:
         """Inverse transforms that are needed, complex."""
@@ -107,9 +105,7 @@ def make_basis(images: Image, radius: int, cutoff: float, first_peak: float = 0.
         orders += [m] * len(found)
         functions += list(found)
     tables = _finer(np.array(functions), np.array(orders)).conj().astype(np.complex64)
-    beyond = np.cumsum(energy[:, ::-1], 1)[:, ::-1] > _RIM * LEFT_OUT * size[:, None] ** 2
-    most = np.minimum(beyond.sum(1) - 1, orders[-1])
-    return Basis(np.array(orders), tables, density * _FINER, mixes, most)
+    return Basis(np.array(orders), tables, density * _FINER, mixes, len(images))
 
 
 def _harmonics(images: Image, radius: int, cutoff: float, density: float) -> Complex:
