@@ -25,6 +25,7 @@ from relion_py.compute.picking.micrograph import Geometry, Image, round_half_up
 _FEWEST_PIXELS, _FEWEST_HIGH = 100, 10
 _LARGEST_SHARE = 0.5  # of pixels above the threshold
 _FEWEST_PEAKS = 5
+_FEWEST_NEAR = 3  # others, where a track begins
 _CROSSING = 1e30  # psi of segments that are left out
 _FLIP = 0.5
 
@@ -212,7 +213,7 @@ def join_discs(discs: Array, particle: float, tube: float, curvature: float, ris
             if used[start]:
                 continue
             mine = np.zeros(len(discs), bool)
-            track = _track_from(discs, start, 2 if again else 3, used, mine, particle, tube, curvature)
+            track = _track_from(discs, start, used, mine, particle, tube, curvature)
             if track is None or len(track.points) < 3 or track.length < max(particle, rise):
                 continue
             if again and _nearest(discs[mine], discs[joined]) < particle / 2:
@@ -229,16 +230,15 @@ def _nearest(some: Array, others: Array) -> float:
 
 
 def _track_from(
-    discs: Array, start: int, fewest: int, used: NDArray[np.bool_], mine: NDArray[np.bool_], particle: float,
+    discs: Array, start: int, used: NDArray[np.bool_], mine: NDArray[np.bool_], particle: float,
     tube: float, curvature: float,
 ) -> Track | None:  # fmt: skip
-    """The track through a disc, both ways; its discs are marked in `used` and `mine`. None where fewer than `fewest`
-    others are near."""
+    """The track through a disc, both ways; its discs are marked in `used` and `mine`. None where too few are near."""
     near, psi, distance = _around(discs, discs[start, :2], particle / 2, ~used)
     used[start] = True
     keep = near != start
     near, psi, distance = near[keep], psi[keep], distance[keep]
-    if len(near) < fewest:
+    if len(near) < _FEWEST_NEAR:
         return None
     weight = np.maximum(discs[near, 3], 1)
     angles = np.arange(1800) * 0.1
