@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from relion_py.compute.backend.base import Backend
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.clock import Stopwatch
-from relion_py.compute.refine.engine import Engine, Findings
+from relion_py.compute.refine.engine import Engine
 from relion_py.compute.refine.halves import Division, Halves, owner
 from relion_py.compute.refine.maximization import update_model
 from relion_py.compute.refine.model import NO_PRIOR, ModelState
 from relion_py.compute.refine.projector import FourierReference
+from relion_py.compute.refine.search import Findings
 
 
 @dataclass

@@ -29,7 +29,6 @@ from relion_py.compute.refine.bodies import Bodies, moved, write_bodies
 from relion_py.compute.refine.body_images import BodyModel, BodyPreparation
 from relion_py.compute.refine.body_search import BodySearch
 from relion_py.compute.refine.data import BodyPoses
-from relion_py.compute.refine.engine import Batch
 from relion_py.compute.refine.expectation import Assignments, Expectation, WeightedSums
 from relion_py.compute.refine.halves import Halves, owner
 from relion_py.compute.refine.maximization import update_model
@@ -44,6 +43,7 @@ from relion_py.compute.refine.model import (
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
+from relion_py.compute.refine.search import Batch
 
 RawMaps = dict[tuple[int, int], NDArray[np.float32]]
 """Unregularised maps by half (1, 2) and body (from 0)."""

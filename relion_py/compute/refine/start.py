@@ -19,7 +19,6 @@ from relion_py.compute.refine.auto_refine import AutoRefinement
 from relion_py.compute.refine.bodies import read_bodies
 from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.data import ParticleSet
-from relion_py.compute.refine.engine import grid_of
 from relion_py.compute.refine.first_noise import first_noise
 from relion_py.compute.refine.first_references import RandomAverages, blobs_like, first_resolution
 from relion_py.compute.refine.gradient import GradientClassification
@@ -30,6 +29,7 @@ from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingS
 from relion_py.compute.refine.multibody import MultiBodyRefinement
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.reference import read_reference, read_solvent_mask
+from relion_py.compute.refine.run import grid_of
 from relion_py.compute.refine.solvent import first_filter
 
 DEFAULT_PSI_STEP = 10.0

@@ -15,9 +15,9 @@ from relion_py.compute.geometry.euler import angular_distance, euler_to_matrix
 from relion_py.compute.geometry.healpix import Sampling
 from relion_py.compute.geometry.local_search import Selection, mixture
 from relion_py.compute.io import star
-from relion_py.compute.refine.engine import grid_of
 from relion_py.compute.refine.model import SamplingState
 from relion_py.compute.refine.options import RefineOptions
+from relion_py.compute.refine.run import grid_of
 from relion_py.compute.refine.sampling import LocalSearch
 
 BOX, PIXEL, N, FOLD = 32, 4.0, 60, 3
