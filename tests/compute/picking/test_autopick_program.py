@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blob_micrographs import blob_micrograph
+from micrograph_list import write_input
 
 from relion_py.compute.cli import autopick
 from relion_py.compute.cli.options.autopick import FLAGS, REFUSED
@@ -20,30 +21,11 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_image, write_map
 from relion_py.compute.io.spider import read_spider, write_spider
-from relion_py.compute.io.star import StarFile, Table
 
 MPIRUN = Path(sys.executable).parent / "mpirun"
 ODIR = "AutoPick/job003/"
 LOG = "--LoG --LoG_diam_min 50 --LoG_diam_max 80 --shrink 0 --lowpass 12 --LoG_adjust_threshold 0.4"
 NAMES = ("a", "b", "c")
-
-
-def write_input(names: list[str]) -> None:
-    optics = Table(
-        {
-            "rlnOpticsGroupName": ["opticsGroup1"], "rlnOpticsGroup": [1], "rlnMicrographOriginalPixelSize": [2.0],
-            "rlnVoltage": [300.0], "rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1],
-            "rlnMicrographPixelSize": [2.0],
-        }
-    )  # fmt: skip
-    count = len(names)
-    rows = Table(
-        {
-            "rlnMicrographName": names, "rlnOpticsGroup": [1] * count, "rlnDefocusU": [12000.0] * count,
-            "rlnDefocusV": [11500.0] * count, "rlnDefocusAngle": [25.0] * count,
-        }
-    )  # fmt: skip
-    star.write("micrographs.star", StarFile([("optics", optics), ("micrographs", rows)]))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from micrograph_list import write_input
 from turned_particles import particle, turned_micrograph
 
 from relion_py.compute.cli import autopick
@@ -33,29 +34,11 @@ def truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarr
     for seed, (name, shape) in enumerate({"a": (240, 240), "b": (200, 240)}.items()):
         image, found[name] = turned_micrograph(shape, seed)
         write_map(f"Raw/{name}.mrc", image, 2.0)
-    write_input(["Raw/a.mrc", "Raw/b.mrc"])
+    write_input(["Raw/a.mrc", "Raw/b.mrc"], (9000.0, 8000.0))
     write_stack("refs.mrcs", np.stack([particle(), particle().T]).astype(np.float32), 2.0)
     images = Table({"rlnReferenceImage": ["000001@refs.mrcs", "000002@refs.mrcs"]})
     star.write("refs.star", StarFile([("", images)]))
     return found
-
-
-def write_input(names: list[str]) -> None:
-    optics = Table(
-        {
-            "rlnOpticsGroupName": ["opticsGroup1"], "rlnOpticsGroup": [1], "rlnMicrographOriginalPixelSize": [2.0],
-            "rlnVoltage": [300.0], "rlnSphericalAberration": [2.7], "rlnAmplitudeContrast": [0.1],
-            "rlnMicrographPixelSize": [2.0],
-        }
-    )  # fmt: skip
-    count = len(names)
-    rows = Table(
-        {
-            "rlnMicrographName": names, "rlnOpticsGroup": [1] * count, "rlnDefocusU": [9000.0] * count,
-            "rlnDefocusV": [8000.0] * count, "rlnDefocusAngle": [25.0] * count,
-        }
-    )  # fmt: skip
-    star.write("micrographs.star", StarFile([("optics", optics), ("micrographs", rows)]))
 
 
 def words(options: str, odir: str = MINE) -> list[str]:
@@ -102,7 +85,7 @@ def test_maps_and_picks_as_relion_makes_them(
 
     It reads references off by linear interpolation on a coarser grid, and gives no weight to that.
     """
-    write_input(["Raw/a.mrc"])
+    write_input(["Raw/a.mrc"], (9000.0, 8000.0))
     run(f"{options} --write_fom_maps")
     run_theirs(debian_relion("relion_autopick"), f"{options} --write_fom_maps")
     maps = {path.name for path in Path(THEIRS).rglob("*.spi")}
@@ -128,7 +111,7 @@ def test_maps_and_picks_as_relion_makes_them(
 
 
 def test_relion_picks_from_our_maps(truth: dict[str, np.ndarray], debian_relion: Callable[[str], str]) -> None:
-    write_input(["Raw/a.mrc"])
+    write_input(["Raw/a.mrc"], (9000.0, 8000.0))
     options = f"{REFS} --shrink 0 --lowpass 9"
     run(f"{options} --write_fom_maps")
     os.makedirs(f"{THEIRS}Raw")
@@ -197,7 +180,7 @@ def test_a_map_as_reference(truth: dict[str, np.ndarray]) -> None:
 def test_unusable_micrographs_are_listed(truth: dict[str, np.ndarray]) -> None:
     Path("Raw/short.mrc").write_bytes(Path("Raw/a.mrc").read_bytes()[:3000])
     write_map("Raw/flat.mrc", np.ones((240, 240), np.float32), 2.0)
-    write_input(["Raw/a.mrc", "Raw/short.mrc", "Raw/flat.mrc", "Raw/gone.mrc", "Raw/b.mrc"])
+    write_input(["Raw/a.mrc", "Raw/short.mrc", "Raw/flat.mrc", "Raw/gone.mrc", "Raw/b.mrc"], (9000.0, 8000.0))
     run()
     table = star.read(f"{MINE}failed_micrographs.star")["failed"]
     assert set(table.strings("rlnMicrographName")) == {"Raw/short.mrc", "Raw/flat.mrc", "Raw/gone.mrc"}
@@ -205,10 +188,10 @@ def test_unusable_micrographs_are_listed(truth: dict[str, np.ndarray]) -> None:
 
 
 def test_continuing_does_what_is_left(truth: dict[str, np.ndarray]) -> None:
-    write_input(["Raw/a.mrc"])
+    write_input(["Raw/a.mrc"], (9000.0, 8000.0))
     run()
     stamp = os.stat(f"{MINE}Raw/a_autopick.star").st_mtime_ns
-    write_input(["Raw/a.mrc", "Raw/b.mrc"])
+    write_input(["Raw/a.mrc", "Raw/b.mrc"], (9000.0, 8000.0))
     run(f"{REFS} --shrink 0 --lowpass 9 --only_do_unfinished")
     assert os.stat(f"{MINE}Raw/a_autopick.star").st_mtime_ns == stamp
     assert len(star.read(f"{MINE}autopick.star")["coordinate_files"]) == 2
