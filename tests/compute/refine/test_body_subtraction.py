@@ -17,7 +17,7 @@ from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.refine.bodies import moved
 from relion_py.compute.refine.body_subtraction import BodySubtraction
 from relion_py.compute.refine.data import ParticleSet
-from relion_py.compute.refine.images import DiscPixels, disc_transforms
+from relion_py.compute.refine.images import DiscPixels, at_disc, half_transforms
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.multibody import body_state
 from relion_py.compute.refine.options import RefineOptions
@@ -62,7 +62,7 @@ def likeness(step: BodySubtraction, kept: np.ndarray, middle: np.ndarray) -> np.
     expected = reference.project(euler_to_matrix(*step.angles()), pixels.kx, pixels.ky)
     expected *= ctf_values(ctf_params(step.particles.table), pixels.kx, pixels.ky, BOX, PIXEL)
     expected *= phase_shift(pixels.kx, pixels.ky, *(-origins.T / PIXEL), BOX)
-    found = disc_transforms(images, pixels)
+    found = at_disc(half_transforms(images), pixels)
     product = np.einsum("np,np->n", found, expected.conj()).real
     return product / np.sqrt((np.abs(found) ** 2).sum(axis=1) * (np.abs(expected) ** 2).sum(axis=1))
 
