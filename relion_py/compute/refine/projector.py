@@ -162,9 +162,9 @@ def _transform(
     size = radius + 1
     box = volume.shape[0]
     keep = np.arange(-size, size + 1)
-    phase = np.where(np.abs(keep) <= padded // 2, _origin_phase(keep, box, padded), 0).astype(np.complex64)
+    phase = np.where(np.abs(keep) <= padded // 2, origin_phase(keep, box, padded), 0).astype(np.complex64)
     work = scipy.fft.rfft(volume.astype(np.float32), padded, axis=-1, workers=workers)
-    work = work[..., : size + 1] * _origin_phase(np.arange(min(size + 1, work.shape[-1])), box, padded)
+    work = work[..., : size + 1] * origin_phase(np.arange(min(size + 1, work.shape[-1])), box, padded)
     data = np.zeros(transform_shape(radius, volume.ndim), np.complex64) if out is None else out
     width = work.shape[-1]
 
@@ -198,8 +198,8 @@ def slabs(shape: tuple[int, ...], axis: int, length: int) -> Iterator[tuple[slic
         yield (slice(None),) * across + (slice(first, first + step),)
 
 
-def _origin_phase(k: Array, box: int, padded: int) -> NDArray[np.complex64]:
-    """Factors that move the origin of a transform from index 0 to index box // 2."""
+def origin_phase(k: Array, box: int, padded: int) -> NDArray[np.complex64]:
+    """Factors that move the origin of a transform from index 0 to index box // 2; their conjugates move it back."""
     return np.exp(2j * np.pi * ((k * (box // 2)) % padded) / padded).astype(np.complex64)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from relion_py.compute.backend import kernels_volume
 from relion_py.compute.image.masks import mask_outside
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.projector import padded_box, slabs, without_interpolation
+from relion_py.compute.refine.projector import origin_phase, padded_box, slabs, without_interpolation
 
 Array = NDArray[Any]
 _NO_PRIOR = np.empty(0)
@@ -168,7 +168,7 @@ def to_real_space(
     for axis in range(ndim - 1):
         work = _inverse_along(work, axis, box, padded, workers)
     keep = np.arange(min(work.shape[-1], padded // 2 + 1))
-    work = work[..., : len(keep)] * _origin_phase(keep, box, padded)
+    work = work[..., : len(keep)] * origin_phase(keep, box, padded).conj()
     volume = scipy.fft.irfft(work, padded, axis=-1, workers=workers)[..., :box]
     return np.ascontiguousarray(volume) * np.float32(box) ** 2
 
@@ -180,7 +180,7 @@ def _inverse_along(
     half = values.shape[axis] // 2
     # -padded/2 would fall on +padded/2, which holds the same frequency already.
     low, high = min(half, padded // 2 - 1), min(half, padded // 2)
-    phase = _origin_phase(np.arange(-low, high + 1), box, padded)
+    phase = origin_phase(np.arange(-low, high + 1), box, padded).conj()
     phase = phase.reshape([-1 if each == axis else 1 for each in range(values.ndim)])
     before = (slice(None),) * axis
     size = list(values.shape)
@@ -199,11 +199,6 @@ def _inverse_along(
         wide = scipy.fft.ifft(wide, axis=axis, workers=workers, overwrite_x=True)
         out[part] = wide[(*before, slice(0, box))]
     return out
-
-
-def _origin_phase(k: Array, box: int, padded: int) -> NDArray[np.complex64]:
-    """Factors that make index 0 of the inverse transform the voxel box // 2 before the origin."""
-    return np.exp(-2j * np.pi * ((k * (box // 2)) % padded) / padded).astype(np.complex64)
 
 
 def _inverse_tau2(sums: BackProjector, tau2: Array, tau2_fudge: float) -> NDArray[np.float64]:

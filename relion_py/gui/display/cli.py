@@ -14,15 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relion_py.gui.display.errors import DisplayError
-from relion_py.gui.display.program import (
-    ABORTED,
-    FAILURE,
-    SUCCESS,
-    Parser,
-    choose_platform,
-    control_directory,
-    exit_file,
-)
+from relion_py.gui.display.program import ABORTED, SUCCESS, Parser, choose_platform, exit_file, run_program
 
 if TYPE_CHECKING:
     from PySide6.QtWidgets import QWidget
@@ -110,17 +102,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words:
-        build_parser().print_help()
-        return 0
-    directory = control_directory(words)
-    try:
-        return _run(parse(words))
-    except DisplayError as error:
-        print(f"{str(error).rstrip('.')}.", file=sys.stderr)
-        exit_file(directory, FAILURE)
-        return 1
+    return run_program(argv, build_parser, lambda words: _run(parse(words)))
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -18,16 +18,7 @@ from numpy.typing import NDArray
 from relion_py.gui.display.coordinates import Picks
 from relion_py.gui.display.errors import DisplayError
 from relion_py.gui.display.manualpick_data import NO_THRESHOLD, PickJob, read_pick_job
-from relion_py.gui.display.program import (
-    ABORT_NOW,
-    ABORTED,
-    FAILURE,
-    SUCCESS,
-    Parser,
-    choose_platform,
-    control_directory,
-    exit_file,
-)
+from relion_py.gui.display.program import ABORT_NOW, ABORTED, SUCCESS, Parser, choose_platform, exit_file, run_program
 from relion_py.gui.display.series import floats, read_star
 
 REFUSED = {
@@ -79,17 +70,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words:
-        build_parser().print_help()
-        return 0
-    directory = control_directory(words)
-    try:
-        return _run(parse(words))
-    except DisplayError as error:
-        print(f"{str(error).rstrip('.')}.", file=sys.stderr)
-        exit_file(directory, FAILURE)
-        return 1
+    return run_program(argv, build_parser, lambda words: _run(parse(words)))
 
 
 def _run(options: argparse.Namespace) -> int:

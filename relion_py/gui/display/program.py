@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,11 +55,22 @@ def choose_platform(exporting: bool = False) -> None:
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
 
 
-def control_directory(words: Sequence[str]) -> str:
-    """The job directory, also where the other options are mistaken; "" if there is none."""
-    if "--pipeline_control" in words[:-1]:
-        return words[words.index("--pipeline_control") + 1]
-    return ""
+def run_program(argv: Sequence[str] | None, parser: Callable[[], Parser], run: Callable[[Sequence[str]], int]) -> int:
+    """The exit status of run(words), the words after the program's name; usage without any.
+
+    A mistake is told in one sentence, and to the pipeline, also where other options are mistaken.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        parser().print_help()
+        return 0
+    try:
+        return run(words)
+    except DisplayError as error:
+        print(f"{str(error).rstrip('.')}.", file=sys.stderr)
+        if "--pipeline_control" in words[:-1]:
+            exit_file(words[words.index("--pipeline_control") + 1], FAILURE)
+        return 1
 
 
 def exit_file(directory: str, name: str) -> None:
