@@ -56,6 +56,11 @@ def matrix_to_euler(
     return np.rad2deg(rot), np.rad2deg(tilt), np.rad2deg(psi)
 
 
+def wrapped(angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Angles, or differences of angles, in degrees, from -180 up to 180."""
+    return (angle + 180.0) % 360.0 - 180.0
+
+
 def direction(rot: ArrayLike, tilt: ArrayLike) -> NDArray[np.float64]:
     """Unit vectors (..., 3) of the projection directions (rot, tilt) in degrees, in the map's frame."""
     alpha, beta = np.broadcast_arrays(*(np.deg2rad(np.asarray(a, np.float64)) for a in (rot, tilt)))

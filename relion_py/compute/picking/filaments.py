@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.euler import wrapped
 from relion_py.compute.io.star import Table
 from relion_py.compute.picking.filament_kernels import grow_peaks, next_step, rounded
 from relion_py.compute.picking.micrograph import Geometry, Image, round_half_up
@@ -244,11 +245,11 @@ def _track_from(
     angles = np.arange(1800) * 0.1
     best = angles[np.argmin((_fold(psi[:, None] - angles) * weight[:, None]).sum(0))]
     fits = np.deg2rad(_fold(psi - best)) / distance <= curvature
-    ahead = np.abs(_turn(psi - best)) <= 90
+    ahead = np.abs(wrapped(psi - best)) <= 90
     mine[start] = True
     ends = []
     for way, direction in ((fits & ~ahead, best + 180), (fits & ahead, best)):
-        there = direction + _turn(psi[way] - direction)
+        there = direction + wrapped(psi[way] - direction)
         ends.append(_follow(discs, start, there, distance[way], used, mine, particle, tube, curvature))
     (first, first_length), (second, second_length) = ends
     return Track(np.array([*second[::-1], discs[start, :2], *first]), first_length + second_length)
@@ -291,17 +292,12 @@ def _follow(
             return points, length
         here = there
         near, psis, distances = _around(discs, here, particle / 2, ~mine)
-        turns = _turn(psis - psi)
+        turns = wrapped(psis - psi)
         fits = np.deg2rad(np.abs(turns)) / distances < curvature
         if not fits.any():
             return points, length
         weight = np.maximum(discs[near[fits], 3], 1)
         psi, reach = psi + float((turns[fits] * weight).sum() / weight.sum()), float(distances[fits].max())
-
-
-def _turn(degrees: Array) -> Array:
-    """Differences of directions, -180 to 180."""
-    return (degrees + 180) % 360 - 180
 
 
 def _fold(degrees: Array) -> Array:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.geometry.euler import wrapped
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.helical import filament_names, to_frame, to_image, turns
 from relion_py.compute.refine.model import HelixState, ModelState
@@ -119,7 +120,7 @@ def smoothed(filament: Filament, sigma: float, sigma_offset: float) -> Priors:
     3 sigma_offset (A) from their neighbours' become these.
     """
     f = filament
-    wrong = np.abs(_wrapped(f.psi - f.psi_prior)) > 90.0
+    wrong = np.abs(wrapped(f.psi - f.psi_prior)) > 90.0
     psi = np.where(wrong, _turned(f.psi), f.psi)
     tilt = np.where(wrong, 180.0 - f.tilt, f.tilt)
     flip_ratio, turn_round = _new_flip_ratio(f.flip_ratio, int(wrong.sum()))
@@ -136,7 +137,7 @@ def smoothed(filament: Filament, sigma: float, sigma_offset: float) -> Priors:
     for sign in (-1.0, 1.0):
         rot = f.rot[None] + sign * unwind[None] * (distance - along[None] + along[:, None])
         mean = _mean_angle(rot, weight, f.rot)
-        off = np.abs(_wrapped(f.rot - mean))
+        off = np.abs(wrapped(f.rot - mean))
         change = float(np.minimum(off, 180.0 - off).mean())  # half a turn is no matter of direction
         if best is None or change < best[0]:
             best, reverse = (change, mean), sign > 0
@@ -159,11 +160,6 @@ def _new_flip_ratio(old: Array, opposite: int) -> tuple[Array, bool]:
     if opposite == 0 and np.all(np.abs(old) <= 0.01):
         ratio = 0.0
     return (np.full(len(old), 1.0 - ratio), True) if ratio > 0.5 else (old.copy(), False)
-
-
-def _wrapped(angle: Array) -> Array:
-    """Angles in degrees within -180 to 180."""
-    return (angle + 180.0) % 360.0 - 180.0
 
 
 def _turned(psi: Array) -> Array:
