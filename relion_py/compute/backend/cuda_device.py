@@ -1,4 +1,4 @@
-"""Real devices: which of them a rank computes on, what stands in the way, and CuPy as `cuda.Device`.
+"""Real devices: which of them a rank computes on, what stands in the way, and CuPy as `cuda_arrays.Device`.
 
 CuPy is an extra of this package and imported here only, when --gpu was given.
 """
@@ -161,7 +161,7 @@ def open_devices(text: str, free_mb: int, comm: Communicator, cupy: Any = None) 
 
 
 class CupyDevice:
-    """A CUDA device through CuPy, with our kernels compiled for it, see `cuda.Device`."""
+    """A CUDA device through CuPy, with our kernels compiled for it, see `cuda_arrays.Device`."""
 
     def __init__(self, cupy: Any, number: int) -> None:
         self.cupy, self.xp = cupy, cupy
@@ -195,7 +195,7 @@ class CupyDevice:
         self._functions[kernel](grid, (kernel_sources.THREADS, 1, 1), tuple(values))
 
     def products(self, a: Any, b: Any, out: Any, rough: bool) -> None:
-        """out (R, M) = a (R, K) times b (M, K) transposed, all contiguous float32, see `cuda.Device`."""
+        """out (R, M) = a (R, K) times b (M, K) transposed, all contiguous float32, see `cuda_arrays.Device`."""
         if not (rough and self.has_tensor_cores):
             self.xp.dot(a, b.T, out=out)
             return

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relion_py.compute.backend.cuda import GIB, Device
+from relion_py.compute.backend.cuda_arrays import GIB, Device
 from relion_py.compute.backend.kernel_sources import THREADS
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.image.ctf import CtfParams

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from relion_py.compute.backend.base import Backend
 from relion_py.compute.backend.cpu import CpuBackend
-from relion_py.compute.backend.cuda import GIB, CudaBackend
+from relion_py.compute.backend.cuda import CudaBackend
+from relion_py.compute.backend.cuda_arrays import GIB
 from relion_py.compute.backend.cuda_device import Share, bytes_of_maps
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.healpix import Sampling

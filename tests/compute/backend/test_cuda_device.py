@@ -318,7 +318,7 @@ def test_a_classification_on_two_devices_is_that_of_the_cpu(
 
     monkeypatch.setattr(EmulatedDevice, "use", noted)
     # batches of eight, so that there is work for both
-    monkeypatch.setattr("relion_py.compute.backend.cuda.MOST_WORK", 1)
+    monkeypatch.setattr("relion_py.compute.backend.cuda_arrays.MOST_WORK", 1)
     capsys.readouterr()
     found = _run(project, "gpu", monkeypatch, "--gpu", "--free_gpu_memory", "100")
     assert opened == [("auto", 100)]
@@ -377,7 +377,7 @@ def _assert_same_results(found: Path, wanted: Path) -> None:
 def test_what_fails_on_one_device_ends_the_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     devices = [EmulatedDevice(), EmulatedDevice(fail_at=tuple(range(200, 400)))]
     monkeypatch.setattr(cuda_device, "open_devices", lambda *_: [Share(device, 1 << 30) for device in devices])
-    monkeypatch.setattr("relion_py.compute.backend.cuda.MOST_WORK", 1)
+    monkeypatch.setattr("relion_py.compute.backend.cuda_arrays.MOST_WORK", 1)
     monkeypatch.chdir(project)
     (project / "bad").mkdir()
     assert refine.main([*USUAL, "--o", "bad/run", "--gpu", "0,1"]) == 1

@@ -10,7 +10,7 @@ import pytest
 from emulated_device import EmulatedDevice
 from estep_problem import assert_same, folded, make, solve
 
-from relion_py.compute.backend import cuda
+from relion_py.compute.backend import cuda_arrays
 from relion_py.compute.backend.cpu import CpuBackend
 from relion_py.compute.backend.cuda import CudaBackend
 from relion_py.compute.errors import UserError
@@ -50,7 +50,7 @@ def test_a_broad_posterior_in_small_batches_and_tiles(device, monkeypatch: pytes
         return iter(found)
 
     monkeypatch.setattr(CudaBackend, "_tiles", recorded)
-    monkeypatch.setattr(cuda, "MOST_WORK", 600_000)
+    monkeypatch.setattr(cuda_arrays, "MOST_WORK", 600_000)
     assert_same(solve(CudaBackend(device), problem), wanted)
     assert len(tiles) > 3 and max(tiles) > 3
 
@@ -144,4 +144,4 @@ def test_the_work_space_is_a_share_of_what_is_left() -> None:
     device = EmulatedDevice(free=3 << 30)
     assert CudaBackend(device).work_bytes() == 1 << 30
     assert CudaBackend(device, budget=600 << 20).work_bytes() == 200 << 20, "ranks share a device"
-    assert CudaBackend(EmulatedDevice(free=1 << 40)).work_bytes() == cuda.MOST_WORK
+    assert CudaBackend(EmulatedDevice(free=1 << 40)).work_bytes() == cuda_arrays.MOST_WORK
