@@ -221,14 +221,80 @@ def _in_plane(grid, z, y, x, fy, fx):  # type: ignore[no-untyped-def]
     return re, im, weight
 
 
+@numba.njit(**_OPTIONS)
+def _comes_first(exact, z, y, x):  # type: ignore[no-untyped-def]
+    """Whether no voxel of the half transform that operators turn (z, y, x) onto comes before it, nor Friedel's mate."""
+    here = (z, y, x)
+    for s in range(len(exact)):
+        zt, yt, xt = _turned(exact[s], z, y, x)
+        if (xt >= 0 and (zt, yt, xt) < here) or (xt <= 0 and (-zt, -yt, -xt) < here):
+            return False
+    return True
+
+
+@numba.njit(**_OPTIONS)
+def _turned(operator, z, y, x):  # type: ignore[no-untyped-def]
+    return (
+        operator[2, 0] * x + operator[2, 1] * y + operator[2, 2] * z,
+        operator[1, 0] * x + operator[1, 1] * y + operator[1, 2] * z,
+        operator[0, 0] * x + operator[0, 1] * y + operator[0, 2] * z,
+    )
+
+
+@numba.njit(**_OPTIONS)
+def _set_orbit(exact, z, y, x, re, im, weight, out):  # type: ignore[no-untyped-def]
+    """Gives these sums to all voxels of `out` that operators turn (z, y, x) onto, and to Friedel's mates."""
+    half_z, half_y = out.shape[0] // 2, out.shape[1] // 2
+    for s in range(len(exact)):
+        zt, yt, xt = _turned(exact[s], z, y, x)
+        if xt <= 0:
+            mate = out[half_z - zt, half_y - yt, -xt]
+            mate[0], mate[1], mate[2] = re, -im, weight
+        if xt >= 0:
+            voxel = out[half_z + zt, half_y + yt, xt]
+            voxel[0], voxel[1], voxel[2] = re, im, weight
+
+
+@numba.njit(**_OPTIONS)
+def sum_orbits(exact, radius, first, last, grid):  # type: ignore[no-untyped-def]
+    """Sums over operators that turn the grid onto itself, in place: f(x) becomes the sum of all f(E x).
+
+    grid         float32 (Z, Y, X, 3)
+    exact        int (K, 3, 3), a group
+    radius       voxels farther from the origin are left alone
+    first, last  voxels are summed that can be turned onto one of these planes, and onto none before
+    """
+    depth, height, width, _ = grid.shape
+    half_z, half_y = depth // 2, height // 2
+    for k in range(first, last):
+        z = k - half_z
+        for i in range(height):
+            y = i - half_y
+            for x in range(width):
+                if z * z + y * y + x * x > radius * radius:
+                    break
+                if not _comes_first(exact, z, y, x):
+                    continue
+                re = im = weight = np.float32(0)
+                for s in range(len(exact)):
+                    zt, yt, xt = _turned(exact[s], z, y, x)
+                    side = 1 if xt >= 0 else -1
+                    value = grid[side * zt + half_z, side * yt + half_y, side * xt]
+                    re += value[0]
+                    im += side * value[1]
+                    weight += value[2]
+                _set_orbit(exact, z, y, x, re, im, weight, grid)
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
-def add_rotated(grid, operators, turns, radius, first, last, out):  # type: ignore[no-untyped-def]
-    """Add to `out` the grid rotated by each operator, planes first..last: out(x) += grid(R x), trilinear.
+def add_rotated(grid, operators, turns, exact, radius, first, last, out):  # type: ignore[no-untyped-def]
+    """Add to `out` the grid rotated by each operator: out(x) += grid(R x), trilinear.
 
     grid, out  float32 (Z, Y, X, 3), not the same array
     operators  float32 (S, 3, 3)
     turns      float32 (S,): radians by which the phase of a value at z = 1 is advanced, for a shift along Z
-    radius     voxels farther from the origin are left alone
+    exact      int (K, 3, 3), a group of operators that turn the grid onto itself, and the sum as well
+    The others as for `sum_orbits`.
     """
     depth, height, width, _ = grid.shape
     half_z, half_y = depth // 2, height // 2
@@ -240,6 +306,10 @@ def add_rotated(grid, operators, turns, radius, first, last, out):  # type: igno
             for j in range(width):
                 if z * z + y * y + j * j > limit:
                     break
+                if not _comes_first(exact, z, y, j):
+                    continue
+                sums = out[k, i, j]
+                sum_re, sum_im, sum_weight = sums[0], sums[1], sums[2]
                 for s in range(len(operators)):
                     xp = operators[s, 0, 0] * j + operators[s, 0, 1] * y + operators[s, 0, 2] * z
                     yp = operators[s, 1, 0] * j + operators[s, 1, 1] * y + operators[s, 1, 2] * z
@@ -260,33 +330,10 @@ def add_rotated(grid, operators, turns, radius, first, last, out):  # type: igno
                     if turns[s] != 0.0:
                         cosine, sine = np.cos(turns[s] * z), np.sin(turns[s] * z)
                         re, im = re * cosine - im * sine, re * sine + im * cosine
-                    out[k, i, j, 0] += re
-                    out[k, i, j, 1] += im
-                    out[k, i, j, 2] += weight
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def add_turned(grid, operators, radius, first, last, out):  # type: ignore[no-untyped-def]
-    """As `add_rotated`, by operators (S, 3, 3), int, that turn the grid onto itself."""
-    depth, height, width, _ = grid.shape
-    half_z, half_y = depth // 2, height // 2
-    limit = radius * radius
-    for k in range(first, last):
-        z = k - half_z
-        for i in range(height):
-            y = i - half_y
-            for j in range(width):
-                if z * z + y * y + j * j > limit:
-                    break
-                for s in range(len(operators)):
-                    x0 = operators[s, 0, 0] * j + operators[s, 0, 1] * y + operators[s, 0, 2] * z
-                    y0 = operators[s, 1, 0] * j + operators[s, 1, 1] * y + operators[s, 1, 2] * z
-                    z0 = operators[s, 2, 0] * j + operators[s, 2, 1] * y + operators[s, 2, 2] * z
-                    side = 1 if x0 >= 0 else -1
-                    value = grid[side * z0 + half_z, side * y0 + half_y, side * x0]
-                    out[k, i, j, 0] += value[0]
-                    out[k, i, j, 1] += side * value[1]
-                    out[k, i, j, 2] += value[2]
+                    sum_re += re
+                    sum_im += im
+                    sum_weight += weight
+                _set_orbit(exact, z, y, j, sum_re, sum_im, sum_weight, out)
 
 
 @numba.njit(**_OPTIONS)

@@ -23,6 +23,7 @@ from relion_py.compute.refine.projector import padded_box, radii, transform_shap
 Array = NDArray[Any]
 SAME_OPERATOR = 1e-5
 """Rotation matrices with elements as near as this are the same."""
+IDENTITY = np.eye(3, dtype=np.int64)[None]
 
 
 @dataclass(frozen=True)
@@ -149,36 +150,30 @@ class BackProjector:
             rotations, shifts = helix_operators(helix.twist, helix.rise, helix.others)
             # a unit is at R x + t in the map, so that its transform is F(R^-1 k) with the phase of t
             turns = -2.0 * np.pi * shifts[:, 2] / (self.pad * self.box)
-            self._add_mates(rotations.transpose(0, 2, 1), turns, workers)
+            self._add_mates(rotations.transpose(0, 2, 1), turns, workers, self.grid.copy())
+        self.grid[len(self.grid) // 2, self.grid.shape[1] // 2, 0, 1] = 0.0  # a map has no imaginary mean
         exact, others = _factors(self.operators if operators is None else np.asarray(operators, np.float64))
-        source = self.grid
-        if len(exact):
-            source, origin = self.grid.copy(), (len(self.grid) // 2, self.grid.shape[1] // 2, 0, 1)
-            imaginary, exact = self.grid[origin], exact.astype(np.int64)
-            source[origin] = self.grid[origin] = 0.0  # a map has no imaginary mean
-            if len(others):  # what is interpolated are the sums over `exact`, also beyond the radius
-                self._in_planes(kernels_volume.add_turned, workers, source, self.grid, exact, 2 * len(source))
-                kernels_volume.copy_inside(source, self.r_max_padded, self.grid)
-            else:
-                self._in_planes(kernels_volume.add_turned, workers, self.grid, source, exact, self.r_max_padded)
-            self.grid[origin] = imaginary
-        if len(others):
-            self._add_mates(others, np.zeros(len(others)), workers, source)
+        if not len(others):
+            if len(exact) > 1:
+                self._in_planes(kernels_volume.sum_orbits, workers, self.grid, exact, self.r_max_padded)
+            return
+        source = self.grid.copy()
+        if len(exact) > 1:  # what is interpolated are the sums over `exact`, of neighbours beyond the radius as well
+            self._in_planes(kernels_volume.sum_orbits, workers, source, exact, self.r_max_padded + 2)
+            kernels_volume.copy_inside(source, self.r_max_padded, self.grid)
+        self._add_mates(others, np.zeros(len(others)), workers, source, exact)
 
-    def _add_mates(self, operators: Array, turns: Array, workers: int, source: Array | None = None) -> None:
-        """Add sums rotated by operators (S, 3, 3) and shifted along Z, see `kernels_volume.add_rotated`.
-
-        source  the sums to be rotated, if they are not those of this object
-        """
+    def _add_mates(
+        self, operators: Array, turns: Array, workers: int, source: Array, exact: NDArray[np.int64] = IDENTITY
+    ) -> None:
+        """Add sums rotated by operators (S, 3, 3) and shifted along Z, see `kernels_volume.add_rotated`."""
         mates = np.ascontiguousarray(operators, np.float32), np.ascontiguousarray(turns, np.float32)
-        if source is None or source is self.grid:
-            source = self.grid.copy()
-        self._in_planes(kernels_volume.add_rotated, workers, self.grid, source, *mates, self.r_max_padded)
+        self._in_planes(kernels_volume.add_rotated, workers, self.grid, source, *mates, exact, self.r_max_padded)
 
     @staticmethod
     def _in_planes(kernel: Callable[..., None], workers: int, out: Array, *arguments: Any) -> None:
         """kernel(*arguments, first, last, out) for all planes of a grid, in threads."""
-        bounds = np.linspace(0, len(out), 4 * max(workers, 1) + 1).astype(int)
+        bounds = np.linspace(0, len(out), 8 * max(workers, 1) + 1).astype(int)
         with ThreadPoolExecutor(max(workers, 1)) as pool:
             jobs = [pool.submit(kernel, *arguments, first, last, out) for first, last in pairwise(bounds)]
             for job in jobs:
@@ -245,11 +240,12 @@ class BackProjector:
             raise ValueError(f"Accumulators of shapes {self.grid.shape} and {other.grid.shape} cannot be combined.")
 
 
-def _factors(group: Array) -> tuple[Array, Array]:
-    """Operators whose sums, one after the other, are the sum over a point group (S, 3, 3), identities left out.
+def _factors(group: Array) -> tuple[NDArray[np.int64], Array]:
+    """Operators whose sums, one after the other, are the sum over a point group (S, 3, 3): int (K, 3, 3) and others.
 
     Those of the group that turn the grid onto itself are exact and make a subgroup K; the sum over the group is the
-    one over the cosets K r of the sum over K, and interpolates for each r alone: for I1 4 times instead of 59.
+    one over the cosets K r of the sum over K, and interpolates for each r alone, that of K left out: for I1 4 times
+    instead of 59, and each time at a twelfth of the voxels, as the operators of K turn this sum, too, onto itself.
     """
     whole = np.rint(group)
     exact = whole[np.abs(group - whole).max(axis=(1, 2)) < SAME_OPERATOR]
@@ -258,5 +254,4 @@ def _factors(group: Array) -> tuple[Array, Array]:
         members = exact @ operator
         if not any(np.abs(members - known).max(axis=(1, 2)).min() < SAME_OPERATOR for known in cosets):
             cosets.append(operator)
-    is_identity = np.abs(exact - np.eye(3)).max(axis=(1, 2)) == 0
-    return exact[~is_identity], np.array(cosets[1:]).reshape(-1, 3, 3)
+    return exact.astype(np.int64), np.array(cosets[1:]).reshape(-1, 3, 3)
