@@ -111,6 +111,7 @@ def prepare(movies: Path, where: Path, tiles: int, copies: int) -> tuple[Truth, 
         step(words, where)
     how = ReferenceSettings(str(where / "map.mrc"), 3.54, 200, healpix_order=0, symmetry="D2")
     projections = load_references(how, 1.77).projections
+    assert projections is not None  # of a map
     write_stack(where / "averages.mrcs", projections, 3.54)
     truth = multiplied(where, read_truth(str(movies / "truth.star")), tiles, copies)
     options = (

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -214,4 +213,4 @@ def class_sizes(directory: Path, numbers: NDArray[np.int64]) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

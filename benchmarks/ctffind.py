@@ -37,8 +37,8 @@ def simulate(directory: Path, rows: int, columns: int, count: int) -> np.ndarray
     truth = np.stack([defocus, defocus - random.uniform(0, 500, count), random.uniform(-90, 90, count)], 1)
     ky = np.repeat(fft.fftfreq(rows, PIXEL), columns // 2 + 1)
     kx = np.tile(np.arange(columns // 2 + 1) / (columns * PIXEL), rows)
-    for number, parameters in enumerate(truth):
-        ctf = ctf_values(CtfParams(*parameters, bfactor=80.0), kx, ky, 1, 1.0)[0].reshape(rows, -1)
+    for number, (u, v, angle) in enumerate(truth[:, :, None]):
+        ctf = ctf_values(CtfParams(u, v, angle, bfactor=np.array([80.0])), kx, ky, 1, 1.0)[0].reshape(rows, -1)
         noise = random.standard_normal((2, rows, columns), np.float32)
         image = fft.irfft2(fft.rfft2(noise[0]) * ctf, s=(rows, columns)) * np.sqrt(0.3) + noise[1]
         write_map(directory / f"mic{number:03d}.mrc", image.astype(np.float32), PIXEL)

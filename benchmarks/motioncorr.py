@@ -49,8 +49,8 @@ def agreement(directory: Path, first: str, second: str) -> str:
         if path.name == "corrected_micrographs.star" or not other.exists():
             continue
         shifts.append(read_motion(str(path)).shifts - read_motion(str(other)).shifts)
-        pair = [read_map(str(name.with_suffix(".mrc")))[0].ravel() for name in (path, other)]
-        images.append(np.corrcoef(*pair)[0, 1])
+        ours, theirs = (read_map(str(name.with_suffix(".mrc")))[0].ravel() for name in (path, other))
+        images.append(float(np.corrcoef(ours, theirs)[0, 1]))
     rms = float(np.sqrt(np.mean(np.square(shifts))))
     return f"shifts differ by {rms:.3f} px rms; correlation of micrographs at least {min(images):.4f}"
 

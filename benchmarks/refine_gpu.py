@@ -133,7 +133,7 @@ def measure(
     with backend:
         pad, r_max = references[0].pad, references[0].r_max_padded
         step = Expectation(backend, settings, volumes, pad, r_max, tables, log_pdf, inverse, sums, local, clock)
-        size = step.batch_size(coarse.size, fine.size)
+        size = step.batch_size(coarse.size, fine.size, box)
         step.run(
             prepare(backend, images[index[:4]], index[:4], ctf, coarse, fine)
         )  # kernels are compiled, FFTs are planned
@@ -167,7 +167,7 @@ def prepare(
 ) -> PreparedImages:
     """A batch of particles, whose images these are, as the engine of a refinement makes it."""
     n, box = len(index), images.shape[1]
-    unmasked, masked, spectrum = backend.transform_images(
+    unmasked, masked, spectrum, _ = backend.transform_images(
         images, np.zeros((n, 2), np.int64), np.ones(n), 0.45 * box, 5.0, fine
     )
     nothing = np.zeros(n, np.int64)

@@ -42,6 +42,8 @@ class BodySearch:
     position: NDArray[np.int64]
     sigma_tilt: float
     sigma_psi: float
+    orientations = 64.0 * 64.0
+    """That a particle is compared with: hardly ever more, but known only when they are looked up."""
 
     @classmethod
     def around(

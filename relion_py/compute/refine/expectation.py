@@ -227,9 +227,13 @@ class Expectation:
 
     def batch_size(self, coarse_pixels: int, fine_pixels: int, box: int) -> int:
         """Particles that fit into the work space of one coarse pass, and whose images, apart from it, are no larger."""
-        t = len(self.sampling.shifts)
-        scores = 4 * t * (64 * 64 if self.local else self.sampling.orientations * self.classes)
-        per_particle = scores + 8 * coarse_pixels * t + 24 * (coarse_pixels + fine_pixels)
+        if self.local is None:
+            orientations, table = float(self.sampling.orientations), 8 * coarse_pixels
+        else:
+            shared = not self.settings.free_along  # else each segment has its own frame
+            orientations, table = self.local.orientations, self.backend.bytes_at_shifts(coarse_pixels, shared)
+        per_shift = 4 * orientations * self.classes + table
+        per_particle = per_shift * len(self.sampling.shifts) + 24 * (coarse_pixels + fine_pixels)
         return int(np.clip(self.backend.work_bytes() // max(per_particle, 4 * box**2), 8, 2048))
 
     def run(self, images: PreparedImages, only_class: NDArray[np.int32] | None = None) -> Assignments:

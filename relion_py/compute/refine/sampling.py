@@ -166,6 +166,12 @@ class LocalSearch:
         near = [grid.local_directions(rot + turn, tilt, sigmas[0], sigmas[1]) for turn in turns]
         return cls(near[0] if fold == 1 else mixture(near), grid.local_psis(psi, sigmas[2]), position)
 
+    @property
+    def orientations(self) -> float:
+        """Orientations of each class that a particle is compared with, on average."""
+        each = np.diff(self.directions.starts) * np.diff(self.psis.starts)
+        return float(each.sum()) / max(len(each), 1)
+
     def groups(
         self, index: NDArray[np.int64], classes: int, log_pdf: NDArray[np.float32]
     ) -> tuple[Groups, NDArray[np.int64]]:
@@ -214,6 +220,8 @@ def _log(weights: NDArray[np.float64]) -> NDArray[np.float32]:
 @dataclass(frozen=True)
 class OwnPoses:
     """A search in which particles keep their orientations (--skip_rotate), or their offsets, too (--skip_align)."""
+
+    orientations = 1.0
 
     @staticmethod
     def tables(matrices: NDArray[np.float64], shifts: SamplingTables | None = None) -> SamplingTables:

@@ -42,6 +42,8 @@ def test_a_relaxed_search_is_one_around_each_of_the_mates() -> None:
         assert weights.sum() == pytest.approx(1.0)
     assert len(relaxed.directions.of(2)[0]) < 2 * len(single[0].directions.of(2)[0]), "mates at the pole are the same"
     np.testing.assert_array_equal(relaxed.psis.indices, single[0].psis.indices)
+    groups, _ = relaxed.groups(index, 1, np.zeros((1, grid.n_directions), np.float32))
+    assert relaxed.orientations == pytest.approx(groups.psi_count.sum() / 3)
 
 
 def test_a_mixture_keeps_particles_without_items() -> None:
