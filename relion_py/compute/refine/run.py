@@ -23,6 +23,7 @@ from relion_py.compute.geometry.healpix import Sampling
 from relion_py.compute.geometry.symmetry import operators
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams
+from relion_py.compute.io.atomic import written_together
 from relion_py.compute.refine.clock import Stopwatch
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.external import ExternalProgram
@@ -153,10 +154,14 @@ class Run:
         self.on_each_rank(action if self.job.comm.rank == 0 else lambda: None)
 
     def on_each_rank(self, action: Callable[[], object]) -> None:
-        """Do something on all ranks; the UserError of one is raised on all, so that none waits for the others."""
+        """Do something on all ranks; the UserError of one is raised on all, so that none waits for the others.
+
+        The files that a rank writes take their names together.
+        """
         error = None
         try:
-            action()
+            with written_together():
+                action()
         except UserError as problem:
             error = problem
         error = next((each for each in self.job.comm.allgather(error) if each is not None), None)
