@@ -15,13 +15,13 @@ from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.cli.options.image_handler import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import shell_grid
 from relion_py.compute.image.fsc import NO_RESOLUTION, fsc
 from relion_py.compute.io import star

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
+from relion_py.compute.image import fft
 from relion_py.compute.picking.harmonics import Basis
 from relion_py.compute.picking.micrograph import Image
 from relion_py.compute.picking.peaks import Area

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.picking.kernels import moments, standardise
 
 LARGEST_PRIME = 43

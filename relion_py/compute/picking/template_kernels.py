@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def turned(table, step, cosine, sine, kx, ky, out):  # type: ignore[no-untyped-def]
     """The transform of a reference that is turned by psi, complex64 (P,), by bilinear interpolation.
 
@@ -35,7 +36,7 @@ def turned(table, step, cosine, sine, kx, ky, out):  # type: ignore[no-untyped-d
         out[pixel] = complex(value.real, value.imag * sign)
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def paired_products(reference, signal, plus, minus, both, out):  # type: ignore[no-untyped-def]
     """The transform of two cross-correlation maps at once: one with a reference, one with it turned by 180 degrees.
 
@@ -57,7 +58,7 @@ def paired_products(reference, signal, plus, minus, both, out):  # type: ignore[
         out[minus[pixel]] = complex(first_re + second_im, second_re - first_im)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def keep_best(pair, number, opposite, best, which):  # type: ignore[no-untyped-def]
     """Where the real part (or, `opposite` not negative, the imaginary part) of complex64 (n, n) exceeds `best`, it
     and its number take the place."""
@@ -74,14 +75,14 @@ def keep_best(pair, number, opposite, best, which):  # type: ignore[no-untyped-d
         index[pixel] = name if better else index[pixel]
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def next_harmonic(wave, step):  # type: ignore[no-untyped-def]
     """exp(-i m phi) becomes exp(-i (m + 1) phi), in place, complex64 (P,); step: exp(-i phi)."""
     for pixel in range(wave.size):
         wave[pixel] *= step[pixel]
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def harmonic_product(signal, wave, radial, ends, odd, out):  # type: ignore[no-untyped-def]
     """The transform of a micrograph times conj(A(k)) exp(-i m phi).
 
@@ -102,7 +103,7 @@ def harmonic_product(signal, wave, radial, ends, odd, out):  # type: ignore[no-u
 # loops of their own, in real numbers and with indices that have no sign: compilers vectorise them
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def _to_the_right(above, below, wave, radial, first, width, row, mirrored):  # type: ignore[no-untyped-def]
     start = np.uint64(first)
     for x in range(width):
@@ -119,7 +120,7 @@ def _to_the_right(above, below, wave, radial, first, width, row, mirrored):  # t
         mirrored[x] = complex(value.real * re - value.imag * im, value.real * im + value.imag * re)
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def _to_the_left(above, below, wave, radial, first, width, sign, row, mirrored):  # type: ignore[no-untyped-def]
     start, last = np.uint64(first), np.uint64(row.size)
     for x in range(1, width):
@@ -136,7 +137,7 @@ def _to_the_left(above, below, wave, radial, first, width, sign, row, mirrored):
         row[last - np.uint64(x)] = complex(value.real * re + value.imag * im, value.real * im - value.imag * re)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def side_by_side(maps, left, out):  # type: ignore[no-untyped-def]
     """Real and imaginary parts of the columns from `left` on of complex64 (K, h, n): float32 (2 K, h, w)."""
     first = np.uint64(left)
@@ -148,7 +149,7 @@ def side_by_side(maps, left, out):  # type: ignore[no-untyped-def]
                 out[2 * number + 1, row, column] = value.imag
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def parts_of_sums(maps, start, firsts, factors, places, out):  # type: ignore[no-untyped-def]
     """Real and imaginary parts of the cross-correlations C_m of references, from maps of a basis.
 
@@ -168,7 +169,7 @@ def parts_of_sums(maps, start, firsts, factors, places, out):  # type: ignore[no
                 _parts_of_two(maps, 2 * number, start, one, other, number > first, real, imaginary)
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def _parts_of_one(maps, row, start, factor, real, imaginary):  # type: ignore[no-untyped-def]
     a, b, c, d = factor[0, 0], factor[0, 1], factor[1, 0], factor[1, 1]
     first = np.uint64(start)
@@ -178,7 +179,7 @@ def _parts_of_one(maps, row, start, factor, real, imaginary):  # type: ignore[no
         imaginary[x] = c * re + d * im
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def _parts_of_two(maps, row, start, one, other, more, real, imaginary):  # type: ignore[no-untyped-def]
     """The sum of two maps' parts; more: added to what is there."""
     a, b, c, d = one[0, 0], one[0, 1], one[1, 0], one[1, 1]
@@ -192,7 +193,7 @@ def _parts_of_two(maps, row, start, one, other, more, real, imaginary):  # type:
         imaginary[x] = imaginary[x] + sum_im if more else sum_im
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def best_of_four(sums, total, start, best, which):  # type: ignore[no-untyped-def]
     """The best of all in-plane angles from sums over harmonics at the first ones.
 
@@ -223,7 +224,7 @@ def best_of_four(sums, total, start, best, which):  # type: ignore[no-untyped-de
                 which[reference, pixel] = name if better else which[reference, pixel]
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def figures_of_merit(best, mean, deviation, first_moment, second_moment):  # type: ignore[no-untyped-def]
     """In place, (rows, columns): from the highest cross-correlations (mean of A X over the circle) to figures of merit.
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.errors import Aborted, UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, filter_profile, frequencies, radius_grid
 from relion_py.compute.picking.correlator import Correlator

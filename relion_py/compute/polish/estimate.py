@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import radius_grid
 from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.motion.model import MovieMotion, read_motion

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import filter_profile, resize_map
 from relion_py.compute.image.fsc import randomise_phases
 from relion_py.compute.post import image_spectra

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.geometry.healpix import Sampling, angular_step
 from relion_py.compute.image.fourier import resize_map
+from relion_py.compute.jit import njit
 from relion_py.compute.post.image_operations import centre_of_mass
 from relion_py.compute.post.local_symmetry import TINY, Map, Operator, sample, standard_angles
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import ndimage
 
 from relion_py.compute.backend.kernels_volume import values_at
 from relion_py.compute.geometry.euler import euler_to_matrix
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import frequencies
 from relion_py.compute.refine.projector import FourierReference
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
 import scipy.special
 from numpy.typing import NDArray
 
 from relion_py.compute.backend import kernels_volume
+from relion_py.compute.image import fft
 from relion_py.compute.image.masks import mask_outside
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.projector import origin_phase, padded_box, slabs, without_interpolation
@@ -169,7 +169,7 @@ def to_real_space(
         work = _inverse_along(work, axis, box, padded, workers)
     keep = np.arange(min(work.shape[-1], padded // 2 + 1))
     work = work[..., : len(keep)] * origin_phase(keep, box, padded).conj()
-    volume = scipy.fft.irfft(work, padded, axis=-1, workers=workers)[..., :box]
+    volume = fft.irfft(work, padded, axis=-1, workers=workers)[..., :box]
     return np.ascontiguousarray(volume) * np.float32(box) ** 2
 
 
@@ -196,7 +196,7 @@ def _inverse_along(
                 at = slice(first % padded, (last - 1) % padded + 1)
                 taken, turn = slice(first + half, last + half), slice(first + low, last + low)
                 np.multiply(given[(*before, taken)], phase[(*before, turn)], out=wide[(*before, at)])
-        wide = scipy.fft.ifft(wide, axis=axis, workers=workers, overwrite_x=True)
+        wide = fft.ifft(wide, axis=axis, workers=workers, overwrite_x=True)
         out[part] = wide[(*before, slice(0, box))]
     return out
 
@@ -231,9 +231,9 @@ def _iterated_division(
     inverse = inside.astype(np.float64)
     shifted = (0, 1)
     for _ in range(iterations):
-        product = scipy.fft.ifftshift(inverse * weights, axes=shifted)
-        real = scipy.fft.irfftn(product, full, workers=workers) * kernel
-        blurred = scipy.fft.fftshift(scipy.fft.rfftn(real, workers=workers), axes=shifted)
+        product = fft.ifftshift(inverse * weights, axes=shifted)
+        real = fft.irfftn(product, full, workers=workers) * kernel
+        blurred = fft.fftshift(fft.rfftn(real, workers=workers), axes=shifted)
         inverse[inside] /= np.maximum(1e-6, np.abs(blurred[inside]))
     result = np.zeros(sums.grid.shape[:3], np.complex64)
     within = squared <= sums.r_max_padded**2
