@@ -7,16 +7,15 @@ compiled module beneath is loaded by itself; where a release of SciPy has it els
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import threading
 from collections.abc import Iterator, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.fft import fftfreq, fftshift, ifftshift, rfftfreq
 from numpy.typing import NDArray
+
+from relion_py.compute.scipy_alone import load_alone
 
 __all__ = [
     "fft",
@@ -40,32 +39,13 @@ __all__ = [
 
 Array = NDArray[Any]
 
-_NAME = "scipy.fft._pocketfft.pypocketfft"
-_FUNCTIONS = ("c2c", "r2c", "c2r", "good_size")
 _NORMS = ("backward", "ortho", "forward")
 _threads = threading.local()
 
 
-def _load_pocketfft() -> Any:
-    """SciPy's compiled module with c2c, r2c, c2r and good_size; None if it is not where it was."""
-    spec = importlib.util.find_spec("scipy")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for suffix in EXTENSION_SUFFIXES:
-            path = Path(folder, "fft", "_pocketfft", f"pypocketfft{suffix}")
-            if path.is_file():
-                loader = ExtensionFileLoader(_NAME, str(path))
-                module_spec = importlib.util.spec_from_loader(_NAME, loader)
-                assert module_spec is not None
-                try:
-                    module = importlib.util.module_from_spec(module_spec)
-                    loader.exec_module(module)
-                except ImportError:
-                    return None
-                return module if all(hasattr(module, name) for name in _FUNCTIONS) else None
-    return None
-
-
-_pocketfft = _load_pocketfft()
+_pocketfft: Any = load_alone("scipy.fft._pocketfft.pypocketfft")
+if not all(hasattr(_pocketfft, name) for name in ("c2c", "r2c", "c2r", "good_size")):
+    _pocketfft = None
 
 
 def fft(x: Array, n: int | None = None, axis: int = -1, **options: Any) -> Any:
