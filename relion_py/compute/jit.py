@@ -11,6 +11,9 @@ from a compiled module of SciPy, in a package whose import is another 0.1 s and 
 from __future__ import annotations
 
 import functools
+import gc
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -33,11 +36,9 @@ class Kernel:
     @functools.cached_property
     def dispatcher(self) -> Any:
         """Numba's own. Two threads may both make it, and both are right: a lock here could wait for the compiler's."""
-        import numba
-
         options = dict(self._options)
         cached = options.pop("cache", False)
-        made = numba.njit(**options)(self.py_func)
+        made = _numba().njit(**options)(self.py_func)
         if made is self.py_func:  # NUMBA_DISABLE_JIT
             return made
         if cached:
@@ -68,6 +69,20 @@ def njit(*signatures: str, **options: Any) -> Callable[[Callable], Any]:
     signatures: the only types of arguments that it is to have; others are converted to them.
     """
     return lambda function: Kernel(function, signatures, options)
+
+
+def _numba() -> Any:
+    """Numba. None of its 50,000 objects is ever garbage, so the collector need not look at them, now or later."""
+    if "numba" not in sys.modules:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            importlib.import_module("numba")
+        finally:
+            gc.freeze()
+            if collecting:
+                gc.enable()
+    return importlib.import_module("numba")  # which another thread may be doing
 
 
 def _enable_cache(dispatcher: Any) -> None:
