@@ -88,15 +88,16 @@ def harmonic_product(signal, wave, radial, ends, odd, out):  # type: ignore[no-u
 
     signal: complex64 (2 Y + 1, X), the micrograph's for ky from -Y on and kx from 0 on. wave, radial: complex64 (Q,),
     exp(-i m phi) and conj(A(k)) in the quarter plane ky >= 0, kx >= 0, where row ky ends before kx = ends[ky], int32
-    (Y + 1,). odd: whether m is, so that exp(-i m phi) has the other sign at opposites. out: complex64 (n, n), kx and
-    ky as in a full transform; what lies beyond the rows stays as it is.
+    (Y + 1,). odd: whether m is, so that exp(-i m phi) has the other sign at opposites. out: float32 (2, n, at least
+    n), real and imaginary parts, kx and ky as in a full transform; what lies beyond the rows stays as it is.
     """
-    n, middle, first = out.shape[0], len(ends) - 1, 0
+    n, middle, first = out.shape[1], len(ends) - 1, 0
     sign = np.float32(-1.0 if odd else 1.0)
     for y in range(len(ends)):
-        above, below, row, mirrored = signal[middle + y], signal[middle - y], out[y], out[(n - y) % n]
-        _to_the_right(above, below, wave, radial, first, ends[y], row, mirrored)
-        _to_the_left(above, below, wave, radial, first, ends[y], sign, row, mirrored)
+        above, below, at, mirrored = signal[middle + y], signal[middle - y], y, (n - y) % n
+        rows = out[0, at], out[1, at], out[0, mirrored], out[1, mirrored]
+        _to_the_right(above, below, wave, radial, first, ends[y], *rows)
+        _to_the_left(above, below, wave, radial, first, ends[y], sign, n, *rows)
         first += ends[y]
 
 
@@ -104,7 +105,7 @@ def harmonic_product(signal, wave, radial, ends, odd, out):  # type: ignore[no-u
 
 
 @njit(**_OPTIONS, fastmath=True)
-def _to_the_right(above, below, wave, radial, first, width, row, mirrored):  # type: ignore[no-untyped-def]
+def _to_the_right(above, below, wave, radial, first, width, row_re, row_im, mirrored_re, mirrored_im):  # type: ignore[no-untyped-def]
     start = np.uint64(first)
     for x in range(width):
         factor, turn = radial[start + np.uint64(x)], wave[start + np.uint64(x)]
@@ -115,14 +116,18 @@ def _to_the_right(above, below, wave, radial, first, width, row, mirrored):  # t
             factor.imag * turn.real,
         )
         re, im, value = ac - bd, ad + bc, above[x]
-        row[x] = complex(value.real * re - value.imag * im, value.real * im + value.imag * re)
+        row_re[x] = value.real * re - value.imag * im
+        row_im[x] = value.real * im + value.imag * re
         re, im, value = ac + bd, bc - ad, below[x]  # the wave is conjugate there
-        mirrored[x] = complex(value.real * re - value.imag * im, value.real * im + value.imag * re)
+        mirrored_re[x] = value.real * re - value.imag * im
+        mirrored_im[x] = value.real * im + value.imag * re
 
 
 @njit(**_OPTIONS, fastmath=True)
-def _to_the_left(above, below, wave, radial, first, width, sign, row, mirrored):  # type: ignore[no-untyped-def]
-    start, last = np.uint64(first), np.uint64(row.size)
+def _to_the_left(  # type: ignore[no-untyped-def]
+    above, below, wave, radial, first, width, sign, n, row_re, row_im, mirrored_re, mirrored_im
+):
+    start, last = np.uint64(first), np.uint64(n)
     for x in range(1, width):
         factor, turn = radial[start + np.uint64(x)], wave[start + np.uint64(x)]
         ac, bd, ad, bc = (
@@ -131,22 +136,13 @@ def _to_the_left(above, below, wave, radial, first, width, sign, row, mirrored):
             factor.real * turn.imag,
             factor.imag * turn.real,
         )
+        left = last - np.uint64(x)
         re, im, value = sign * (ac - bd), sign * (ad + bc), above[x]
-        mirrored[last - np.uint64(x)] = complex(value.real * re + value.imag * im, value.real * im - value.imag * re)
+        mirrored_re[left] = value.real * re + value.imag * im
+        mirrored_im[left] = value.real * im - value.imag * re
         re, im, value = sign * (ac + bd), sign * (bc - ad), below[x]
-        row[last - np.uint64(x)] = complex(value.real * re + value.imag * im, value.real * im - value.imag * re)
-
-
-@njit(**_OPTIONS)
-def side_by_side(maps, left, out):  # type: ignore[no-untyped-def]
-    """Real and imaginary parts of the columns from `left` on of complex64 (K, h, n): float32 (2 K, h, w)."""
-    first = np.uint64(left)
-    for number in range(maps.shape[0]):
-        for row in range(out.shape[1]):
-            for column in range(out.shape[2]):
-                value = maps[number, row, first + np.uint64(column)]
-                out[2 * number, row, column] = value.real
-                out[2 * number + 1, row, column] = value.imag
+        row_re[left] = value.real * re + value.imag * im
+        row_im[left] = value.real * im - value.imag * re
 
 
 @njit(**_OPTIONS)

@@ -325,7 +325,7 @@ class Started:
             for best, which in zip(*correlator.best(maps, check), strict=True):
                 moment, square = self._moments(number)
                 merit, psi = np.zeros((work, work), np.float32), np.zeros((work, work), np.float32)
-                merit[area], psi[area] = best.reshape(merit[area].shape), psis[which].reshape(merit[area].shape)
+                merit[area], psi[area] = correlator.placed(best, area), psis[correlator.placed(which, area)]
                 figures_of_merit(merit[area], noise.mean[area], noise.deviation[area], moment, square)
                 yield Match(merit, psi, float(np.exp(0.5 * square)))
                 number += 1
