@@ -16,15 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.picking.harmonics import Basis
-from relion_py.compute.picking.map_kernels import LANES, inverse_part, stages_of
 from relion_py.compute.picking.micrograph import Image
 from relion_py.compute.picking.peaks import Area
-from relion_py.compute.picking.template_kernels import (
-    best_of_four,
-    harmonic_product,
-    next_harmonic,
-    parts_of_sums,
-)
+from relion_py.compute.picking.template_kernels import best_of_four, parts_of_sums
+from relion_py.compute.picking.transform_kernels import LANES, map_of_harmonic, next_harmonic, stages_of
 
 if TYPE_CHECKING:
     from relion_py.compute.picking.templates import Pixels
@@ -45,14 +40,15 @@ class Correlator:
 
     def __init__(self, basis: Basis, pixels: Pixels, size: int, work: int, psis: NDArray[np.float64]) -> None:
         self._basis, self._work = basis, work
-        # rows of a quarter plane, ky >= 0 and kx >= 0: what is at one pixel serves the three that mirror it
+        # a quarter plane, ky >= 0 and kx >= 0: what is at one pixel serves the three that mirror it
         quarter = pixels.ky >= 0
-        kx, ky = pixels.kx[quarter], pixels.ky[quarter]
-        self._ends = np.bincount(ky).astype(np.int32)  # the first kx beyond each row
-        self._at = (len(self._ends) - 1 + pixels.ky, pixels.kx)
+        self._quarter = pixels.ky[quarter], pixels.kx[quarter]
+        self._rows = pixels.ky.max()
+        self._at = self._rows + pixels.ky, pixels.kx
+        ky, kx = self._quarter
         self._radius = np.hypot(kx, ky) * (basis.density / size)
-        self._step = np.exp(-1j * np.arctan2(ky, kx)).astype(np.complex64)
-        keep = len(basis) * len(kx) * 8 <= _KEPT_RADIAL
+        self._step = self._in_blocks(np.exp(-1j * np.arctan2(ky, kx)).astype(np.complex64), self._quarter)
+        keep = len(basis) * self._step.nbytes <= _KEPT_RADIAL
         self._kept = [self._radial(number) for number in range(len(basis))] if keep else None
         self._stages = stages_of(work)
         self._angles = _Angles(basis, psis)
@@ -66,15 +62,16 @@ class Correlator:
         to whole vectors, see :meth:`placed`. check: called on the way."""
         rows, columns = area
         height, width = rows.stop - rows.start, columns.stop - columns.start
-        deep = _whole_vectors(height)
-        grid = np.zeros((2 * len(self._ends) - 1, self._ends.max()), np.complex64)
-        grid[self._at] = signal
-        grid[: len(self._ends) - 1, 0] = grid[: len(self._ends) - 1 : -1, 0].conj()  # of a real micrograph
-        wave, order = np.ones(len(self._step), np.complex64), 0
-        wide = _whole_vectors(self._work)
-        product = self._buffer("product", (2, self._work, wide))  # all write to the same pixels, the others stay 0
-        between = self._buffer("between", (wide, 2, deep))
-        room = self._buffer("room", (3 * (self._work + LANES), 2, LANES))
+        deep = -(-height // LANES) * LANES
+        at_0 = self._at[1] == 0  # opposites there have both kx = 0, and only one of them is a pixel
+        opposite = 2 * self._rows - self._at[0][at_0], self._at[1][at_0]
+        both = tuple(np.concatenate(pair) for pair in zip(self._at, opposite, strict=True))
+        blocks = self._in_blocks(np.concatenate([signal, signal[at_0].conj()]), both)
+        wave, order = self._in_blocks(np.ones(len(self._radius), np.complex64), self._quarter), 0
+        # what is 0 in these stays so
+        block = self._buffer("block", (self._work, 2, LANES))
+        between = self._buffer("between", (self._work + 1, 2, deep))
+        room = self._buffer("room", (3 * (self._work + LANES) + 1, 2, LANES))
         out = self._buffer("maps", (len(self._basis), 2, width, deep))
         for number, wanted in enumerate(self._basis.orders):
             check()
@@ -82,9 +79,20 @@ class Correlator:
                 next_harmonic(wave, self._step)
                 order += 1
             radial = self._radial(number) if self._kept is None else self._kept[number]
-            harmonic_product(grid, wave, radial, self._ends, bool(wanted % 2), product)
-            inverse_part(product, *self._stages, rows.start, columns.start, between, room, out[number])
+            odd, to = bool(wanted % 2), out[number]
+            map_of_harmonic(
+                blocks, wave, radial, odd, *self._stages, rows.start, columns.start, block, between, room, to
+            )
         return out.reshape(2 * len(self._basis), -1)
+
+    def _in_blocks(self, values: Transform, at: tuple[NDArray[np.int32], ...]) -> Image:
+        """Values (P,) at rows and columns of a transform as real and imaginary parts of so many columns as a vector
+        has, (X / LANES, Y, 2, LANES); 0 elsewhere."""
+        rows, columns = at
+        out = np.zeros((self._at[1].max() // LANES + 1, rows.max() + 1, 2, LANES), np.float32)
+        out[columns // LANES, rows, 0, columns % LANES] = values.real
+        out[columns // LANES, rows, 1, columns % LANES] = values.imag
+        return out
 
     def best(self, maps: Image, check: Callable[[], None]) -> tuple[Image, NDArray[np.int16]]:
         """Of all angles the highest cross-correlations, and their angles' numbers, (R, N), from maps (2 K, N)."""
@@ -112,12 +120,12 @@ class Correlator:
         rows, columns = area
         return values.reshape(columns.stop - columns.start, -1)[:, : rows.stop - rows.start].T
 
-    def _radial(self, number: int) -> Transform:
+    def _radial(self, number: int) -> Image:
         """The radial function of a map at the pixels of the quarter plane."""
         table = self._basis.tables[number]
         low = self._radius.astype(np.int64)
-        made: Transform = table[low] + (table[low + 1] - table[low]) * (self._radius - low).astype(np.float32)
-        return made
+        made = table[low] + (table[low + 1] - table[low]) * (self._radius - low).astype(np.float32)
+        return self._in_blocks(made, self._quarter)
 
     def _buffer(self, name: str, shape: tuple[int, ...]) -> Image:
         """Memory of this thread, the same at each call of the same shape."""
@@ -135,10 +143,6 @@ def _by_map(basis: Basis) -> Image:
         matrix = mix.matrix.reshape(-1, basis.count, mix.maps.stop - mix.maps.start, 2)
         out[mix.maps, :, : len(matrix)] = matrix.transpose(2, 1, 0, 3)
     return out
-
-
-def _whole_vectors(size: int) -> int:
-    return -(-size // LANES) * LANES
 
 
 class _Angles:

@@ -19,7 +19,7 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,14 @@ from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.image import fft
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, filter_profile, frequencies, radius_grid
-from relion_py.compute.picking.correlator import Correlator
 from relion_py.compute.picking.harmonics import FIRST_PEAK, make_basis
 from relion_py.compute.picking.micrograph import Geometry, Image, lowpass_size, standard_square, window
 from relion_py.compute.picking.peaks import Area
 from relion_py.compute.picking.references import References, squared_distance
 from relion_py.compute.picking.template_kernels import figures_of_merit, keep_best, paired_products, turned
+
+if TYPE_CHECKING:
+    from relion_py.compute.picking.correlator import Correlator
 
 _OVERSAMPLING = 8.0
 _KEPT_REFERENCES = 256 * 2**20  # bytes of turned references that stay in memory between micrographs
@@ -223,6 +225,8 @@ class Matcher:
 
         cutoff: highest frequency, cycles per pixel.
         """
+        from relion_py.compute.picking.correlator import Correlator  # its kernels load Numba
+
         references, geometry, settings = self.references, self.geometry, self.settings
         # there are about as many harmonics as waves fit around a reference
         waves = 2 * np.pi * references.radius * cutoff

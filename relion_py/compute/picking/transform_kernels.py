@@ -1,7 +1,7 @@
-"""Many small inverse transforms of products in Fourier space, of which a part of each map is wanted: compiled.
+"""Compiled Fourier transforms of which a part is wanted: the lowest frequencies of micrographs, and maps of harmonics.
 
-Eight lines are transformed side by side, one in each lane of vector instructions; SciPy's transforms are compiled for
-processors of any age, with half the lanes or a quarter. A line is split into its factors (Stockham), and one step
+As many lines are transformed side by side as vector instructions have lanes; SciPy's transforms are compiled for
+processors of any age, with four lanes. A line is split into its factors (Stockham), and one step
 takes as many values apart as its factor says: vectors of real and of imaginary parts, so that nothing is shuffled.
 LLVM does not find that by itself, hence the small intrinsics written in its own language.
 
@@ -11,10 +11,12 @@ Sources: Stockham TG (1966) AFIPS Conf. Proc. 28:229; for odd factors, sums and 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -22,8 +24,8 @@ from numpy.typing import NDArray
 
 from relion_py.compute.jit import njit
 
-LANES = 8
-"""Lines that are transformed together."""
+LANES = 16 if get_host_cpu_features().get("avx512f") else 8
+"""Lines that are transformed together: registers hold 16 or 8 numbers."""
 
 _WRITTEN_OUT = (4, 2, 3, 5, 7, 11, 13)
 
@@ -39,6 +41,7 @@ Parts = tuple[Any, Any]
 """Real and imaginary part."""
 
 
+@functools.cache
 def stages_of(size: int) -> tuple[NDArray[np.int64], NDArray[np.complex64]]:
     """The factors of a size, one for each step of an inverse transform, and for each step the turns between its
     values; for factors that are not written out exp(2 pi i t / factor) after these."""
@@ -243,12 +246,13 @@ def _long_butterfly(  # type: ignore[no-untyped-def]
 
 
 @_intrinsic
-def _transpose(typing_context: Any, source, step, target, stride):  # type: ignore[no-untyped-def]
-    """LANES vectors, `step` bytes apart from the address `source` on, become columns: to `target`, `stride` apart."""
-    signature = types.void(*[types.int64] * 4)
+def _transpose(typing_context: Any, source, step, target, stride, count):  # type: ignore[no-untyped-def]
+    """LANES vectors, `step` bytes apart from the address `source` on, become columns: to `target`, `stride` apart, the
+    first `count` of them."""
+    signature = types.void(*[types.int64] * 5)
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        source, step, target, stride = arguments
+        source, step, target, stride, count = arguments
         rows = []
         for _ in range(LANES):
             rows.append(_load(builder, source))
@@ -262,12 +266,51 @@ def _transpose(typing_context: Any, source, step, target, stride):  # type: igno
                 masks = [ir.Constant(ir.VectorType(ir.IntType(32), LANES), mask) for mask in (first, second)]
                 rows[row], rows[row + width] = (builder.shuffle_vector(low, high, mask) for mask in masks)
             width *= 2
-        for row in rows:
-            _store(builder, row, target)
+        for number, row in enumerate(rows):
+            with builder.if_then(builder.icmp_signed("<", _I64(number), count)):
+                _store(builder, row, target)
             target = builder.add(target, stride)
         return context.get_dummy_value()
 
     return signature, generate
+
+
+@_intrinsic(prefer_literal=True)
+def _products(  # type: ignore[no-untyped-def]
+    typing_context: Any, opposite, above, below, wave, radial, sign, one, other
+):
+    """Pairs of vectors at addresses: above * radial * wave * sign to `one`, below * radial * conj(wave) * sign to
+    `other`; if `opposite`, of the conjugates of above and below."""
+    conjugated = opposite.literal_value
+    signature = types.void(opposite, *[types.int64] * 4, types.float32, *[types.int64] * 2)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        _, above, below, wave, radial, sign, one, other = arguments
+        above, below, wave, radial = (
+            _load_pair(builder, place, _I64(_BYTES)) for place in (above, below, wave, radial)
+        )
+        if conjugated:
+            above, below = ((value[0], builder.fneg(value[1])) for value in (above, below))
+        radial = _scaled(builder, radial, _splat(builder, sign))
+        back = wave[0], builder.fneg(wave[1])
+        _store_pair(builder, _times(builder, above, _times(builder, radial, wave)), one)
+        _store_pair(builder, _times(builder, below, _times(builder, radial, back)), other)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@_intrinsic
+def _turn(typing_context: Any, target, factor):  # type: ignore[no-untyped-def]
+    """The pair of vectors at one address times that at another, in place."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        target, factor = arguments
+        value = [_load_pair(builder, place, _I64(_BYTES)) for place in (target, factor)]
+        _store_pair(builder, _times(builder, *value), target)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
 
 
 @_intrinsic
@@ -325,39 +368,123 @@ def _lines(source, step, imaginary, size, factors, turns, work, other, room):  #
 
 
 @njit(**_OPTIONS)
-def inverse_part(planes, factors, turns, top, left, between, room, out):  # type: ignore[no-untyped-def]
-    """Part of the inverse transform of one map, not divided by its number of pixels, turned over its diagonal.
+def map_of_harmonic(  # type: ignore[no-untyped-def]
+    signal, wave, radial, odd, factors, turns, top, left, block, between, room, out
+):
+    """Part of the inverse transform of a micrograph's times conj(A(k)) exp(-i m phi), turned over its diagonal.
 
-    planes: float32 (2, n, w), real and imaginary parts at ky, kx as in a full transform; w is n, rounded up to whole
-    vectors. factors, turns: of n, see `stages_of`. between: float32 (w, 2, h); room: float32 (3 (n + LANES), 2, LANES).
-    out: float32 (2, c, h), real and imaginary parts of columns from `left` on and rows from `top` on; h is a number of
-    whole vectors; what lies beyond row n is of no meaning.
+    signal: float32 (X / LANES, 2 Y + 1, 2, LANES), the micrograph's for ky from -Y on and LANES kx each, from 0 on,
+    real and imaginary parts. wave, radial: float32 (X / LANES, Y + 1, 2, LANES), exp(-i m phi) and conj(A(k)) for ky
+    >= 0, 0 where a pixel is not wanted. odd: whether m is: exp(-i m phi) then has the other sign at opposites. factors,
+    turns: of the size n, see `stages_of`. block: float32 (n, 2, LANES), between: float32 (n + 1, 2, h), 0 at first;
+    room: float32 (3 (n + LANES) + 1, 2, LANES). out: float32 (2, c, h), real and imaginary parts of c columns from
+    `left` on and of rows from `top` on; h is a number of whole vectors; what lies beyond row n is of no meaning.
     """
-    size, width = planes.shape[1:]
+    size, rows = block.shape[0], wave.shape[1]
     columns, height = out.shape[1:]
-    pair = np.int64(2 * _BYTES)
-    work = (room.ctypes.data + 63) // 64 * 64  # a pair of vectors is one line of the processor's cache
+    pair, line = np.int64(2 * _BYTES), np.int64(8 * height)
+    work = (room.ctypes.data + pair - 1) // pair * pair  # vectors that begin with a line of the processor's cache
     other = work + np.int64(size + LANES) * pair
     more = other + np.int64(size + LANES) * pair
-    first, second, third, table = planes.ctypes.data, between.ctypes.data, out.ctypes.data, turns.ctypes.data
-    for column in range(0, width, LANES):
-        done = _lines(
-            first + 4 * column, np.int64(4 * width), np.int64(4 * width * size), size, factors, table, work, other, more
-        )
-        for row in range(0, height, LANES):
-            for part in range(2):
-                _transpose(
-                    done + (top + row) * pair + part * _BYTES,
-                    pair,
-                    second + 4 * ((2 * column + part) * height + row),
-                    np.int64(8 * height),
-                )
+    first, second, third, table = block.ctypes.data, between.ctypes.data, out.ctypes.data, turns.ctypes.data
+    for number in range(len(wave)):
+        kept = np.int64(min(LANES, size // 2 - LANES * number))  # kx below the highest
+        for opposite in range(2):
+            for y in range(rows):
+                above = signal.ctypes.data + pair * (number * signal.shape[1] + rows - 1 + y)
+                below = above - 2 * pair * y
+                at = pair * (number * rows + y)
+                turn, factor = wave.ctypes.data + at, radial.ctypes.data + at
+                here, mirrored = first + pair * y, first + pair * ((size - y) % size)
+                if opposite:
+                    sign = np.float32(-1.0 if odd else 1.0)
+                    _products(True, above, below, turn, factor, sign, mirrored, here)
+                else:
+                    _products(False, above, below, turn, factor, np.float32(1.0), here, mirrored)
+            done = _lines(first, pair, np.int64(_BYTES), size, factors, table, work, other, more)
+            column = np.int64(LANES * number)
+            target, stride = second + line * column, line
+            if opposite:
+                target, stride = second + line * (size - column), -line
+            for row in range(0, height, LANES):
+                value = done + (top + row) * pair
+                _transpose(value, pair, target + 4 * row, stride, kept)
+                _transpose(value + _BYTES, pair, target + 4 * (row + height), stride, kept)
     for row in range(0, height, LANES):
-        done = _lines(
-            second + 4 * row, np.int64(8 * height), np.int64(4 * height), size, factors, table, work, other, more
-        )
+        done = _lines(second + 4 * row, line, np.int64(4 * height), size, factors, table, work, other, more)
         for x in range(columns):
             value = done + (left + x) * pair
             to = third + 4 * (x * height + row)
             _copy(value, to)
             _copy(value + _BYTES, to + 4 * columns * height)
+
+
+@_intrinsic
+def _halves(typing_context: Any, value, opposite, one, other):  # type: ignore[no-untyped-def]
+    """From the inverse transform of a + i b at k and -k (pairs of vectors at `value`, `opposite`) the transforms of the
+    real a and b at k, times 2, to `one` and `other`."""
+    signature = types.void(*[types.int64] * 4)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        value, opposite, one, other = arguments
+        (re, im), mirrored = (_load_pair(builder, place, _I64(_BYTES)) for place in (value, opposite))
+        back = re, builder.fneg(im)
+        difference = _minus(builder, mirrored, back)
+        _store_pair(builder, _plus(builder, mirrored, back), one)
+        _store_pair(builder, (difference[1], builder.fneg(difference[0])), other)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@njit(**_OPTIONS)
+def lowest_frequencies(image, squared, factors, turns, rows, columns, strip, room, out):  # type: ignore[no-untyped-def]
+    """The transform of a square image, or of its squared values, at its lowest frequencies, times 2.
+
+    image: float32 (n, n). factors, turns: of n, see `stages_of`. rows: int64 (Y,), the ky of the result, 0 to n - 1.
+    columns: float32 (X / LANES, n + 2 LANES, 2, LANES), strip: float32 (2 LANES, n, rounded up to whole vectors), room:
+    float32 (3 (n + LANES) + 1, 2, LANES), of any content. out: complex64 (Y, X), kx from 0 on.
+    """
+    size = len(image)
+    pair = np.int64(2 * _BYTES)
+    work = (room.ctypes.data + pair - 1) // pair * pair
+    other = work + np.int64(size + LANES) * pair
+    more = other + np.int64(size + LANES) * pair
+    blocks, table, line = columns.ctypes.data, turns.ctypes.data, np.int64(4 * strip.shape[1])
+    for first in range(0, size, 2 * LANES):
+        # rows by turns are the real and the imaginary parts of lines
+        for row in range(min(2 * LANES, size - first)):
+            for x in range(size):
+                value = image[first + row, x]
+                strip[row, x] = value * value if squared else value
+        for x in range(0, size, LANES):
+            for part in range(2):
+                source = strip.ctypes.data + part * line + 4 * x
+                _transpose(source, 2 * line, work + x * pair + part * _BYTES, pair, np.int64(LANES))
+        done = _lines(work, pair, np.int64(_BYTES), size, factors, table, other, work, more)
+        for block in range(len(columns)):
+            for k in range(LANES):
+                x = LANES * block + k
+                place = done + x % size * pair
+                _halves(place, done + (size - x) % size * pair, more + k * pair, more + (LANES + k) * pair)
+            to = blocks + (block * columns.shape[1] + first) * pair
+            for row in range(2):
+                for part in range(2):
+                    source = more + (row * LANES) * pair + part * _BYTES
+                    _transpose(source, pair, to + row * pair + part * _BYTES, 2 * pair, np.int64(LANES))
+    for block in range(len(columns)):
+        source = blocks + block * columns.shape[1] * pair
+        done = _lines(source, pair, np.int64(_BYTES), size, factors, table, work, other, more)
+        values = room.reshape(-1)[(done - room.ctypes.data) // 4 :]
+        for row in range(len(rows)):
+            start = 2 * LANES * ((size - rows[row]) % size)  # of the inverse transform
+            for lane in range(min(LANES, out.shape[1] - LANES * block)):
+                out[row, LANES * block + lane] = complex(values[start + lane], values[start + LANES + lane])
+
+
+@njit(**_OPTIONS)
+def next_harmonic(wave, step):  # type: ignore[no-untyped-def]
+    """exp(-i m phi) becomes exp(-i (m + 1) phi), in place, float32 (X, Y, 2, LANES); step: exp(-i phi)."""
+    for number in range(wave.size // (2 * LANES)):
+        place = 8 * LANES * number
+        _turn(wave.ctypes.data + place, step.ctypes.data + place)
