@@ -71,7 +71,7 @@ class Correlator:
         # what is 0 in these stays so
         block = self._buffer("block", (self._work, 2, LANES))
         between = self._buffer("between", (self._work + 1, 2, deep))
-        room = self._buffer("room", (3 * (self._work + LANES) + 1, 2, LANES))
+        room = self._buffer("room", (3 * (self._work + 2 * LANES), 2, LANES))
         out = self._buffer("maps", (len(self._basis), 2, width, deep))
         for number, wanted in enumerate(self._basis.orders):
             check()

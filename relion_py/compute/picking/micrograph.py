@@ -156,7 +156,7 @@ def window(image: Image, work: int, squared: bool = False) -> NDArray[np.complex
         return transform / np.float32(size * size)
     columns = np.empty((half // LANES + 1, size + 2 * LANES, 2, LANES), np.float32)
     strip = np.empty((2 * LANES, -(-size // LANES) * LANES), np.float32)
-    room = np.empty((3 * (size + LANES) + 1, 2, LANES), np.float32)
+    room = np.empty((3 * (size + 2 * LANES), 2, LANES), np.float32)
     transform = np.empty((len(kept), half + 1), np.complex64)
     lowest_frequencies(image, squared, factors, turns, kept, columns, strip, room, transform)
     transform *= np.float32(0.5 / size**2)

@@ -377,7 +377,7 @@ def map_of_harmonic(  # type: ignore[no-untyped-def]
     real and imaginary parts. wave, radial: float32 (X / LANES, Y + 1, 2, LANES), exp(-i m phi) and conj(A(k)) for ky
     >= 0, 0 where a pixel is not wanted. odd: whether m is: exp(-i m phi) then has the other sign at opposites. factors,
     turns: of the size n, see `stages_of`. block: float32 (n, 2, LANES), between: float32 (n + 1, 2, h), 0 at first;
-    room: float32 (3 (n + LANES) + 1, 2, LANES). out: float32 (2, c, h), real and imaginary parts of c columns from
+    room: float32 (3 (n + 2 LANES), 2, LANES). out: float32 (2, c, h), real and imaginary parts of c columns from
     `left` on and of rows from `top` on; h is a number of whole vectors; what lies beyond row n is of no meaning.
     """
     size, rows = block.shape[0], wave.shape[1]
@@ -443,7 +443,7 @@ def lowest_frequencies(image, squared, factors, turns, rows, columns, strip, roo
 
     image: float32 (n, n). factors, turns: of n, see `stages_of`. rows: int64 (Y,), the ky of the result, 0 to n - 1.
     columns: float32 (X / LANES, n + 2 LANES, 2, LANES), strip: float32 (2 LANES, n, rounded up to whole vectors), room:
-    float32 (3 (n + LANES) + 1, 2, LANES), of any content. out: complex64 (Y, X), kx from 0 on.
+    float32 (3 (n + 2 LANES), 2, LANES), of any content. out: complex64 (Y, X), kx from 0 on.
     """
     size = len(image)
     pair = np.int64(2 * _BYTES)
