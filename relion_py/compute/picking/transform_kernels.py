@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from relion_py.compute.jit import njit
 
-LANES = 16 if get_host_cpu_features().get("avx512f") else 8
+LANES = 16 if "+avx512f" in get_host_cpu_features() else 8
 """Lines that are transformed together: registers hold 16 or 8 numbers."""
 
 _WRITTEN_OUT = (4, 2, 3, 5, 7, 11, 13)
