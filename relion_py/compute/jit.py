@@ -32,10 +32,18 @@ class Kernel:
         self.py_func = function
         self._signatures = signatures
         self._options = options
+        self._made: Any = None
 
-    @functools.cached_property
+    @property
     def dispatcher(self) -> Any:
-        """Numba's own. Two threads may both make it, and both are right: a lock here could wait for the compiler's."""
+        """Numba's own. Two threads may both make it, and the first counts: a lock could wait for the compiler's, which
+        another thread holds while it waits for this kernel."""
+        if self._made is None:
+            made = self._make()
+            self._made = self._made or made
+        return self._made
+
+    def _make(self) -> Any:
         options = dict(self._options)
         cached = options.pop("cache", False)
         made = _numba().njit(**options)(self.py_func)
@@ -55,7 +63,7 @@ class Kernel:
         return self.dispatcher._numba_type_
 
     def __call__(self, *arguments: Any) -> Any:
-        return self.dispatcher(*arguments)
+        return (self._made or self.dispatcher)(*arguments)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "dispatcher":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,3 +62,12 @@ def test_a_kernel_has_the_attributes_of_numbas_and_no_others():
 def test_arguments_are_converted_to_a_kernels_only_signature(kind):
     kernel = njit("float32(float32)")(lambda x: x / np.float32(3))
     assert kernel(kind(1)) == np.float32(1) / np.float32(3) and len(kernel.signatures) == 1
+
+
+def test_threads_may_call_a_kernel_for_the_first_time_together():
+    inner = njit()(lambda x: x + 1)
+    outer = njit("int64(int64)", nogil=True)(lambda x: inner(x) * 2)
+    with ThreadPoolExecutor(6) as pool:
+        kernels = [outer, inner, outer, inner, outer, inner]
+        assert list(pool.map(lambda kernel: kernel(4), kernels, timeout=60)) == [10, 5, 10, 5, 10, 5]
+    assert len(outer.signatures) == len(inner.signatures) == 1
