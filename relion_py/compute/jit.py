@@ -98,7 +98,9 @@ def _enable_cache(dispatcher: Any) -> None:
         dispatcher.enable_caching()
     except RuntimeError:  # nowhere to write one
         return
-    dispatcher._cache.load_overload = functools.partial(_load, dispatcher._cache)
+    cache = dispatcher._cache
+    if hasattr(cache, "_load_overload"):  # as in all releases so far
+        cache.load_overload = functools.partial(_load, cache)
 
 
 def _load(cache: Any, signature: Any, context: Any) -> Any:
