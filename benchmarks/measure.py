@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import subprocess
@@ -34,7 +35,12 @@ def run(
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Usage:
-    """Run a command in a directory, and measure it; what it prints is also added to `log`. Raises Failed."""
+    """Run a command in a directory, and measure it; what it prints is also added to `log`. Raises Failed.
+
+    Python keeps its bytecode, whatever the shell says: programs start as they do where they are installed.
+    """
+    environment = dict(os.environ if environment is None else environment)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with open(log, "a+b") if log else tempfile.TemporaryFile() as out:
         begin = out.seek(0, 2)
         before, start = _processor_seconds(), time.perf_counter()

@@ -14,21 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.geometry.symmetry import canonical
+from relion_py.compute.image import fft
 from relion_py.compute.image.ctf import CtfParams, ctf_image
 from relion_py.compute.image.fourier import frequencies, phase_shift, radius_grid, real_image
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.io import mrc, star
 from relion_py.compute.io.atomic import atomic_write
 from relion_py.compute.io.star import Table
+from relion_py.compute.jit import njit
 from relion_py.compute.motion.dose import decay, doses_at_300kv, weights
 from relion_py.compute.motion.model import LocalModel
 from relion_py.compute.simulate_model import PseudoAtoms, build_model, model_map, project
@@ -318,7 +318,7 @@ def _upsampled(transform: NDArray[np.complexfloating], size: int) -> Image:
     return (fft.irfft2(wide, s=(fine, fine)) * _FINER**2).astype(np.float32)
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _sample_moved(finer, coefficients, out):  # type: ignore[no-untyped-def]
     """Values at where each pixel came from, by Catmull-Rom interpolation of the finer, periodic image.
 

@@ -21,10 +21,10 @@ translations, V child translations (C = S = V = 1 without oversampling), P pixel
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from relion_py.compute.backend.kernels_numba import insert, project
 from relion_py.compute.backend.selection_numba import KERNEL_OPTIONS, MINUS_INFINITY
+from relion_py.compute.jit import njit
 
 _FEW_ROWS = 16
 """Projections that are made or inserted at a time."""

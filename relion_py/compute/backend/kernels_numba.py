@@ -17,14 +17,14 @@ The eight neighbours of a position are read as four vectors of two complex numbe
 itself, hence the two small intrinsics written in its own language below.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from relion_py.compute.jit import njit
 
 _intrinsic: Any = intrinsic  # it adds the typing context that callers do not pass
 _F32 = ir.FloatType()
@@ -34,21 +34,10 @@ _FAST = ("fast",)
 _BLOCK = 256
 """Pixels whose positions are computed together (vectorised) before their neighbours are visited."""
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": True, "error_model": "numpy"}
+
 _ROUNDING = np.float32(1.0 + 1e-5)
 """Room for the float32 rounding of a rotated radius, so that no pixel on the rim is lost to it."""
-
-
-def _jit(*signatures: str) -> Callable[[Callable], Any]:
-    """Compile once, at import, for the given signatures; cache the machine code where one can be written."""
-
-    def decorate(function: Callable) -> Any:
-        options: dict[str, Any] = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-        try:
-            return numba.njit(list(signatures), cache=True, **options)(function)
-        except RuntimeError:  # neither the installation nor the user's cache directory is writable
-            return numba.njit(list(signatures), **options)(function)
-
-    return decorate
 
 
 def _vector(length: int) -> ir.VectorType:
@@ -140,7 +129,7 @@ def _scatter(  # type: ignore[no-untyped-def]
     return signature, generate
 
 
-@numba.njit(nogil=True, fastmath=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, error_model="numpy")
 def _place(  # type: ignore[no-untyped-def]
     kx, ky, start, stop, axes, limit, centre_z, centre_y, rows, corners, fractions
 ):
@@ -180,7 +169,7 @@ def _place(  # type: ignore[no-untyped-def]
         fractions[i + 4 * _BLOCK] = within
 
 
-@numba.njit(nogil=True)
+@njit(nogil=True)
 def _axes(rotation, pad):  # type: ignore[no-untyped-def]
     return (
         pad * rotation[0, 0], pad * rotation[0, 1], pad * rotation[0, 2],
@@ -188,7 +177,7 @@ def _axes(rotation, pad):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@numba.njit(nogil=True)
+@njit(nogil=True)
 def _radius_limit(shape_z, shape_y, shape_x, r_max, rotation):  # type: ignore[no-untyped-def]
     """Squared radius that keeps every neighbour inside the array; negative when nothing of the slice fits."""
     r_max = min(r_max, np.float32(shape_y // 2 - 1), np.float32(shape_x - 2))
@@ -200,7 +189,10 @@ def _radius_limit(shape_z, shape_y, shape_x, r_max, rotation):  # type: ignore[n
     return r_max * r_max * _ROUNDING
 
 
-@_jit("void(complex64[:,:,::1], float32[:,:,::1], int32[::1], int32[::1], float32, float32, complex64[:,::1])")
+@njit(
+    "void(complex64[:,:,::1], float32[:,:,::1], int32[::1], int32[::1], float32, float32, complex64[:,::1])",
+    **_OPTIONS,
+)
 def project(volume, rotations, kx, ky, pad, r_max_padded, out):  # type: ignore[no-untyped-def]
     """Read central slices out of a transform by trilinear interpolation.
 
@@ -234,9 +226,10 @@ def project(volume, rotations, kx, ky, pad, r_max_padded, out):  # type: ignore[
                 out[r, start + i] = complex(re * inside[i], im * sign[i])
 
 
-@_jit(
+@njit(
     "void(float32[:,:,:,::1], complex64[:,::1], float32[:,::1], float32[:,:,::1],"
-    " int32[::1], int32[::1], float32, float32)"
+    " int32[::1], int32[::1], float32, float32)",
+    **_OPTIONS,
 )
 def insert(grid, images, weights, rotations, kx, ky, pad, r_max_padded):  # type: ignore[no-untyped-def]
     """Add central slices to a grid, each pixel shared among its eight neighbours by trilinear weights.

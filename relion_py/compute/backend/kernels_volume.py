@@ -7,19 +7,20 @@ voxels, shells in image pixels (`radius / pad`). A 2D transform has Z == 3; only
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def planes(depth):  # type: ignore[no-untyped-def]
     """Bounds of the planes that count: all of a 3D transform, the middle one of a 2D transform."""
     return (1, 2) if depth == 3 else (0, depth)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def transform_shells(volume, pad, limit, n_shells):  # type: ignore[no-untyped-def]
     """Mean over each shell (nearest) of |value|^2 / 2, float64 (n_shells,); shells without voxels are 0.
 
@@ -48,7 +49,7 @@ def transform_shells(volume, pad, limit, n_shells):  # type: ignore[no-untyped-d
     return power
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def weight_shells(grid, pad, limit, half, n_shells):  # type: ignore[no-untyped-def]
     """Sum of the grid's weights in each shell, over voxels whose squared radius is below `limit`.
 
@@ -73,7 +74,7 @@ def weight_shells(grid, pad, limit, half, n_shells):  # type: ignore[no-untyped-
     return sums, counts
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def evidence_shells(grid, pad, limit, inverse_tau2):  # type: ignore[no-untyped-def]
     """Weight over prior in each shell (nearest): sum of ratios, number of ratios >= 1, number of voxels.
 
@@ -104,7 +105,7 @@ def evidence_shells(grid, pad, limit, inverse_tau2):  # type: ignore[no-untyped-
     return ratios, covered, counts
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def add_prior(grid, pad, limit, inverse_tau2, first_shell):  # type: ignore[no-untyped-def]
     """Weights of the grid with the prior added, float64 (Z, Y, X); the grid is not changed.
 
@@ -136,7 +137,7 @@ def add_prior(grid, pad, limit, inverse_tau2, first_shell):  # type: ignore[no-u
     return weights
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def floored_shells(weights, pad, limit, n_shells):  # type: ignore[no-untyped-def]
     """A thousandth of the mean weight in each shell (integer below radius / pad), float64 (n_shells,).
 
@@ -162,7 +163,7 @@ def floored_shells(weights, pad, limit, n_shells):  # type: ignore[no-untyped-de
     return sums
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def divide(grid, weights, pad, limit, floors):  # type: ignore[no-untyped-def]
     """Data of the grid over max(weights, floors of the shell), complex64 (Z, Y, X); zero beyond `limit`.
 
@@ -186,7 +187,7 @@ def divide(grid, weights, pad, limit, floors):  # type: ignore[no-untyped-def]
     return out
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def fold_friedel_plane(grid):  # type: ignore[no-untyped-def]
     """Add the Friedel mates of the plane x == 0 to each other, in place.
 
@@ -210,7 +211,7 @@ def fold_friedel_plane(grid):  # type: ignore[no-untyped-def]
             grid[mate_k, mate_i, 0, 2] = weight
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def _in_plane(grid, z, y, x, fy, fx):  # type: ignore[no-untyped-def]
     """The three values of a grid (Z, Y, X, 3) between voxels y, y + 1 and x, x + 1 of a plane."""
     w00, w01, w10, w11 = (1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx
@@ -221,7 +222,7 @@ def _in_plane(grid, z, y, x, fy, fx):  # type: ignore[no-untyped-def]
     return re, im, weight
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _comes_first(exact, z, y, x):  # type: ignore[no-untyped-def]
     """Whether no voxel of the half transform that operators turn (z, y, x) onto comes before it, nor Friedel's mate."""
     here = (z, y, x)
@@ -232,7 +233,7 @@ def _comes_first(exact, z, y, x):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _turned(operator, z, y, x):  # type: ignore[no-untyped-def]
     return (
         operator[2, 0] * x + operator[2, 1] * y + operator[2, 2] * z,
@@ -241,7 +242,7 @@ def _turned(operator, z, y, x):  # type: ignore[no-untyped-def]
     )
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _set_orbit(exact, z, y, x, re, im, weight, out):  # type: ignore[no-untyped-def]
     """Gives these sums to all voxels of `out` that operators turn (z, y, x) onto, and to Friedel's mates."""
     half_z, half_y = out.shape[0] // 2, out.shape[1] // 2
@@ -255,7 +256,7 @@ def _set_orbit(exact, z, y, x, re, im, weight, out):  # type: ignore[no-untyped-
             voxel[0], voxel[1], voxel[2] = re, im, weight
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def sum_orbits(exact, radius, first, last, grid):  # type: ignore[no-untyped-def]
     """Sums over operators that turn the grid onto itself, in place: f(x) becomes the sum of all f(E x).
 
@@ -286,7 +287,7 @@ def sum_orbits(exact, radius, first, last, grid):  # type: ignore[no-untyped-def
                 _set_orbit(exact, z, y, x, re, im, weight, grid)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=True)
 def add_rotated(grid, operators, turns, exact, radius, first, last, out):  # type: ignore[no-untyped-def]
     """Add to `out` the grid rotated by each operator: out(x) += grid(R x), trilinear.
 
@@ -336,7 +337,7 @@ def add_rotated(grid, operators, turns, exact, radius, first, last, out):  # typ
                 _set_orbit(exact, z, y, j, sum_re, sum_im, sum_weight, out)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def copy_inside(grid, radius, out):  # type: ignore[no-untyped-def]
     """Copies the sums (Z, Y, X, 3) within a radius (voxels) from the origin to another grid like it."""
     depth, height, width, _ = grid.shape
@@ -348,7 +349,7 @@ def copy_inside(grid, radius, out):  # type: ignore[no-untyped-def]
                 out[k, i, :end] = grid[k, i, :end]
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def scale_by_radius(volume, factor):  # type: ignore[no-untyped-def]
     """Multiplies a map (Z, Y, X), origin in the middle, in place by factor[r^2]; r in voxels. Depth 1: an image."""
     depth, height, width = volume.shape
@@ -361,7 +362,7 @@ def scale_by_radius(volume, factor):  # type: ignore[no-untyped-def]
                 volume[k, i, j] *= factor[z * z + y * y + x * x]
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def downsample(grid, pad, half_size):  # type: ignore[no-untyped-def]
     """Weighted average of the padded voxels that are nearest to each unpadded one.
 
@@ -395,13 +396,13 @@ def downsample(grid, pad, half_size):  # type: ignore[no-untyped-def]
     return sums
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _nearest(value):  # type: ignore[no-untyped-def]
     """Nearest integer, halves away from zero (macros.h, ROUND)."""
     return int(value + 0.5) if value > 0 else int(value - 0.5)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def correlate_shells(first, second, r_max, n_shells):  # type: ignore[no-untyped-def]
     """Fourier shell correlation of two unpadded transforms, float64 (n_shells,); shells beyond r_max are 0.
 
@@ -430,7 +431,7 @@ def correlate_shells(first, second, r_max, n_shells):  # type: ignore[no-untyped
     return fsc
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def values_at(transform, points, matrix, pad, nearest, out):  # type: ignore[no-untyped-def]
     """Values of a transform at points k of the unpadded grid, turned: out[n] = F(pad k[n] M), trilinear.
 

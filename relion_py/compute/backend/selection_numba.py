@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from relion_py.compute.jit import njit
 
 LOG_RANGE = 30.0
 """Weights below exp(-LOG_RANGE) of the largest are dropped; they cannot reach 0.1 % of a sum together."""

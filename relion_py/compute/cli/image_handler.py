@@ -15,15 +15,16 @@ from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.cli.options.image_handler import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import shell_grid
 from relion_py.compute.image.fsc import NO_RESOLUTION, fsc
+from relion_py.compute.image.shift import centre_of_mass
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import StackWriter, read_header, read_image, read_map, write_map
 from relion_py.compute.io.star import StarFile, Table
@@ -32,7 +33,6 @@ from relion_py.compute.post.image_operations import (
     Operations,
     Optimise,
     apply,
-    centre_of_mass,
     moved_and_turned,
     new_pixel_size,
 )
@@ -390,7 +390,7 @@ def _statistics(name: str, image: Image, angpix: float) -> str:
 
 
 def _mass(name: str, image: Image) -> str:
-    places = " ".join(f"{axis} {value:g}" for axis, value in zip("xyz", centre_of_mass(image), strict=False))
+    places = " ".join(f"{axis} {value:g}" for axis, value in zip("xyz", centre_of_mass(image)[::-1], strict=False))
     return f"{name} : center of mass (relative to XmippOrigin) {places}"
 
 

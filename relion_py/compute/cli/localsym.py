@@ -17,9 +17,9 @@ from relion_py.compute.cli.options.localsym import DESCRIPTION, FLAGS, FUNCTIONS
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
+from relion_py.compute.image.shift import centre_of_mass
 from relion_py.compute.io.mrc import read_map, write_map
 from relion_py.compute.post import local_symmetry, local_symmetry_files
-from relion_py.compute.post.image_operations import centre_of_mass
 from relion_py.compute.post.local_symmetry import Map, Operator, Region, read_mask
 from relion_py.compute.post.local_symmetry_search import Found, Original, Ranges, in_order, sample_count
 
@@ -186,7 +186,7 @@ def _refine(
     angpix = args.number("--angpix")
     if copy:
         job.say(f" + Searching the copy in the mask {copy}")
-        place = np.array(centre_of_mass(read_mask(copy, volume.shape)))
+        place = centre_of_mass(read_mask(copy, volume.shape))[::-1]
     else:
         job.say(f" + Refining {operator}")
         place = operator.rotation @ original.centre + operator.translation / angpix

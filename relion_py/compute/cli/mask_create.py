@@ -10,12 +10,12 @@ from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.cli.options.mask_create import FLAGS
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.io.mrc import read_map, write_map
 from relion_py.compute.post.solvent_mask import (

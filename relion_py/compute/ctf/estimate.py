@@ -18,13 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
 from relion_py.compute.ctf.spectrum import Spectrum, radius, rings, usable_pixels
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import electron_wavelength
+from relion_py.compute.jit import njit
 
 _SECTORS = 36  # of 5 degrees
 _CANDIDATES = 3

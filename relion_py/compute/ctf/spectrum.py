@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage, sparse
+from scipy import ndimage, sparse
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 
 FITTING_PIXEL_SIZE = 1.4
 """A per pixel to which finer micrographs are brought, as in CTFFIND4: rings end before 2.8 A."""

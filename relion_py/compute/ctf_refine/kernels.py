@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "fastmath": {"nsz", "arcp", "contract", "afn", "reassoc"}}
 _QUARTER = math.pi / 2
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _sine_cosine(angle):  # type: ignore[no-untyped-def]
     """Both of an angle in radians, to 1e-10 for |angle| < 1e5: Taylor's series of what is left of quarter turns."""
     quarters = np.rint(angle / _QUARTER)
@@ -31,7 +32,7 @@ def _sine_cosine(angle):  # type: ignore[no-untyped-def]
     return (-s if q >= 2 else s), (-c if q == 1 or q == 2 else c)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def costs(theta, power, agreement, weight, u2, astig1, astig2, u4, offset, out):  # type: ignore[no-untyped-def]
     """out[n] = sum over pixels of weight (power CTF^2 - 2 agreement CTF): squared difference less a constant.
 
@@ -54,7 +55,7 @@ def costs(theta, power, agreement, weight, u2, astig1, astig2, u4, offset, out):
         out[n] = total
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def slopes(  # type: ignore[no-untyped-def]
     theta, power, agreement, root, u2, astig1, astig2, u4, offset, curved, out, first_order, second_order
 ):
@@ -94,7 +95,7 @@ def slopes(  # type: ignore[no-untyped-def]
         out[n] = total
 
 
-@numba.njit(inline="always", **_OPTIONS)
+@njit(inline="always", **_OPTIONS)
 def _derivatives(volume, part, i, j, k, fx, fy, fz):  # type: ignore[no-untyped-def]
     """Along x, y, z, of the trilinear interpolation between eight voxels of the real (0) or imaginary part (1)."""
     one = np.float32(1.0)
@@ -110,7 +111,7 @@ def _derivatives(volume, part, i, j, k, fx, fy, fz):  # type: ignore[no-untyped-
     )
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def magnification_sums(  # type: ignore[no-untyped-def]
     volume, rotations, kx, ky, pad, limit, factor, ctf, predicted, observed, out
 ):

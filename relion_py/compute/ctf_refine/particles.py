@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
+from relion_py.compute.image import fft
 from relion_py.compute.image.aberrations import Aberrations
 from relion_py.compute.image.ctf import CtfParams, ctf_image, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, frequencies, phase_shift, resize_map
@@ -202,7 +202,7 @@ def _observed(images: NDArray[np.float32], part: ParticleTable, optics: Optics) 
             f"{part.strings('rlnImageName')[0]} is {images.shape[2]} x {images.shape[1]} pixels, but {part.path} says "
             f"{box} x {box}: extract the particles again."
         )
-    transforms = scipy.fft.rfft2(images, workers=1)
+    transforms = fft.rfft2(images, workers=1)
     sign = np.where((optics.kx + optics.ky) % 2 == 0, 1.0, -1.0).astype(np.float32) / box**2
     observed = transforms[:, optics.ky % box, optics.kx] * sign
     shift = [part.floats(f"rlnOrigin{axis}Angst") / optics.angpix for axis in "XY"]

@@ -10,11 +10,11 @@ from __future__ import annotations
 from math import degrees, pi, sqrt
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.geometry.euler import direction, euler_to_matrix
 from relion_py.compute.geometry.symmetry import canonical, operators
+from relion_py.compute.jit import njit
 
 # From here on the reference leaves the seams of the asymmetric units alone: the grid is fine enough.
 SEAM_LIMIT = 4000

@@ -10,8 +10,9 @@ Facts: RELION 5 ``src/euler.cpp``, and ``calculateAngularDistance`` in ``src/hea
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
+
+from relion_py.compute.jit import njit
 
 # Below this sine of tilt, rot and psi turn about the same axis and rot is set to 0 (16 * FLT_EPSILON).
 POLAR_SINE = 16 * float(np.finfo(np.float32).eps)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.geometry import local_search
@@ -20,6 +19,7 @@ from relion_py.compute.geometry.euler import direction
 from relion_py.compute.geometry.healpix import Sampling
 from relion_py.compute.geometry.local_search import Selection
 from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.jit import njit
 
 CUTOFF = 3.0
 """Standard deviations from the prior beyond which nothing is searched."""

@@ -6,13 +6,14 @@ interpolated trilinearly; what lies outside the map counts as 0.
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def interpolate(volume, z, y, x):  # type: ignore[no-untyped-def]
     """Value at the indices z, y, x (no whole numbers needed); 0 outside the map."""
     k, i, j = int(np.floor(z)), int(np.floor(y)), int(np.floor(x))
@@ -29,7 +30,7 @@ def interpolate(volume, z, y, x):  # type: ignore[no-untyped-def]
     return value
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def average_units(volume, rise, twist, half, radius, inner, outer, edge, first, last, out):  # type: ignore[no-untyped-def]
     """Planes first..last of the symmetrical map, into `out`: means over the mates with |z| <= half.
 
@@ -72,7 +73,7 @@ def average_units(volume, rise, twist, half, radius, inner, outer, edge, first, 
                 out[k, i, j] = weight * total / count
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def unit_variances(volume, rises, twists, first, last, inner, outer, out):  # type: ignore[no-untyped-def]
     """For each symmetry the mean variance among mates, into `out` (n,); 1e10 where there is no voxel.
 

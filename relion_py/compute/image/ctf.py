@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.jit import njit
 
 # Values nearer to zero are moved to this, with their sign, so that nobody divides by zero (CTF::getCTF).
 SMALLEST_CTF = 1e-8

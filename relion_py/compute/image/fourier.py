@@ -1,7 +1,7 @@
 """Fourier transforms of centred images and maps: lists of pixels, windows, filters, spectra, shifts.
 
 Layout.  Images and maps are cubic (box, box[, box]), axes y, x or z, y, x, with the origin of coordinates at
-pixel ``box // 2``.  Half transforms are those of ``scipy.fft.rfftn`` (kx >= 0 on the last axis, others in FFT
+pixel ``box // 2``.  Half transforms are those of ``fft.rfftn`` (kx >= 0 on the last axis, others in FFT
 order), of the image with its centre moved to the corner, so a symmetrical particle at the centre has a
 real transform.  A Nyquist plane of an even box counts as positive frequency, as in FFTW.
 
@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft
+
+from relion_py.compute.image import fft
 
 Real = NDArray[np.floating]
 Complex = NDArray[np.complexfloating]

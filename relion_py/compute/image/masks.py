@@ -8,10 +8,10 @@ Facts: RELION 5 ``src/mask.cpp`` (``softMaskOutsideMap``) and ``src/ml_optimiser
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.jit import njit
 
 Real = NDArray[np.floating]
 

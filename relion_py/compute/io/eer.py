@@ -13,12 +13,12 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.jit import njit
 
 COMPRESSIONS = (65000, 65001, 65002)
 """TIFF compression codes of EER: 8-bit runs, 7-bit runs, and runs described by tags of their own."""
@@ -155,7 +155,7 @@ class EerFile:
         self._tiff.close()
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def decode(data, width, height, run_bits, position_bits, symbol_after_full_run, upsampling, events):  # type: ignore[no-untyped-def]
     """Pixel numbers (row-major, upsampled frame) of the electrons of one readout; how many, or -1: damaged.
 
@@ -215,7 +215,7 @@ def decode(data, width, height, run_bits, position_bits, symbol_after_full_run, 
     return count if pixel == total else -1
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def add_events(flat, events, count):  # type: ignore[no-untyped-def]
     """flat[event] += 1 for the first `count` events."""
     for k in range(count):

@@ -1,6 +1,6 @@
 """Alignment of frames, or of patches of them: each against the sum of all others, again and again.
 
-Transforms are half transforms of real images (ny, nx), `scipy.fft.rfft2` with norm="forward": complex64
+Transforms are half transforms of real images (ny, nx), `fft.rfft2` with norm="forward": complex64
 (ny, nx // 2 + 1), rows in FFT order. The alignment looks at low frequencies only (those that the B-factor
 leaves), so it works on transforms that are cropped to a CcfGrid. A shift moves the content of a frame by
 (x, y) pixels.
@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
+
+from relion_py.compute.image import fft
 
 SEARCH = 50
 """How far, in pixels, a frame is looked for from where it was expected in one iteration."""

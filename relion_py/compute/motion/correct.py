@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
+from relion_py.compute.image import fft
 from relion_py.compute.io.movies import Movie, MovieError, is_eer
 from relion_py.compute.motion import align as al
 from relion_py.compute.motion.dose import decay, doses_at_300kv, norm_of, weights

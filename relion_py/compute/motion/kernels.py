@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -13,7 +14,7 @@ MIN_NEIGHBOURS = 7
 """With fewer good neighbours a pixel gets a random number instead of a neighbour's value."""
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def mend(frame, bad, rows, columns, reach, mean, deviation, seed):  # type: ignore[no-untyped-def]
     """Give each bad pixel the value of a good neighbour drawn at random, in place.
 
@@ -41,7 +42,7 @@ def mend(frame, bad, rows, columns, reach, mean, deviation, seed):  # type: igno
             frame[rows[k], columns[k]] = np.random.normal(mean, deviation)
 
 
-@numba.njit(fastmath=True, **_OPTIONS)
+@njit(fastmath=True, **_OPTIONS)
 def add_moved(total, frame, factors):  # type: ignore[no-untyped-def]
     """total += the frame with each pixel moved by its local shift; bilinear, the nearest pixel at the rim.
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
+from relion_py.compute.image import fft
 from relion_py.compute.motion.align import Complex, Run, crop, serially, total
 
 TARGET_PIXEL_SIZE = 1.4

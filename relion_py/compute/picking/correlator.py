@@ -14,25 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.picking.harmonics import Basis
 from relion_py.compute.picking.micrograph import Image
 from relion_py.compute.picking.peaks import Area
-from relion_py.compute.picking.template_kernels import (
-    best_of_four,
-    harmonic_product,
-    next_harmonic,
-    parts_of_sums,
-    side_by_side,
-)
+from relion_py.compute.picking.template_kernels import best_of_four, parts_of_sums
+from relion_py.compute.picking.transform_kernels import LANES, map_of_harmonic, next_harmonic, stages_of
 
 if TYPE_CHECKING:
     from relion_py.compute.picking.templates import Pixels
 
-# what a cache holds
-_AT_ONCE = 2**20  # bytes of maps that are transformed
-_BLOCK = 512  # pixels of maps that are added up
+_BLOCK = 512  # pixels of maps that are added up: what a cache holds
 _TOGETHER = 4  # references at these pixels
 _KEPT_RADIAL = 256 * 2**20  # bytes of radial functions at all pixels that stay in memory between micrographs
 
@@ -48,46 +40,59 @@ class Correlator:
 
     def __init__(self, basis: Basis, pixels: Pixels, size: int, work: int, psis: NDArray[np.float64]) -> None:
         self._basis, self._work = basis, work
-        # rows of a quarter plane, ky >= 0 and kx >= 0: what is at one pixel serves the three that mirror it
+        # a quarter plane, ky >= 0 and kx >= 0: what is at one pixel serves the three that mirror it
         quarter = pixels.ky >= 0
-        kx, ky = pixels.kx[quarter], pixels.ky[quarter]
-        self._ends = np.bincount(ky).astype(np.int32)  # the first kx beyond each row
-        self._at = (len(self._ends) - 1 + pixels.ky, pixels.kx)
+        self._quarter = pixels.ky[quarter], pixels.kx[quarter]
+        self._rows = pixels.ky.max()
+        self._at = self._rows + pixels.ky, pixels.kx
+        ky, kx = self._quarter
         self._radius = np.hypot(kx, ky) * (basis.density / size)
-        self._step = np.exp(-1j * np.arctan2(ky, kx)).astype(np.complex64)
-        keep = len(basis) * len(kx) * 8 <= _KEPT_RADIAL
+        self._step = self._in_blocks(np.exp(-1j * np.arctan2(ky, kx)).astype(np.complex64), self._quarter)
+        keep = len(basis) * self._step.nbytes <= _KEPT_RADIAL
         self._kept = [self._radial(number) for number in range(len(basis))] if keep else None
+        self._stages = stages_of(work)
         self._angles = _Angles(basis, psis)
         self._firsts = np.array([*(mix.maps.start for mix in basis.mixes), len(basis)], np.int32)
         self._factors = _by_map(basis)
         self._room = threading.local()  # fresh memory costs as much as what is done in it
 
     def maps(self, signal: Transform, area: Area, check: Callable[[], None]) -> Image:
-        """Real and imaginary parts, by turns, of the basis' maps in an area of N pixels, (2 K, N), of a micrograph
-        whose transform at the pixels is `signal`; until the next call in the same thread. check: called on the way."""
+        """Real and imaginary parts, by turns, of the basis' maps in an area, (2 K, N), of a micrograph whose transform
+        at the pixels is `signal`; until the next call in the same thread. N: pixels column by column, these filled up
+        to whole vectors, see :meth:`placed`. check: called on the way."""
         rows, columns = area
-        shape = (2 * len(self._basis), rows.stop - rows.start, columns.stop - columns.start)
-        grid = np.zeros((2 * len(self._ends) - 1, self._ends.max()), np.complex64)
-        grid[self._at] = signal
-        grid[: len(self._ends) - 1, 0] = grid[: len(self._ends) - 1 : -1, 0].conj()  # of a real micrograph
-        wave, order = np.ones(len(self._step), np.complex64), 0
-        out = self._buffer("maps", shape)
-        at_once = max(1, _AT_ONCE // (8 * self._work**2))
-        some = self._buffer("some", (at_once, self._work, self._work), np.complex64)
-        for start in range(0, len(self._basis), at_once):
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        deep = -(-height // LANES) * LANES
+        at_0 = self._at[1] == 0  # opposites there have both kx = 0, and only one of them is a pixel
+        opposite = 2 * self._rows - self._at[0][at_0], self._at[1][at_0]
+        both = tuple(np.concatenate(pair) for pair in zip(self._at, opposite, strict=True))
+        blocks = self._in_blocks(np.concatenate([signal, signal[at_0].conj()]), both)
+        wave, order = self._in_blocks(np.ones(len(self._radius), np.complex64), self._quarter), 0
+        # what is 0 in these stays so
+        block = self._buffer("block", (self._work, 2, LANES))
+        between = self._buffer("between", (self._work + 1, 2, deep))
+        room = self._buffer("room", (3 * (self._work + 2 * LANES), 2, LANES))
+        out = self._buffer("maps", (len(self._basis), 2, width, deep))
+        for number, wanted in enumerate(self._basis.orders):
             check()
-            some[...] = 0
-            numbers = range(start, min(start + at_once, len(self._basis)))
-            for one, number in zip(some, numbers, strict=False):
-                wanted = self._basis.orders[number]
-                while order < wanted:
-                    next_harmonic(wave, self._step)
-                    order += 1
-                radial = self._radial(number) if self._kept is None else self._kept[number]
-                harmonic_product(grid, wave, radial, self._ends, bool(wanted % 2), one)
-            done = _inverse(_inverse(some[: len(numbers)], 1)[:, rows], 2)
-            side_by_side(done, columns.start, out[2 * start : 2 * numbers.stop])
-        return out.reshape(len(out), -1)
+            while order < wanted:
+                next_harmonic(wave, self._step)
+                order += 1
+            radial = self._radial(number) if self._kept is None else self._kept[number]
+            odd, to = bool(wanted % 2), out[number]
+            map_of_harmonic(
+                blocks, wave, radial, odd, *self._stages, rows.start, columns.start, block, between, room, to
+            )
+        return out.reshape(2 * len(self._basis), -1)
+
+    def _in_blocks(self, values: Transform, at: tuple[NDArray[np.int32], ...]) -> Image:
+        """Values (P,) at rows and columns of a transform as real and imaginary parts of so many columns as a vector
+        has, (X / LANES, Y, 2, LANES); 0 elsewhere."""
+        rows, columns = at
+        out = np.zeros((self._at[1].max() // LANES + 1, rows.max() + 1, 2, LANES), np.float32)
+        out[columns // LANES, rows, 0, columns % LANES] = values.real
+        out[columns // LANES, rows, 1, columns % LANES] = values.imag
+        return out
 
     def best(self, maps: Image, check: Callable[[], None]) -> tuple[Image, NDArray[np.int16]]:
         """Of all angles the highest cross-correlations, and their angles' numbers, (R, N), from maps (2 K, N)."""
@@ -109,18 +114,24 @@ class Correlator:
                 best_of_four(sums, self._angles.total, start, best[some], which[some])
         return best, which
 
-    def _radial(self, number: int) -> Transform:
+    @staticmethod
+    def placed(values: NDArray[Any], area: Area) -> NDArray[Any]:
+        """Values (N,) of `best` as rows and columns of the area."""
+        rows, columns = area
+        return values.reshape(columns.stop - columns.start, -1)[:, : rows.stop - rows.start].T
+
+    def _radial(self, number: int) -> Image:
         """The radial function of a map at the pixels of the quarter plane."""
         table = self._basis.tables[number]
         low = self._radius.astype(np.int64)
-        made: Transform = table[low] + (table[low + 1] - table[low]) * (self._radius - low).astype(np.float32)
-        return made
+        made = table[low] + (table[low + 1] - table[low]) * (self._radius - low).astype(np.float32)
+        return self._in_blocks(made, self._quarter)
 
-    def _buffer(self, name: str, shape: tuple[int, ...], kind: type = np.float32) -> NDArray[Any]:
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> Image:
         """Memory of this thread, the same at each call of the same shape."""
-        room: NDArray[Any] | None = getattr(self._room, name, None)
+        room: Image | None = getattr(self._room, name, None)
         if room is None or room.shape != shape:
-            room = np.empty(shape, kind)
+            room = np.zeros(shape, np.float32)
             setattr(self._room, name, room)
         return room
 
@@ -132,12 +143,6 @@ def _by_map(basis: Basis) -> Image:
         matrix = mix.matrix.reshape(-1, basis.count, mix.maps.stop - mix.maps.start, 2)
         out[mix.maps, :, : len(matrix)] = matrix.transpose(2, 1, 0, 3)
     return out
-
-
-def _inverse(maps: Transform, axis: int) -> Transform:
-    """Inverse transforms along an axis, where the maps are."""
-    done: Transform = fft.ifft(maps, axis=axis, norm="forward", overwrite_x=True)
-    return done
 
 
 class _Angles:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import resize_transform, window_map
 
 SMALLEST_SIGMA = 1e-10

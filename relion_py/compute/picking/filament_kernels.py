@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 _ROUNDS = 3  # of moving a disc to the mean of its pixels
@@ -19,13 +20,13 @@ TAKEN = -999.0
 """What a map holds where a filament has been."""
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def rounded(value):  # type: ignore[no-untyped-def]
     """The nearest whole number; halves away from 0."""
     return int(value + 0.5) if value > 0 else int(value - 0.5)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _disc(free, x, y, radius, bounds):  # type: ignore[no-untyped-def]
     """Pixels of a disc inside of the bounds, how many are free, and these pixels' sums of x and y."""
     middle = free.shape[0] // 2
@@ -43,12 +44,12 @@ def _disc(free, x, y, radius, bounds):  # type: ignore[no-untyped-def]
     return total, count, sum_x, sum_y
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _within(x, y, bounds):  # type: ignore[no-untyped-def]
     return bounds[0] <= x <= bounds[1] and bounds[2] <= y <= bounds[3]
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def grow_peaks(free, order, largest, least_share, bounds):  # type: ignore[no-untyped-def]
     """Discs around high pixels, as large as they are full of such.
 
@@ -97,7 +98,7 @@ def grow_peaks(free, order, largest, least_share, bounds):  # type: ignore[no-un
     return found[:number]
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _candidates(merit, psi, x, y, angle, ring, threshold, largest_turn, bounds, out):  # type: ignore[no-untyped-def]
     """Steps (x, y, psi, merit) from a point to pixels above the threshold whose psi turns little; their number."""
     middle = merit.shape[0] // 2
@@ -120,7 +121,7 @@ def _candidates(merit, psi, x, y, angle, ring, threshold, largest_turn, bounds, 
     return count
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def next_step(merit, psi, x, y, angle, ring, radius, threshold, largest_turn, bounds):  # type: ignore[no-untyped-def]
     """The first of four steps along an amyloid with the highest sum of merits: x, y, psi, merit; merit TAKEN if there
     is none.

@@ -118,16 +118,18 @@ def _harmonics(images: Image, radius: int, cutoff: float, density: float) -> Com
     cut = images[:, middle - radius + low : middle + radius + 1, middle - radius + low : middle + radius + 1]
     inside[:, low : low + cut.shape[1], low : low + cut.shape[2]] = cut
     phase = 2 * np.pi * cutoff * radius
-    count = 2 * (int(np.ceil(phase + 6 * np.cbrt(phase))) + 8)  # Bessel functions of higher orders vanish
+    count = 4 * (int(np.ceil((phase + 6 * np.cbrt(phase)) / 2)) + 4)  # Bessel functions of higher orders vanish
     k = np.arange(int(np.ceil(cutoff * density)) + 3) / density
     circles = np.empty((len(images), len(k), count), np.complex128)
-    for index in range(count // 2):
+    for index in range(count // 4 + 1):
         angle = 2 * np.pi * index / count
         columns = np.exp(-2j * np.pi * np.cos(angle) * np.outer(axis, k)).astype(np.complex64)
         rows = np.exp(-2j * np.pi * np.sin(angle) * np.outer(axis, k)).astype(np.complex64)
         both = np.concatenate([columns.real, columns.imag], 1)
         sums = (inside.reshape(-1, len(axis)) @ both).reshape(len(images), len(axis), 2, len(k))
-        circles[:, :, index] = ((sums[:, :, 0] + 1j * sums[:, :, 1]) * rows).sum(1)
+        across = sums[:, :, 0] + 1j * sums[:, :, 1]
+        circles[:, :, index] = (across * rows).sum(1)
+        circles[:, :, count // 2 - index] = (across.conj() * rows).sum(1)  # where the cosine has the other sign
     circles[:, :, count // 2 :] = circles[:, :, : count // 2].conj()  # of real images
     return np.fft.fft(circles, axis=-1)[:, :, : count // 2] / count
 

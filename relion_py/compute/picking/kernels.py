@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS, fastmath={"reassoc", "contract"})  # but NaN and infinity count
+@njit(**_OPTIONS, fastmath={"reassoc", "contract"})  # but NaN and infinity count
 def moments(image):  # type: ignore[no-untyped-def]
     """Mean and standard deviation of float32 (ny, nx), in float64; NaN if any pixel is no finite number."""
     pivot = np.float64(image[0, 0])  # differences from it keep the second moment exact
@@ -27,7 +28,7 @@ def moments(image):  # type: ignore[no-untyped-def]
     return mean + pivot, np.sqrt(max(squares - total * mean, 0.0 * squares) / max(image.size - 1, 1))
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def standardise(image, mean, deviation, largest, sign):  # type: ignore[no-untyped-def]
     """In place: mean 0, standard deviation 1, times `sign`; pixels beyond `largest` deviations become 0.
 
@@ -42,7 +43,7 @@ def standardise(image, mean, deviation, largest, sign):  # type: ignore[no-untyp
             image[row, column] = np.float32(0.0) if abs(value) > limit else value
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def choose_peaks(merit, order, radii):  # type: ignore[no-untyped-def]
     """Peaks from the highest down, each of which removes its neighbourhood.
 
@@ -69,7 +70,7 @@ def choose_peaks(merit, order, radii):  # type: ignore[no-untyped-def]
     return peaks[:found]
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def keep_apart(points, label, distance):  # type: ignore[no-untyped-def]
     """Which of the points (N, 2), the best first, have no better one that is kept within less than `distance`.
 
@@ -89,7 +90,7 @@ def keep_apart(points, label, distance):  # type: ignore[no-untyped-def]
     return kept
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def clusters(points, order, squared):  # type: ignore[no-untyped-def]
     """The first point of each point's cluster, int64 (N,): steps between points of a cluster are, squared, less than
     `squared`.
@@ -113,7 +114,7 @@ def clusters(points, order, squared):  # type: ignore[no-untyped-def]
     return parent
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _root(parent, one):  # type: ignore[no-untyped-def]
     while parent[one] != one:
         parent[one] = parent[parent[one]]  # shorter ways for those who follow
@@ -121,7 +122,7 @@ def _root(parent, one):  # type: ignore[no-untyped-def]
     return one
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def lonely(points, order, squared):  # type: ignore[no-untyped-def]
     """Which points (N, 2) have no other within a distance whose square is `squared`, bool (N,); order: as above."""
     count = len(points)
@@ -138,7 +139,7 @@ def lonely(points, order, squared):  # type: ignore[no-untyped-def]
     return alone
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def peaks_of(merit, allowed, top, bottom, left, right, threshold, beside):  # type: ignore[no-untyped-def]
     """Pixels that no direct neighbour exceeds: rows and columns, int64, in their order.
 

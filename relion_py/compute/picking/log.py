@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import fft
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.picking.kernels import choose_peaks
 from relion_py.compute.picking.micrograph import Geometry, Image, Picks, round_half_up, standard_square, window

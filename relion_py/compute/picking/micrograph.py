@@ -11,15 +11,17 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.picking.kernels import moments, standardise
 
 LARGEST_PRIME = 43
 """Working sizes with larger prime factors are replaced by a neighbour: their transforms are slow."""
 
-_ROWS_AT_A_TIME = 64
+_LARGEST_FACTOR = 128
+"""Sizes of micrographs with larger prime factors are transformed by SciPy."""
+
 _SMALLEST_WORKING_SIZE = 8
 
 Image = NDArray[np.float32]
@@ -143,15 +145,22 @@ def _square(image: Image, geometry: Geometry, seed: int) -> Image:
 
 def window(image: Image, work: int, squared: bool = False) -> NDArray[np.complex64]:
     """The half transform (work, work // 2 + 1) of a square image, divided by its number of pixels: its lowest
-    frequencies; or of its squared values. Only columns that are kept are transformed in full."""
+    frequencies; or of its squared values."""
+    from relion_py.compute.picking.transform_kernels import LANES, lowest_frequencies, stages_of  # they load Numba
+
     size, half = len(image), work // 2
-    columns = np.empty((size, half + 1), np.complex64)
-    for start in range(0, size, _ROWS_AT_A_TIME):
-        rows = slice(start, start + _ROWS_AT_A_TIME)
-        columns[rows] = fft.rfft(np.square(image[rows]) if squared else image[rows], axis=1)[:, : half + 1]
-    transform = fft.fft(columns, axis=0, overwrite_x=True)
     kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
-    return transform[kept] / np.float32(size * size)
+    factors, turns = stages_of(size)
+    if factors.max() > _LARGEST_FACTOR:
+        transform: NDArray[np.complex64] = fft.rfft2(np.square(image) if squared else image)[kept, : half + 1]
+        return transform / np.float32(size * size)
+    columns = np.empty((half // LANES + 1, size + 2 * LANES, 2, LANES), np.float32)
+    strip = np.empty((2 * LANES, -(-size // LANES) * LANES), np.float32)
+    room = np.empty((3 * (size + 2 * LANES), 2, LANES), np.float32)
+    transform = np.empty((len(kept), half + 1), np.complex64)
+    lowest_frequencies(image, squared, factors, turns, kept, columns, strip, room, transform)
+    transform *= np.float32(0.5 / size**2)
+    return transform
 
 
 def _smooth_size(wanted: int, limit: int) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def turned(table, step, cosine, sine, kx, ky, out):  # type: ignore[no-untyped-def]
     """The transform of a reference that is turned by psi, complex64 (P,), by bilinear interpolation.
 
@@ -35,7 +36,7 @@ def turned(table, step, cosine, sine, kx, ky, out):  # type: ignore[no-untyped-d
         out[pixel] = complex(value.real, value.imag * sign)
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def paired_products(reference, signal, plus, minus, both, out):  # type: ignore[no-untyped-def]
     """The transform of two cross-correlation maps at once: one with a reference, one with it turned by 180 degrees.
 
@@ -57,7 +58,7 @@ def paired_products(reference, signal, plus, minus, both, out):  # type: ignore[
         out[minus[pixel]] = complex(first_re + second_im, second_re - first_im)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def keep_best(pair, number, opposite, best, which):  # type: ignore[no-untyped-def]
     """Where the real part (or, `opposite` not negative, the imaginary part) of complex64 (n, n) exceeds `best`, it
     and its number take the place."""
@@ -74,81 +75,7 @@ def keep_best(pair, number, opposite, best, which):  # type: ignore[no-untyped-d
         index[pixel] = name if better else index[pixel]
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
-def next_harmonic(wave, step):  # type: ignore[no-untyped-def]
-    """exp(-i m phi) becomes exp(-i (m + 1) phi), in place, complex64 (P,); step: exp(-i phi)."""
-    for pixel in range(wave.size):
-        wave[pixel] *= step[pixel]
-
-
-@numba.njit(**_OPTIONS, fastmath=True)
-def harmonic_product(signal, wave, radial, ends, odd, out):  # type: ignore[no-untyped-def]
-    """The transform of a micrograph times conj(A(k)) exp(-i m phi).
-
-    signal: complex64 (2 Y + 1, X), the micrograph's for ky from -Y on and kx from 0 on. wave, radial: complex64 (Q,),
-    exp(-i m phi) and conj(A(k)) in the quarter plane ky >= 0, kx >= 0, where row ky ends before kx = ends[ky], int32
-    (Y + 1,). odd: whether m is, so that exp(-i m phi) has the other sign at opposites. out: complex64 (n, n), kx and
-    ky as in a full transform; what lies beyond the rows stays as it is.
-    """
-    n, middle, first = out.shape[0], len(ends) - 1, 0
-    sign = np.float32(-1.0 if odd else 1.0)
-    for y in range(len(ends)):
-        above, below, row, mirrored = signal[middle + y], signal[middle - y], out[y], out[(n - y) % n]
-        _to_the_right(above, below, wave, radial, first, ends[y], row, mirrored)
-        _to_the_left(above, below, wave, radial, first, ends[y], sign, row, mirrored)
-        first += ends[y]
-
-
-# loops of their own, in real numbers and with indices that have no sign: compilers vectorise them
-
-
-@numba.njit(**_OPTIONS, fastmath=True)
-def _to_the_right(above, below, wave, radial, first, width, row, mirrored):  # type: ignore[no-untyped-def]
-    start = np.uint64(first)
-    for x in range(width):
-        factor, turn = radial[start + np.uint64(x)], wave[start + np.uint64(x)]
-        ac, bd, ad, bc = (
-            factor.real * turn.real,
-            factor.imag * turn.imag,
-            factor.real * turn.imag,
-            factor.imag * turn.real,
-        )
-        re, im, value = ac - bd, ad + bc, above[x]
-        row[x] = complex(value.real * re - value.imag * im, value.real * im + value.imag * re)
-        re, im, value = ac + bd, bc - ad, below[x]  # the wave is conjugate there
-        mirrored[x] = complex(value.real * re - value.imag * im, value.real * im + value.imag * re)
-
-
-@numba.njit(**_OPTIONS, fastmath=True)
-def _to_the_left(above, below, wave, radial, first, width, sign, row, mirrored):  # type: ignore[no-untyped-def]
-    start, last = np.uint64(first), np.uint64(row.size)
-    for x in range(1, width):
-        factor, turn = radial[start + np.uint64(x)], wave[start + np.uint64(x)]
-        ac, bd, ad, bc = (
-            factor.real * turn.real,
-            factor.imag * turn.imag,
-            factor.real * turn.imag,
-            factor.imag * turn.real,
-        )
-        re, im, value = sign * (ac - bd), sign * (ad + bc), above[x]
-        mirrored[last - np.uint64(x)] = complex(value.real * re + value.imag * im, value.real * im - value.imag * re)
-        re, im, value = sign * (ac + bd), sign * (bc - ad), below[x]
-        row[last - np.uint64(x)] = complex(value.real * re + value.imag * im, value.real * im - value.imag * re)
-
-
-@numba.njit(**_OPTIONS)
-def side_by_side(maps, left, out):  # type: ignore[no-untyped-def]
-    """Real and imaginary parts of the columns from `left` on of complex64 (K, h, n): float32 (2 K, h, w)."""
-    first = np.uint64(left)
-    for number in range(maps.shape[0]):
-        for row in range(out.shape[1]):
-            for column in range(out.shape[2]):
-                value = maps[number, row, first + np.uint64(column)]
-                out[2 * number, row, column] = value.real
-                out[2 * number + 1, row, column] = value.imag
-
-
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def parts_of_sums(maps, start, firsts, factors, places, out):  # type: ignore[no-untyped-def]
     """Real and imaginary parts of the cross-correlations C_m of references, from maps of a basis.
 
@@ -168,7 +95,7 @@ def parts_of_sums(maps, start, firsts, factors, places, out):  # type: ignore[no
                 _parts_of_two(maps, 2 * number, start, one, other, number > first, real, imaginary)
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def _parts_of_one(maps, row, start, factor, real, imaginary):  # type: ignore[no-untyped-def]
     a, b, c, d = factor[0, 0], factor[0, 1], factor[1, 0], factor[1, 1]
     first = np.uint64(start)
@@ -178,7 +105,7 @@ def _parts_of_one(maps, row, start, factor, real, imaginary):  # type: ignore[no
         imaginary[x] = c * re + d * im
 
 
-@numba.njit(**_OPTIONS, fastmath=True)
+@njit(**_OPTIONS, fastmath=True)
 def _parts_of_two(maps, row, start, one, other, more, real, imaginary):  # type: ignore[no-untyped-def]
     """The sum of two maps' parts; more: added to what is there."""
     a, b, c, d = one[0, 0], one[0, 1], one[1, 0], one[1, 1]
@@ -192,7 +119,7 @@ def _parts_of_two(maps, row, start, one, other, more, real, imaginary):  # type:
         imaginary[x] = imaginary[x] + sum_im if more else sum_im
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def best_of_four(sums, total, start, best, which):  # type: ignore[no-untyped-def]
     """The best of all in-plane angles from sums over harmonics at the first ones.
 
@@ -223,7 +150,7 @@ def best_of_four(sums, total, start, best, which):  # type: ignore[no-untyped-de
                 which[reference, pixel] = name if better else which[reference, pixel]
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def figures_of_merit(best, mean, deviation, first_moment, second_moment):  # type: ignore[no-untyped-def]
     """In place, (rows, columns): from the highest cross-correlations (mean of A X over the circle) to figures of merit.
 

@@ -19,21 +19,23 @@ import functools
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.errors import Aborted, UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, filter_profile, frequencies, radius_grid
-from relion_py.compute.picking.correlator import Correlator
 from relion_py.compute.picking.harmonics import FIRST_PEAK, make_basis
 from relion_py.compute.picking.micrograph import Geometry, Image, lowpass_size, standard_square, window
 from relion_py.compute.picking.peaks import Area
 from relion_py.compute.picking.references import References, squared_distance
 from relion_py.compute.picking.template_kernels import figures_of_merit, keep_best, paired_products, turned
+
+if TYPE_CHECKING:
+    from relion_py.compute.picking.correlator import Correlator
 
 _OVERSAMPLING = 8.0
 _KEPT_REFERENCES = 256 * 2**20  # bytes of turned references that stay in memory between micrographs
@@ -223,6 +225,8 @@ class Matcher:
 
         cutoff: highest frequency, cycles per pixel.
         """
+        from relion_py.compute.picking.correlator import Correlator  # its kernels load Numba
+
         references, geometry, settings = self.references, self.geometry, self.settings
         # there are about as many harmonics as waves fit around a reference
         waves = 2 * np.pi * references.radius * cutoff
@@ -325,7 +329,7 @@ class Started:
             for best, which in zip(*correlator.best(maps, check), strict=True):
                 moment, square = self._moments(number)
                 merit, psi = np.zeros((work, work), np.float32), np.zeros((work, work), np.float32)
-                merit[area], psi[area] = best.reshape(merit[area].shape), psis[which].reshape(merit[area].shape)
+                merit[area], psi[area] = correlator.placed(best, area), psis[correlator.placed(which, area)]
                 figures_of_merit(merit[area], noise.mean[area], noise.deviation[area], moment, square)
                 yield Match(merit, psi, float(np.exp(0.5 * square)))
                 number += 1

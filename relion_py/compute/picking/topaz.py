@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from scipy import fft
 
 from relion_py.compute.errors import Aborted, UserError
+from relion_py.compute.image import fft
 from relion_py.compute.io.mrc import read_image, write_map
 from relion_py.compute.io.star import Table
 from relion_py.compute.picking.autopick_files import Micrograph

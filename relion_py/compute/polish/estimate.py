@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import radius_grid
 from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.motion.model import MovieMotion, read_motion
@@ -302,6 +302,8 @@ def highest_place(image: NDArray[np.floating], reach: int = -1) -> _Real:
 def offset_along(correlation: NDArray[np.float32], track: _Real, pad: float, reach: int) -> _Real:
     """One offset (x, y) for all frames of a particle's track, pixels: where their correlations, moved back
     along it, are highest under a wide Gaussian (MotionHelper::getGlobalOffsets)."""
+    from scipy import ndimage
+
     size = correlation.shape[-1]
     total = np.zeros((size, size))
     for image, (x, y) in zip(correlation, pad * track, strict=True):

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import resize_transform
 from relion_py.compute.io.movies import Movie, MovieError, is_eer, open_movie, read_defects, read_gain
 from relion_py.compute.motion.kernels import mend

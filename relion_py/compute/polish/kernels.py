@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
+
+from relion_py.compute.jit import njit
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def shell_power(movie, shell, out):  # type: ignore[no-untyped-def]
     """Add |F|^2 of the frames of one particle to its shells; returns the sum over the whole plane.
 
@@ -31,7 +32,7 @@ def shell_power(movie, shell, out):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def _turns(shift, count, box, signed, out):  # type: ignore[no-untyped-def]
     """exp(2 pi i k shift / box) for the frequencies k of a row, or (signed) of a column."""
     for i in range(count):
@@ -40,7 +41,7 @@ def _turns(shift, count, box, signed, out):  # type: ignore[no-untyped-def]
         out[i] = complex(np.cos(angle), np.sin(angle))
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def correlate_along(movie, prediction, track, shell, cross, power, predicted):  # type: ignore[no-untyped-def]
     """Add the correlation of a particle's frames, moved back along its track, with its prediction.
 
@@ -63,7 +64,7 @@ def correlate_along(movie, prediction, track, shell, cross, power, predicted):  
                 predicted[f, s] += other.real * other.real + other.imag * other.imag
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def agreement_along(products, kx, ky, box, track):  # type: ignore[no-untyped-def]
     """Sum over frames and pixels of Re(product * exp(2 pi i k track / box)).
 
@@ -81,7 +82,7 @@ def agreement_along(products, kx, ky, box, track):  # type: ignore[no-untyped-de
     return total
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def add_moved_back(total, transform, weight, x, y):  # type: ignore[no-untyped-def]
     """total += weight * transform of an image moved by (-x, -y) pixels; weight float32 of the same shape."""
     n, half = transform.shape
@@ -94,7 +95,7 @@ def add_moved_back(total, transform, weight, x, y):  # type: ignore[no-untyped-d
             total[i, j] += weight[i, j] * (transform[i, j] * turn)
 
 
-@numba.njit(**_OPTIONS)
+@njit(**_OPTIONS)
 def interpolate_all(maps, places, values, slopes):  # type: ignore[no-untyped-def]
     """Values and gradients of periodic maps at one place each, by cubic convolution (a = -1/2).
 

@@ -7,11 +7,11 @@ Facts: RELION 5 ``src/postprocessing.cpp`` (``correctRadialAmplitudeDistribution
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
-from scipy import fft
 
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import frequencies, shell_grid
+from relion_py.compute.jit import njit
 
 Map = NDArray[np.float32]
 Curve = NDArray[np.float64]

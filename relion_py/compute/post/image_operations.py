@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.symmetry import operators
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import filter_profile, resize_map
 from relion_py.compute.image.fsc import randomise_phases
+from relion_py.compute.image.shift import centre_of_mass, shifted
 from relion_py.compute.post import image_spectra
 
 Image = NDArray[np.float32]
@@ -233,29 +234,10 @@ def _move(image: Image, todo: Operations) -> Image:
     if todo.invert_hand:
         image = np.roll(np.flip(image, -1), 1, axis=-1)
     if todo.shift_to_mass:
-        return shift(image, tuple(-x for x in centre_of_mass(image)))
+        return shifted(image, -centre_of_mass(image)).astype(image.dtype)
     if any(todo.shift):
-        return shift(image, todo.shift[: image.ndim])
+        return shifted(image, todo.shift[: image.ndim][::-1]).astype(image.dtype)
     return image
-
-
-def centre_of_mass(image: Image) -> tuple[float, ...]:
-    """Centre of mass of the positive pixels: x, y(, z) from the origin; zeros if there are none."""
-    positive = np.clip(image, 0.0, None).astype(np.float64)
-    mass = positive.sum()
-    if mass == 0:
-        return (0.0,) * image.ndim
-    centre = []
-    for axis in reversed(range(image.ndim)):
-        others = tuple(other for other in range(image.ndim) if other != axis)
-        place = np.arange(image.shape[axis]) - image.shape[axis] // 2
-        centre.append(float((positive.sum(axis=others) * place).sum() / mass))
-    return tuple(centre)
-
-
-def shift(image: Image, pixels: tuple[float, ...]) -> Image:
-    """The image moved by (+x, +y(, +z)) pixels, linearly interpolated; 0 comes in at the edges."""
-    return ndimage.shift(image, pixels[::-1], order=1, mode="constant", cval=0.0, prefilter=False)
 
 
 def rescale(image: Image, angpix: float, wanted: float) -> Image:
@@ -286,6 +268,8 @@ def window(image: Image, shape: tuple[int, ...], fill: float = 0.0) -> Image:
 
 def symmetrise(volume: Image, group: str) -> Image:
     """Mean of a map over all rotations of a point group, linearly interpolated; 0 from outside of the box."""
+    from scipy import ndimage
+
     matrices = operators(group)
     box = volume.shape[-1]
     grid = np.indices(volume.shape, dtype=np.float32).reshape(3, -1) - box // 2
@@ -303,6 +287,8 @@ def moved_and_turned(image: Image, shift: NDArray[np.float64], psi: float) -> Im
 
     Linear interpolation; 0 comes in at the edges.  Shifts of whole pixels without rotation are exact.
     """
+    from scipy import ndimage
+
     cosine, sine = np.cos(np.deg2rad(psi)), np.sin(np.deg2rad(psi))
     y, x = (np.indices(image.shape, dtype=np.float64).T - np.array(image.shape) // 2).T
     source = np.stack([-sine * x + cosine * y - shift[1], cosine * x + sine * y - shift[0]])

@@ -1,6 +1,6 @@
 """Amplitudes and phases of one image or map beside those of another: adjusted, averaged, compared, subtracted.
 
-Transforms are those of `scipy.fft.rfftn` over the number of pixels, as RELION's are; shells are rounded radii.
+Transforms are those of `fft.rfftn` over the number of pixels, as RELION's are; shells are rounded radii.
 
 Facts: RELION 5 ``src/apps/image_handler.cpp``, ``src/fftw.cpp`` (``adaptSpectrum``, ``getCosDeltaPhase``).
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import radius_grid, shell_grid
 
 Image = NDArray[np.float32]

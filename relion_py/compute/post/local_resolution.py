@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from relion_py.compute.errors import UserError
+from relion_py.compute.image import fft
 from relion_py.compute.image import fsc as correlation
 from relion_py.compute.image.fourier import filter_profile, radius_grid, shell_grid
 from relion_py.compute.io.atomic import atomic_file

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix, matrix_to_euler
 from relion_py.compute.io.mrc import read_map
+from relion_py.compute.jit import njit
 
 Map = NDArray[np.float32]
 TINY = 1e-6

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.geometry.healpix import Sampling, angular_step
 from relion_py.compute.image.fourier import resize_map
-from relion_py.compute.post.image_operations import centre_of_mass
+from relion_py.compute.image.shift import centre_of_mass
+from relion_py.compute.jit import njit
 from relion_py.compute.post.local_symmetry import TINY, Map, Operator, sample, standard_angles
 
 Vector = NDArray[np.float64]
@@ -63,7 +63,7 @@ class Original:
         """volume, mask: (box, box, box). name: of the mask, for errors. reach: voxels around the mask that are cut out
         too; binning: at most by this factor, not at all if 1 or less."""
         self._volume = volume
-        centre = np.array(centre_of_mass(mask))
+        centre = centre_of_mass(mask)[::-1]
         places = np.argwhere(mask > TINY)[:, ::-1] - volume.shape[0] // 2
         radius = float(np.sqrt(((places - centre) ** 2).sum(axis=1).max()))
         self.centre = _whole(centre)

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
+from relion_py.compute.image import fft
 from relion_py.compute.image import fsc as correlation
 from relion_py.compute.image.fourier import filter_profile, radius_grid
 from relion_py.compute.post import sharpening

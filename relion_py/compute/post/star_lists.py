@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
@@ -137,6 +136,8 @@ def later_duplicates(rows: Table, distance: float, pixel_size: float) -> NDArray
     pixel_size: of the micrographs in which the coordinates are, A.  A particle lies at its coordinate less its
     origin.  Raises UserError without coordinates, origins and micrographs' names.
     """
+    from scipy.spatial import KDTree
+
     needed = ["rlnMicrographName", "rlnCoordinateX", "rlnCoordinateY", "rlnOriginXAngst", "rlnOriginYAngst"]
     missing = [label for label in needed if label not in rows]
     if missing:
@@ -177,6 +178,8 @@ def compare_rows(
     One label of text: the texts are equal. One to three labels of numbers: the points are no farther apart
     than ``distance``.
     """
+    from scipy.spatial import KDTree
+
     if len(labels) == 1 and type_of(labels[0]) not in _NUMBERS:
         texts = [table.strings(labels[0]) for table in (first, second)]
         sets = [set(column) for column in texts]
@@ -317,6 +320,8 @@ def join_picks(tables: Sequence[Table]) -> Table:
 
     A column stays if all tables have it. RELION 5 compares x only, by mistake (star_handler.cpp, combine_picks).
     """
+    from scipy.spatial import KDTree
+
     labels = [label for label in tables[0].labels if all(label in table for table in tables)]
     for label in ("rlnCoordinateX", "rlnCoordinateY"):
         if label not in labels:

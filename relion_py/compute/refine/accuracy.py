@@ -7,10 +7,10 @@ averaged over some particles. Source: ml_optimiser.cpp, calculateExpectedAngular
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.geometry.euler import euler_to_matrix, matrix_to_euler
+from relion_py.compute.jit import njit
 from relion_py.compute.refine.images import DiscPixels
 from relion_py.compute.refine.projector import FourierReference
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
 
 from relion_py.compute.backend.kernels_volume import values_at
 from relion_py.compute.geometry.euler import euler_to_matrix
+from relion_py.compute.image import fft
 from relion_py.compute.image.fourier import frequencies
+from relion_py.compute.image.shift import centre_of_mass, shifted
 from relion_py.compute.refine.projector import FourierReference
 
 Map = NDArray[np.float32]
@@ -134,11 +135,7 @@ def centred_map(volume: Map) -> Map:
 
     What is moved in from outside is 0 (transformations.h, selfTranslateCenterOfMassToCenter).
     """
-    positive = np.maximum(volume, 0.0).astype(np.float64)
-    if not positive.any():
-        return volume
-    shift = len(volume) // 2 - np.array(ndimage.center_of_mass(positive))
-    return ndimage.shift(volume, shift, order=1, mode="constant").astype(np.float32)
+    return shifted(volume, -centre_of_mass(volume)).astype(np.float32)
 
 
 class PaddedTransform:

@@ -14,10 +14,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.backend.work import Groups
+from relion_py.compute.jit import njit
 from relion_py.compute.refine.bodies import Body
 from relion_py.compute.refine.sampling import SamplingTables
 

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import psutil
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.helix import check_parameters, check_tube
@@ -268,6 +267,8 @@ def bytes_per_iteration(particles: ParticleSet) -> int:
 def _memory(options: RefineOptions, particles: ParticleSet) -> Iterator[str]:
     if not options.preread_images:
         return
+    import psutil
+
     available = psutil.virtual_memory().available
     if particles.preread_bytes > available:
         yield (

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
+from relion_py.compute.image.shift import centre_of_mass, shifted
 from relion_py.compute.refine import convergence, helical, outputs, source
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.clock import Stopwatch
@@ -293,7 +293,7 @@ class Classification(Engine):
             if length > reach:
                 shift = shift * reach / length
             if length > 0:
-                model.references[k] = scipy.ndimage.shift(average, -shift, order=1, mode="constant").astype(np.float32)
+                model.references[k] = shifted(average, -shift).astype(np.float32)
 
     def write(self) -> None:
         """The iteration's files, by the first rank; what goes wrong is raised on all."""
@@ -302,20 +302,3 @@ class Classification(Engine):
                 self.options, self.state, self.sampling, self.models, self.particles.to_star(self.dimensions == 2)
             )
         )
-
-
-def centre_of_mass(average: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Offset in pixels of the centre of mass from pixel box//2, slowest axis first (multidim_array.h, centerOfMass).
-
-    Positive densities only; zeros where there are none.
-    """
-    average = np.maximum(average, 0.0)
-    total = float(average.sum(dtype=np.float64))
-    if total == 0.0:
-        return np.zeros(average.ndim)
-    axis = np.arange(len(average)) - len(average) // 2
-    moments = []
-    for dimension in range(average.ndim):
-        others = tuple(d for d in range(average.ndim) if d != dimension)
-        moments.append(float(np.sum(average.sum(axis=others, dtype=np.float64) * axis)) / total)
-    return np.array(moments)

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.image.ctf import CtfParams, electron_wavelength
 from relion_py.compute.image.fourier import half_transform, real_image
 from relion_py.compute.image.masks import mask_outside
+from relion_py.compute.jit import njit
 from relion_py.compute.refine.backprojector import BackProjector
 
 

@@ -7,11 +7,11 @@ Source: ml_optimiser.cpp, calculateSumOfPowerSpectraAndAverageImage and setSigma
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.masks import mask_outside, mask_outside_tubes, tube_mask
+from relion_py.compute.jit import njit
 from relion_py.compute.parallel.comm import Communicator
 from relion_py.compute.refine import source
 from relion_py.compute.refine.data import ParticleSet

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
+from relion_py.compute.image.shift import centre_of_mass, shifted
 from relion_py.compute.refine import convergence, source, vdam
 from relion_py.compute.refine.backprojector import BackProjector
-from relion_py.compute.refine.classification import Classification, centre_of_mass
+from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.halves import keep_spectra, reduce_grid
 from relion_py.compute.refine.options import RefineOptions
@@ -234,8 +234,7 @@ class GradientClassification(Classification):
                 shift, length = shift * reach / length, reach
             if length < nearly:
                 continue
-            moved = scipy.ndimage.shift(average, -shift, order=1, mode="constant")
-            model.references[k] = moved.astype(np.float32)
+            model.references[k] = shifted(average, -shift).astype(np.float32)
             model.moments[k].shift(-shift)
 
     # ---- files ----

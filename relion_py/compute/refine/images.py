@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-import scipy.fft
-from numba import njit
 from numpy.typing import NDArray
 
+from relion_py.compute.image import fft
 from relion_py.compute.image.masks import mask_outside, mask_outside_tubes
+from relion_py.compute.jit import njit
 from relion_py.compute.refine.optics import ImageGeometry
 
 
@@ -164,7 +164,7 @@ def _shell_power(transforms, shells, out):  # type: ignore[no-untyped-def]
 
 def half_transforms(images: NDArray[np.float32], workers: int = 1) -> NDArray[np.complex64]:
     """rfft2 / box^2 of each image, complex64 (N, box, box // 2 + 1)."""
-    transforms = scipy.fft.rfft2(images, workers=workers)
+    transforms = fft.rfft2(images, workers=workers)
     transforms *= np.float32(1.0 / images.shape[1] ** 2)
     return transforms
 
@@ -218,5 +218,5 @@ def noise_images(sigma2: NDArray[np.float64], box: int, seeds: NDArray[np.int64]
         random = np.random.default_rng(int(seed))
         sigma = np.sqrt(np.concatenate([sigma2[n], np.zeros(max(0, shell.max() + 1 - sigma2.shape[1]))]))[shell]
         parts = random.standard_normal((2, box, box // 2 + 1)) * sigma
-        out[n] = scipy.fft.irfft2(parts[0] + 1j * parts[1], s=(box, box)) * box**2
+        out[n] = fft.irfft2(parts[0] + 1j * parts[1], s=(box, box)) * box**2
     return out

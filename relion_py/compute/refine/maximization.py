@@ -7,10 +7,10 @@ are made in `reconstruct`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from relion_py.compute.image.fourier import power_spectrum
+from relion_py.compute.jit import njit
 from relion_py.compute.refine.expectation import WeightedSums
 from relion_py.compute.refine.model import ModelState
 from relion_py.compute.refine.optics import half_plane_pixels

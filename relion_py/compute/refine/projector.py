@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from relion_py.compute.backend import kernels_numba, kernels_volume
+from relion_py.compute.image import fft
 
 Array = NDArray[Any]
 SLAB_BYTES = 8 << 20
@@ -163,14 +163,14 @@ def _transform(
     box = volume.shape[0]
     keep = np.arange(-size, size + 1)
     phase = np.where(np.abs(keep) <= padded // 2, origin_phase(keep, box, padded), 0).astype(np.complex64)
-    work = scipy.fft.rfft(volume.astype(np.float32), padded, axis=-1, workers=workers)
+    work = fft.rfft(volume.astype(np.float32), padded, axis=-1, workers=workers)
     work = work[..., : size + 1] * origin_phase(np.arange(min(size + 1, work.shape[-1])), box, padded)
     data = np.zeros(transform_shape(radius, volume.ndim), np.complex64) if out is None else out
     width = work.shape[-1]
 
     def along(axis: int, values: Array, out: Array) -> None:
         for part in slabs(values.shape, axis, padded):
-            wide = scipy.fft.fft(values[part], padded, axis=axis, workers=workers)
+            wide = fft.fft(values[part], padded, axis=axis, workers=workers)
             shape = [1] * values.ndim
             shape[axis] = -1
             np.multiply(np.take(wide, keep % padded, axis=axis), phase.reshape(shape), out=out[part])

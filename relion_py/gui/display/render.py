@@ -130,7 +130,7 @@ def band_pass(image: NDArray[Any], angpix: float, lowpass: float = 0.0, highpass
         pixels[~finite] = pixels[finite].mean() if finite.any() else 0.0
     if lowpass <= 0 and highpass <= 0:
         return pixels
-    from scipy import fft
+    from relion_py.compute.image import fft
 
     ny, nx = pixels.shape
     size = max(ny, nx)

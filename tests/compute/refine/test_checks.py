@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import mrcfile
 import numpy as np
+import psutil
 import pytest
 from small_project import ARGS, BOX, PIXEL, make_project, star_text, write_mrc
 
@@ -230,7 +231,7 @@ def test_a_full_disc_and_too_little_memory(project: Path, monkeypatch: pytest.Mo
     with pytest.raises(UserError, match="0 MB free and one iteration writes about"):
         check()
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**12))
-    monkeypatch.setattr(checks.psutil, "virtual_memory", lambda: SimpleNamespace(available=50_000))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=50_000))
     with pytest.raises(UserError, match=r"--preread_images needs 0\.00 GB"):
         check(preread_images=True)
 
@@ -238,7 +239,7 @@ def test_a_full_disc_and_too_little_memory(project: Path, monkeypatch: pytest.Mo
 @pytest.mark.req("I3")
 def test_the_memory_of_prereading_is_told_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ParticleSet, "preread_bytes", property(lambda self: 3 * 1024**3))
-    monkeypatch.setattr(checks.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**11))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**11))
     assert check(preread_images=True) == ["Reading all 24 particles into memory takes 3.00 GB."]
 
 
