@@ -80,6 +80,12 @@ def _from_map(args: Arguments, job: Job) -> tuple[Map, float]:
         volume = lowpass(volume, angpix, args.number("--lowpass"))
     inside = _inside(volume, name, args)
     if not inside.any():
+        others = [flag for flag in _COMBINATIONS if args.text(flag)]
+        if others and volume.max() >= args.number("--ini_threshold"):
+            raise UserError(
+                f"{others[0]} {args.text(others[0])} leaves no voxel at the threshold {args.text('--ini_threshold')}; "
+                "check that the maps belong together, or change --ini_threshold."
+            )
         raise UserError(
             f"No voxel reaches the threshold {args.text('--ini_threshold')} (the largest value"
             f"{' after filtering' if args.number('--lowpass') > 0 else ''} is {float(volume.max()):.3g}); "

@@ -1,4 +1,4 @@
-"""relion_project: projections of a map, one by its angles or many by a STAR file.
+"""relion_project: projections of a map, one by its angles or many by a STAR file; or the map itself, turned.
 
 Facts: RELION 5, apps/project.cpp.
 """
@@ -26,6 +26,7 @@ from relion_py.compute.io.mrc import StackWriter, read_map, write_map
 from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.io.particles import ParticleTable
 from relion_py.compute.io.star import StarFile, Table
+from relion_py.compute.refine.align_symmetry import turned_map
 from relion_py.compute.refine.projector import FourierReference
 
 _BATCH = 200
@@ -57,6 +58,11 @@ def _main(argv: list[str], job: Job) -> None:
     current_size = -1
     if args.number("--maxres") > 0:
         current_size = 2 * ceil(len(volume) * angpix / args.number("--maxres"))
+    if args.on("--3d_rot"):
+        _turn(volume, angpix, current_size, noise, args, job)
+        return
+    if args.number("--zoff"):
+        raise UserError("A projection cannot be moved along Z; --zoff goes with --3d_rot.")
     reference = FourierReference.from_map(volume, current_size, args.number("--pad"))
     if random:
         _project_many(
@@ -120,18 +126,38 @@ def uniform_poses(count: int, box: int, angpix: float, args: Arguments) -> StarF
     return StarFile([("optics", optics), ("particles", rows)])
 
 
+def _turn(volume: NDArray[np.float32], angpix: float, size: int, noise: float, args: Arguments, job: Job) -> None:
+    """Write the map turned as one projection is: its projection along Z is that of the map at these angles.
+
+    size: image size (pixels) up to which frequencies are kept; -1: the box.
+    """
+    for flag in ("--ang", "--nr_uniform", "--ctf", "--ctf2", "--subtract_exp", "--simulate", "--model_noise"):
+        if flag in args.given:
+            raise UserError(f"--3d_rot turns one map, by --rot, --tilt and --psi; leave out {flag}.")
+    if len(volume) % 2:
+        raise UserError(f"{args.text('--i')} has an odd box of {len(volume)} voxels, which --3d_rot cannot turn.")
+    matrix = euler_to_matrix(args.number("--rot"), args.number("--tilt"), args.number("--psi"))
+    shift = -args.number("--xoff"), -args.number("--yoff"), -args.number("--zoff")
+    turned = turned_map(volume, matrix[None], args.integer("--pad"), shift=shift, size=size)
+    write_map(_name_of_one(args), _noisy(turned, noise, np.random.default_rng()), angpix, _dtype(args))
+    job.say(f" Done writing {_name_of_one(args)}")
+
+
+def _name_of_one(args: Arguments) -> str:
+    return args.text("--o") if args.text("--o").endswith((".mrc", ".mrcs")) else args.text("--o") + ".mrc"
+
+
 def _project_one(reference: FourierReference, angpix: float, noise: float, args: Arguments, job: Job) -> None:
     if args.on("--ctf") or args.on("--ctf2"):
         raise UserError("--ctf needs the defocus of each projection: give a STAR file with --ang.")
     angles = np.array([[args.number(name)] for name in ("--rot", "--tilt", "--psi")])
     shifts = np.array([[args.number("--xoff")], [args.number("--yoff")]])
-    name = args.text("--o") if args.text("--o").endswith((".mrc", ".mrcs")) else args.text("--o") + ".mrc"
     for flag in ("--subtract_exp", "--simulate", "--model_noise"):
         if flag in args.given:
             raise UserError(f"{flag} needs a list of particles: give a STAR file with --ang.")
     image = _noisy(project(reference, angles, shifts), noise, np.random.default_rng())[0]
-    write_map(name, image, angpix, _dtype(args))
-    job.say(f" Done writing {name}")
+    write_map(_name_of_one(args), image, angpix, _dtype(args))
+    job.say(f" Done writing {_name_of_one(args)}")
 
 
 def _noisy(images: NDArray[np.float32], noise: float, random: np.random.Generator) -> NDArray[np.float32]:

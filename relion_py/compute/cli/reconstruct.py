@@ -1,4 +1,4 @@
-"""relion_reconstruct: a map from particles whose orientations are known.
+"""relion_reconstruct: a map from particles whose orientations are known, or the volume of their CTFs.
 
 Facts: RELION 5, reconstructor.cpp.
 """
@@ -54,6 +54,8 @@ class Settings:
     quiet: bool = False
     ewald: EwaldSettings | None = None
     subtracted: FourierReference | None = None
+    ctf_volume: bool = False
+    squared: bool = False
 
 
 def main() -> NoReturn:
@@ -68,14 +70,19 @@ def _main(argv: list[str], job: Job) -> None:
     table = _chosen(read_particles(args.text("--i")), args)
     _refuse_tomograms(table)
     ewald = _ewald(args, table)
-    box = args.integer("--newbox") if args.integer("--newbox") > 0 else _box(table)
+    ctf_volume = args.integer("--reconstruct_ctf") > 0
+    _check_ctf_volume(args, ctf_volume)
+    if ctf_volume:
+        box = args.integer("--reconstruct_ctf")
+    else:
+        box = args.integer("--newbox") if args.integer("--newbox") > 0 else _box(table)
     if box % 2:
-        raise UserError(f"--newbox must be even, not {box}.")
+        raise UserError(f"{'--reconstruct_ctf' if ctf_volume else '--newbox'} must be even, not {box}.")
     angpix = args.number("--angpix")
     if angpix <= 0:
         angpix = table.optics_groups[0].pixel_size
         say(f" + Pixel size of the first optics group: {angpix:g} A")
-    sums = _empty_sums(args, box, angpix)
+    sums = _empty_sums(args, box, angpix, 1.0 if ctf_volume else args.number("--pad"))
     settings = Settings(
         ctf=args.on("--ctf") or ewald is not None,
         intact_first_peak=args.on("--ctf_intact_first_peak"),
@@ -88,11 +95,13 @@ def _main(argv: list[str], job: Job) -> None:
         quiet=args.integer("--verb") <= 0,
         ewald=ewald,
         subtracted=_subtracted(args, sums),
+        ctf_volume=ctf_volume,
+        squared=args.on("--ctf2"),
     )
     say(f" + Back-projecting {len(table)} images ...")
     add_particles(table, sums, angpix, settings, job)
     say(" + Starting the reconstruction ...")
-    volume = make_map(sums, args, angpix)
+    volume = _ctf_volume(sums, args, angpix) if ctf_volume else make_map(sums, args, angpix)
     write_map(args.text("--o"), volume, angpix)
     say(f" + Done! Written output map in: {args.text('--o')}")
 
@@ -102,6 +111,7 @@ def add_particles(table: ParticleTable, sums: BackProjector, angpix: float, sett
     rng = np.random.default_rng()
     detectors = read_detectors(table.optics_groups) if settings.ctf else []
     insert, size = (_insert, _BATCH) if settings.ewald is None else (_insert_ewald, _EWALD_BATCH)
+    insert = _insert_ctf if settings.ctf_volume else insert
     done = 0
     with ProgressBar(len(table), shown=job.leads and not settings.quiet) as bar:
         for number in range(len(table.optics_groups)):
@@ -119,16 +129,50 @@ def make_map(sums: BackProjector, args: Arguments, angpix: float) -> NDArray[np.
 
     angpix: A per pixel of the map. Helical and point-group symmetry are applied first.
     """
-    units = args.integer("--nr_helical_asu")
-    if units < 1:
-        raise UserError(f"--nr_helical_asu must be at least 1, not {units}.")
-    sums.symmetrise(helix=HelicalUnits(args.number("--helical_twist"), args.number("--helical_rise") / angpix, units))
+    _symmetrise(sums, args, angpix)
     tau2 = None
     if args.text("--fsc"):
         fsc = _read_fsc(args.text("--fsc"), sums.box // 2 + 1)
         tau2 = update_tau2(sums, fsc=fsc, is_whole_instead_of_half=True).tau2
     iterations = args.integer("--iter") if args.on("--dont_skip_gridding") else 0
     return reconstruct(sums, tau2, gridding_iterations=max(iterations, 0))
+
+
+def _symmetrise(sums: BackProjector, args: Arguments, angpix: float) -> None:
+    units = args.integer("--nr_helical_asu")
+    if units < 1:
+        raise UserError(f"--nr_helical_asu must be at least 1, not {units}.")
+    sums.symmetrise(helix=HelicalUnits(args.number("--helical_twist"), args.number("--helical_rise") / angpix, units))
+
+
+def _ctf_volume(sums: BackProjector, args: Arguments, angpix: float) -> NDArray[np.float32]:
+    """The mean CTF at each frequency (n, n, n), origin at n // 2, 0 where there is none; with `--ctf2` the root of the
+    mean CTF^2. angpix: A per pixel of a map of this box."""
+    _symmetrise(sums, args, angpix)
+    mean = np.ascontiguousarray(sums.downsampled_average().real, np.float32)
+    if args.on("--ctf2"):
+        mean = np.sqrt(np.maximum(mean, 0.0))
+    half, beyond = sums.box // 2, max(0, sums.box // 2 - len(mean) // 2)  # with --maxres it ends before
+    mean = np.pad(mean, ((beyond, beyond), (beyond, beyond), (0, beyond)))
+    centre = len(mean) // 2
+    within = slice(centre - half, centre + half)
+    volume = np.zeros((sums.box,) * 3, np.float32)
+    volume[..., half:] = mean[within, within, :half]
+    mates = mean[::-1, ::-1, ::-1]  # those of -x, from the largest x on
+    volume[..., :half] = mates[within, within, -1 - half : -1]
+    return volume
+
+
+def _check_ctf_volume(args: Arguments, wanted: bool) -> None:
+    if not wanted:
+        if args.on("--ctf2"):
+            raise UserError("--ctf2 goes with --reconstruct_ctf, the size (pixels) of the volume.")
+        return
+    for flag in ("--ewald", "--subtract", "--fsc", "--dont_skip_gridding", "--newbox"):
+        if flag in args.given:
+            raise UserError(f"A volume of CTFs is no map; leave out {flag} or --reconstruct_ctf.")
+    if args.integer("--refdim") != 3:
+        raise UserError("--reconstruct_ctf makes a volume; leave out --refdim.")
 
 
 def _chosen(table: ParticleTable, args: Arguments) -> ParticleTable:
@@ -185,8 +229,8 @@ def _box(table: ParticleTable) -> int:
     return box
 
 
-def _empty_sums(args: Arguments, box: int, angpix: float) -> BackProjector:
-    dimensions, padding = args.integer("--refdim"), args.number("--pad")
+def _empty_sums(args: Arguments, box: int, angpix: float, padding: float) -> BackProjector:
+    dimensions = args.integer("--refdim")
     if dimensions not in (2, 3):
         raise UserError("--refdim must be 2 or 3.")
     if not 1 <= padding <= 8:
@@ -250,6 +294,36 @@ def _insert(
         weights = ctf * ctf
     if expected is not None:
         values -= weights * expected
+    if settings.fom_weighting:
+        fom = _merits(table, rows)
+        values, weights = values * fom, weights * fom
+    sums.insert(values, weights, matrices, kx, ky)
+
+
+def _insert_ctf(
+    table: ParticleTable,
+    number: int,
+    rows: NDArray[np.int64],
+    sums: BackProjector,
+    angpix: float,
+    settings: Settings,
+    detectors: list[Mtf],
+    rng: np.random.Generator,
+) -> None:
+    """As `_insert`, the CTFs, or their squares, instead of images."""
+    group = table.optics_groups[number]
+    box = group.box_size
+    if not box > 0:
+        raise UserError(f"{table.star.path} does not tell the size of the images (_rlnImageSize) in its optics table.")
+    scale = sums.box * angpix / (box * group.pixel_size)
+    fault = Aberrations.of_group(group.values, group.voltage, group.cs)
+    kx, ky = _pixels(box, sums.r_max, scale * fault.distortion)
+    matrices = euler_to_matrix(*_poses(table, rows, settings, rng)[1]) * scale
+    matrices[:, :2] = fault.distortion @ matrices[:, :2]
+    values = _ctf(table, group, rows, kx, ky, box, settings, fault)
+    if settings.squared:
+        values = values * values
+    weights = np.ones(values.shape, np.float32)
     if settings.fom_weighting:
         fom = _merits(table, rows)
         values, weights = values * fom, weights * fom

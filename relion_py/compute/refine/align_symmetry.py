@@ -111,21 +111,29 @@ def local_angles(centre: Angles, reach: int, step: float, only_rot: bool = False
     return [(float(rot + a), float(tilt + b), float(psi + c)) for a in steps for b in steps for c in steps]
 
 
-def turned_map(volume: Map, matrices: NDArray[np.float64], padding: int = 2, nearest: bool = False) -> Map:
+def turned_map(
+    volume: Map, matrices: NDArray[np.float64], padding: int = 2, nearest: bool = False, *,
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0), size: int = -1,
+) -> Map:  # fmt: skip
     """Mean of a map (n, n, n) turned by each of the Euler matrices (S, 3, 3).
 
     One matrix A turns the map so that a projection of the result at zero angles is one of the map at A's angles.
+    shift: how far the result is moved along x, y and z (pixels). size: of the images (pixels) up to which frequencies
+    are kept; -1: the box.
     """
-    transform = PaddedTransform(volume, padding, nearest)
+    transform = PaddedTransform(volume, padding, nearest, size)
     box = len(volume)
     k = frequencies(box)
     z, y, x = np.meshgrid(k, k, np.arange(box // 2 + 1), indexing="ij")
-    inside = x**2 + y**2 + z**2 < (box // 2) ** 2
+    squared = x**2 + y**2 + z**2
+    inside = (squared < (box // 2) ** 2) & (squared <= transform.r_max**2)
     points = np.stack([x[inside], y[inside], z[inside]], axis=1).astype(np.float32)
     turned = np.zeros(x.shape, np.complex64)
     scale = np.float32(box**2)  # of the transform
     for matrix in matrices:
         turned[inside] += transform.turned(points, matrix) / np.float32(len(matrices))
+    if any(shift):
+        turned[inside] *= np.exp(-2j * np.pi / box * (points @ np.array(shift)))
     result = fft.fftshift(fft.irfftn(turned * scale, s=volume.shape))
     return np.ascontiguousarray(result, np.float32)
 
@@ -139,10 +147,11 @@ def centred_map(volume: Map) -> Map:
 
 
 class PaddedTransform:
-    """The Fourier transform of a map (n, n, n), at any frequency."""
+    """The Fourier transform of a map (n, n, n), up to r_max Fourier pixels: half of `size`, or of the box for -1."""
 
-    def __init__(self, volume: Map, padding: int = 2, nearest: bool = False) -> None:
-        reference = FourierReference.from_map(volume, len(volume), padding, correct_gridding=not nearest)
+    def __init__(self, volume: Map, padding: int = 2, nearest: bool = False, size: int = -1) -> None:
+        reference = FourierReference.from_map(volume, size, padding, correct_gridding=not nearest)
+        self.r_max = reference.r_max
         self.values, self.pad, self.nearest = reference.data, np.float32(reference.pad), nearest
 
     def turned(self, points: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.complex64]:

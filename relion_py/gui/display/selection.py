@@ -163,7 +163,8 @@ def _regroup(table: Any, data_star: Path, groups: int) -> None:
     if "rlnGroupNumber" not in table:
         raise DisplayError(f"{data_star} has no column rlnGroupNumber, so its particles cannot be regrouped")
     scales = read_star(model)["model_groups"]
-    order = [int(n) for n in scales.ints("rlnGroupNumber")[np.argsort(scales.floats("rlnGroupScaleCorrection"))]]
+    by_scale = np.argsort(scales.floats("rlnGroupScaleCorrection"), kind="stable")  # those alike keep their order
+    order = [int(n) for n in scales.ints("rlnGroupNumber")[by_scale]]
     group_of = table.ints("rlnGroupNumber")
     optics_of = table.ints("rlnOpticsGroup") if "rlnOpticsGroup" in table else np.ones(len(table), dtype=np.int64)
     names: dict[int, str] = {}

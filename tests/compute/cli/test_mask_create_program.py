@@ -97,6 +97,7 @@ def test_edge_by_brute_force() -> None:
     ("words", "sentence"),
     [
         ("--i a.mrc --ini_threshold 50", "lower --ini_threshold"),
+        ("--i a.mrc --ini_threshold 0.02 --and_not a.mrc", "--and_not a.mrc leaves no voxel"),
         ("--o mask.mrc", "--denovo"),
         ("--denovo", "--box_size"),
         ("--i a.mrc --and small.mrc", "differ in size"),

@@ -139,6 +139,20 @@ def test_mask_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str]
     assert np.sqrt(((ours - theirs) ** 2).mean()) < 2e-3 * theirs.std()
 
 
+@pytest.mark.parametrize("flags", ["--maxres 9", "--zoff 1.25 --pad 1", "--maxres 12 --float16"])
+def test_a_turned_map_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str], flags: str) -> None:
+    """Half-precision numbers are not known to RELION 3.1.3."""
+    words = f"--i truth.mrc --3d_rot --rot 30 --tilt 40 --psi 50 --xoff 3.5 --yoff -2 --angpix 2 {flags}".split()
+    code, err = project(blobs, *words, "--o", "ours")
+    assert code == 0, err
+    command = [debian_relion("relion_project"), *words, "--o", "theirs.mrc"]
+    subprocess.run(command, cwd=blobs, check=True, capture_output=True, timeout=60)
+    ours, theirs = read(blobs / "ours.mrc"), read(blobs / "theirs.mrc")
+    assert ours.shape == theirs.shape == (32, 32, 32)
+    # without --maxres they differ where a frequency lies just on Nyquist's sphere
+    assert np.sqrt(((ours - theirs) ** 2).mean()) < (1e-3 if "--maxres" in flags else 0.01) * theirs.std()
+
+
 def test_origins_of_an_old_list_are_pixels(blobs: Path, debian_relion: Callable[[str], str]) -> None:
     new = star.read(blobs / "truth.star")
     rows = new["particles"]
@@ -241,6 +255,8 @@ def test_noise_of_a_model_has_its_spectrum(blobs: Path) -> None:
         (["--i", "map.mrc", "--simulate"], "needs a list of particles"),
         (["--i", "map.mrc", "--ang", "one.star", "--ang_simulate", "other.star"], "goes with --simulate"),
         (["--i", "map.mrc", "--ctf"], "--ctf needs the defocus"),
+        (["--i", "map.mrc", "--3d_rot", "--ang", "one.star"], "leave out --ang"),
+        (["--i", "map.mrc", "--zoff", "3"], "--zoff goes with --3d_rot"),
         (["--i", "map.mrc", "--mask", "flat.mrc"], "differ in size"),
         (["--i", "map.mrc", "--nr_uniform", "3", "--ctf"], "neither CTF nor images"),
         (["--i", "map.mrc", "--subtract_exp"], "give a STAR file with --ang"),

@@ -103,6 +103,22 @@ def test_regrouping_joins_groups_of_similar_scale(tmp_path: Path) -> None:
         selection.save_particles_of_classes(tmp_path / "p.star", source, [1], regroup=10)
 
 
+def test_groups_of_one_scale_are_joined_in_their_order(tmp_path: Path) -> None:
+    """As RELION's sort, which is stable: without a scale correction neighbours come into one group."""
+    group = np.repeat(np.arange(1, 41), 5)
+    table = star.Table({"rlnClassNumber": np.ones(200, int), "rlnGroupNumber": group, "rlnOpticsGroup": [1] * 200})
+    star.write(tmp_path / "run_it001_data.star", {"particles": table})
+    scale = np.where(np.arange(1, 41) % 7 == 0, 0.9, 1.0)
+    groups = star.Table({"rlnGroupNumber": np.arange(1, 41), "rlnGroupScaleCorrection": scale})
+    star.write(tmp_path / "run_it001_model.star", {"model_groups": groups})
+    selection.save_particles_of_classes(tmp_path / "p.star", tmp_path / "run_it001_data.star", [1], regroup=4)
+    names = star.read(tmp_path / "p.star")["particles"].strings("rlnGroupName")
+    order = sorted(range(1, 41), key=lambda number: scale[number - 1])
+    place = [order.index(number) for number in group]
+    assert [names[row] for row in np.argsort(place, kind="stable")] == sorted(names)
+    assert len(set(names)) == 4
+
+
 def test_images_keep_their_table_and_optics(tmp_path: Path) -> None:
     blocks = star.read(particle_file(tmp_path / "in.star"))
     assert selection.save_images(tmp_path / "sub/out.star", blocks, "particles", [5, 2]) == 2

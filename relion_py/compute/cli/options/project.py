@@ -7,14 +7,12 @@ from relion_py.compute.cli.parser import Flag
 _ABSENT = "Options of the reference that this release refuses"
 
 REFUSED: dict[str, str] = {
-    "--zoff": "only 2D projections are made",
     "--ignore_particle_name": "particles' names play no role in it",
-    "--3d_rot": "only 2D projections are made",
     "--NN": "it interpolates linearly",
 }
 """Flag -> why this release does not do it."""
 
-_SWITCHES = {"--ignore_particle_name", "--3d_rot", "--NN"}
+_SWITCHES = {"--ignore_particle_name", "--NN"}
 
 FLAGS: tuple[Flag, ...] = (
     Flag("--i", "value", "", "map to project", required=True),
@@ -32,6 +30,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--psi", "value", "0", "third Euler angle (degrees)"),
     Flag("--xoff", "value", "0", "its origin's offset along X (pixels)"),
     Flag("--yoff", "value", "0", "its origin's offset along Y (pixels)"),
+    Flag("--3d_rot", "flag", "", "turn the map instead of projecting it, by --rot, --tilt and --psi"),
+    Flag("--zoff", "value", "0", "with --3d_rot, the origin's offset along Z (pixels)"),
     Flag("--nr_uniform", "value", "-1", "or so many projections in random directions"),
     Flag("--sigma_offset", "value", "0", "with random origins of this standard deviation along X and Y (A)"),
     Flag("--add_noise", "flag", "", "add noise to the projections"),

@@ -23,8 +23,6 @@ REFUSED: dict[str, str] = {
     "--blob_r": "the gridding kernel is fixed",
     "--blob_m": "the gridding kernel is fixed",
     "--blob_a": "the gridding kernel is fixed",
-    "--reconstruct_ctf": "CTF volumes are not made",
-    "--ctf2": "CTF volumes are not made",
     "--debug": _DEBUG,
     "--debug_ori_size": _DEBUG,
     "--debug_size": _DEBUG,
@@ -36,7 +34,7 @@ REFUSED: dict[str, str] = {
 """Flag -> why this release does not do it."""
 
 _SWITCHES = {
-    "--normalised_subtomo", "--skip_subtomo_multi", "--ctf3d_not_squared", "--3d_rot", "--NN", "--ctf2",
+    "--normalised_subtomo", "--skip_subtomo_multi", "--ctf3d_not_squared", "--3d_rot", "--NN",
     "--read_weights", "--write_debug_output", "--external_reconstruct",
 }  # fmt: skip
 
@@ -66,6 +64,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("--nr_helical_asu", "value", "1", "asymmetric units of a helix that every image shows", _HELICAL),
     Flag("--helical_rise", "value", "0.", "helical rise (A)", _HELICAL),
     Flag("--helical_twist", "value", "0.", "helical twist (degrees, positive is right-handed)", _HELICAL),
+    Flag("--reconstruct_ctf", "value", "-1", "instead of a map, a volume of the CTF in a box of this size", _EXPERT),
+    Flag("--ctf2", "flag", "", "with --reconstruct_ctf: of CTF^2, and then its root", _EXPERT),
     Flag("--iter", "value", "10", "iterations of gridding with --dont_skip_gridding", _EXPERT),
     Flag("--refdim", "value", "3", "3, or 2 for an average in the plane", _EXPERT),
     Flag(
