@@ -549,8 +549,8 @@ def _problems_of_helices(options: RefineOptions) -> list[str]:
     problems = []
     if not options.masks_tubes:
         problems.append("--helix needs the tube's diameter (A): give --helical_outer_diameter.")
-    if options.denovo_3d or (options.gradient and options.has_reference):
-        problems.append("--helix goes with --ref and expectation maximisation in 3D, or with 2D classes.")
+    if options.denovo_3d:
+        problems.append("--helix goes with --ref in 3D, or with 2D classes, not with --denovo_3dref.")
     if not options.is_3d and options.helical_symmetry and options.helical_rise <= 0:
         problems.append("--helix restricts offsets to one rise: give it (A) with --helical_rise_initial.")
     if not options.is_3d and options.helical_symmetry_search:
