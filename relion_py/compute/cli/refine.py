@@ -62,7 +62,7 @@ def _refine(words: list[str], job: Job) -> None:
         )
         particles = ParticleSet.read(old.data)
     else:
-        options = look_at_references(RefineOptions.from_args(values, arguments.command_line, arguments.given))
+        options = RefineOptions.from_args(values, arguments.command_line, arguments.given, look_at_references)
         particles = ParticleSet.read(options.particles)
     if options.verb == 0:
         job = _Quiet(job.directory, job.comm)

@@ -213,11 +213,13 @@ class Classification(Engine):
                 continue
             spectra, model.references[k], fsc = self.job.comm.bcast(made.pop(k, None), self._owner(k))
             keep_spectra(model, k, spectra, fsc)
+        if self.first_by_correlation and self.options.ini_high > 0:
+            self.filter_references(model)
         self.make_helical([(model, int(k), self._owner(int(k))) for k in np.flatnonzero(alive)])
         self._update_parameters(weighted)
         self.update_helical_priors(model)
-        if self.first_by_correlation:
-            self._after_correlation()
+        if self.first_by_correlation and self.options.grows_classes:
+            self._first_for_every_class()
         self._finish_iteration()
 
     def _average_ctf2(self, weighted: WeightedSums) -> NDArray[np.float64] | None:
@@ -271,13 +273,9 @@ class Classification(Engine):
         self.write()
         self.clock.lap("writing")
 
-    def _after_correlation(self) -> None:
-        """The references are filtered again; where classes grow from one, the first becomes every class."""
+    def _first_for_every_class(self) -> None:
+        """The first class becomes every class: they grow from one."""
         model = self.models[0]
-        if self.options.ini_high > 0:
-            self.filter_references(model)
-        if not self.options.grows_classes:
-            return
         model.references = [model.references[0].copy() for _ in range(model.nr_classes)]
         for spectra in (model.tau2_class, model.data_vs_prior_class, model.sigma2_class):
             spectra[:] = spectra[0]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.image.shift import centre_of_mass, shifted
-from relion_py.compute.refine import convergence, source, vdam
+from relion_py.compute.refine import convergence, helical, source, vdam
 from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.classification import Classification
 from relion_py.compute.refine.expectation import WeightedSums
@@ -165,8 +165,10 @@ class GradientClassification(Classification):
         replaced = self._replace_idle_class([g.strength if g else 0.0 for g in gradients])
         ctf2 = self._average_ctf2(weighted)
         self._step({k: g for k, g in enumerate(gradients) if g is not None and k != replaced}, halves, ctf2)
+        self.make_helical([(model, k, self._owner(k)) for k, g in enumerate(gradients) if g is not None])
         before = vdam.Parameters.of(model)
         self._update_parameters(weighted)
+        self.update_helical_priors(model)
         if self.state.subset_size > 0:
             before.keep_in(model, self.options.gradient_momentum)
             model.sigma_offset = max(model.sigma_offset, self.options.min_sigma2_offset**0.5)
@@ -178,7 +180,8 @@ class GradientClassification(Classification):
         for k, pair in enumerate(halves):
             if self._owns(k) and self.models[0].pdf_class[k] > 0 and pair[0].weight.any():
                 for each in pair:
-                    each.symmetrise(workers=self.options.threads)
+                    units = helical.units_of(self.models[0], k, self.options)
+                    each.symmetrise(workers=self.options.threads, helix=units)
                 mine[k] = vdam.update_moments(pair, self.models[0].moments[k])
         without = {k: replace(gradient, direction=gradient.direction[:0]) for k, gradient in mine.items()}
         told = [self.job.comm.bcast(without.get(k), self._owner(k)) for k in range(len(halves))]

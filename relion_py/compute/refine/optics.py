@@ -7,7 +7,8 @@ applyScaleDifference). As in the reference, spectra of the noise have the shells
 
 Transforms are divided by box^2, so that the same grey values in a box twice as wide have a quarter of the amplitude.
 Here images are multiplied by ratio^2, which makes the same particle compare with the same projection; RELION leaves
-that to its scale correction.
+that to its scale correction. A particle in zeros has the same content whatever the box, but its noise is spread over
+ratio^2 as many pixels: each counts 1 / ratio^2 (search.py, _inverse_noise).
 """
 
 from __future__ import annotations

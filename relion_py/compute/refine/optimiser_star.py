@@ -270,7 +270,8 @@ def _options_of_run(general: ListValues, files: OptimiserFiles) -> RefineOptions
         blush_skip_spectral_trailing=bool(general.integer("rlnBlushNoSpectralTrailing", 0)),
         auto_refine=auto_refine,
         split_random_halves=bool(general.integer("rlnDoSplitRandomHalves")),
-        iterations=general.integer("rlnNumberOfIterations"),
+        # an auto-refinement goes on until it has converged, wherever it was stopped (initialiseGeneral)
+        iterations=-1 if auto_refine else general.integer("rlnNumberOfIterations"),
         center_classes=bool(general.integer("rlnDoCenterClasses", 0)),
         skip_align=bool(general.integer("rlnDoSkipAlign", 0)),
         skip_rotate=bool(general.integer("rlnDoSkipRotate", 0)),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -377,16 +377,20 @@ class RefineOptions:
         values: Mapping[str, str | bool | float | int],
         command_line: str = "",
         given: Collection[str] | None = None,
+        look_at_references: Callable[[RefineOptions], RefineOptions] | None = None,
     ) -> RefineOptions:
         """Options of a new run.
 
         `values` maps flag names with their dashes to what was given ("12", True ...); flags that are absent
-        take the reference's defaults. `given` names those on the command line, if `values` has others. Raises
-        UserError, one sentence per problem, for everything that can be seen without opening a file.
+        take the reference's defaults. `given` names those on the command line, if `values` has others.
+        `look_at_references` says what --ref names, see `reference`: without it a reference is taken for a map. Raises
+        UserError, one sentence per problem, for everything that can be seen without opening another file.
         """
         options = cls(**_read_fields(values), command_line=command_line)
         if options.masks_tubes and "--maskedge" not in (values if given is None else given):
             options = dataclasses.replace(options, mask_edge=HELICAL_MASK_EDGE)
+        if look_at_references is not None:
+            options = look_at_references(options)
         problems = _problems_of_new_run(options)
         if problems:
             raise UserError(" ".join(problems))
@@ -545,8 +549,8 @@ def _problems_of_helices(options: RefineOptions) -> list[str]:
     problems = []
     if not options.masks_tubes:
         problems.append("--helix needs the tube's diameter (A): give --helical_outer_diameter.")
-    if options.denovo_3d or (options.gradient and options.has_reference):
-        problems.append("--helix goes with --ref and expectation maximisation in 3D, or with 2D classes.")
+    if options.denovo_3d:
+        problems.append("--helix goes with --ref in 3D, or with 2D classes, not with --denovo_3dref.")
     if not options.is_3d and options.helical_symmetry and options.helical_rise <= 0:
         problems.append("--helix restricts offsets to one rise: give it (A) with --helical_rise_initial.")
     if not options.is_3d and options.helical_symmetry_search:

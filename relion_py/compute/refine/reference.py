@@ -43,8 +43,8 @@ def look_at_references(options: RefineOptions) -> RefineOptions:
     if len(dimensions) > 1:
         raise UserError(f"{options.reference} lists maps and images: all references must be of one kind.")
     classes = len(names) if options.reference.endswith(".star") else options.classes
-    if options.auto_refine and (classes > 1 or dimensions == {2}):
-        what = f"{classes} references" if classes > 1 else "an image"
+    if options.auto_refine and (len(names) > 1 or dimensions == {2}):
+        what = f"{len(names)} references" if len(names) > 1 else "an image"
         raise UserError(f"Auto-refinement refines one map, not {what}: name a map with --ref.")
     return replace(options, reference_names=names, reference_dimensions=dimensions.pop(), classes=classes)
 

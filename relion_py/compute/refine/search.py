@@ -431,10 +431,16 @@ class Search(Run):
         )
 
     def _inverse_noise(self, model: ModelState) -> NDArray[np.float32]:
-        """1 / sigma2_noise (O, S), 0 where no noise is known."""
+        """1 / sigma2_noise (O, S) of one pixel, 0 where no noise is known.
+
+        Images with zeros outside their mask are noise inside it alone, and finer Fourier pixels in a wider box tell
+        nothing more: each pixel counts as much less as they are more than in the reference's box.
+        """
         inverse = np.divide(
             1.0, model.sigma2_noise, out=np.zeros(model.sigma2_noise.shape), where=model.sigma2_noise > 0
         )
+        if self.options.zero_mask:
+            inverse /= np.array([[geometry.ratio**2] for geometry in self.geometries])
         return inverse.astype(np.float32)
 
     def _matrices(self) -> NDArray[np.float64]:

@@ -29,8 +29,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def check(**changes: object) -> list[str]:
-    options = RefineOptions.from_args({**ARGS, **{f"--{name}": value for name, value in changes.items()}})
-    return check_run(look_at_references(options), ParticleSet.read(options.particles))
+    values = {**ARGS, **{f"--{name}": value for name, value in changes.items()}}
+    options = RefineOptions.from_args(values, look_at_references=look_at_references)
+    return check_run(options, ParticleSet.read(options.particles))
 
 
 def set_optics(label: str, value: object) -> None:
@@ -248,6 +249,21 @@ def test_doubtful_choices_are_told() -> None:
     assert "inflates the resolution" in check(tau2_fudge="4")[0]
 
 
+def test_what_is_for_2d_classes_goes_with_a_reference_that_is_an_image() -> None:
+    write_mrc(Path("average.mrc"), np.zeros((1, 32, 32)))
+    words: dict[str, str | bool | float | int] = {
+        "--i": "particles.star", "--o": "run", "--ref": "average.mrc", "--helical_outer_diameter": "60",
+        "--bimodal_psi": True, "--sigma_psi": "10",
+    }  # fmt: skip
+    options = RefineOptions.from_args(words, look_at_references=look_at_references)
+    assert options.reference_dimensions == 2 and options.masks_tubes and options.bimodal_psi
+    with pytest.raises(UserError, match="--relax_sym is for maps"):
+        RefineOptions.from_args({**words, "--relax_sym": "C2"}, look_at_references=look_at_references)
+    write_mrc(Path("map.mrc"), np.zeros((32, 32, 32)))
+    with pytest.raises(UserError, match="--helical_outer_diameter has no effect without --helix"):
+        RefineOptions.from_args({**words, "--ref": "map.mrc"}, look_at_references=look_at_references)
+
+
 def test_pixels_that_are_no_numbers_are_named_when_read() -> None:
     with mrcfile.mmap("Extract/job003/mic2.mrcs", mode="r+") as file:
         file.data[4, 3, 2] = np.nan
@@ -265,4 +281,4 @@ def test_the_real_particles_pass(shared: Path, monkeypatch: pytest.MonkeyPatch, 
     values = {**ARGS, "--i": particles.table.path, "--ref": str(tmp_path / "bgal.mrc"), "--sym": "D2",
               "--o": str(tmp_path / "out/run"), "--particle_diameter": "200",
               "--trust_ref_size": True}  # fmt: skip
-    assert check_run(look_at_references(RefineOptions.from_args(values)), particles) == []
+    assert check_run(RefineOptions.from_args(values, look_at_references=look_at_references), particles) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,14 @@ def test_optimiser_labels_are_those_of_release_5(shared: Path) -> None:
     assert labels[2] == "rlnModelStarFile2"
     assert [x for x in labels if x != "rlnModelStarFile2"] == theirs["optimiser_general"].labels
     assert list(ours) == list(theirs)
+
+
+def test_an_auto_refinement_that_was_stopped_goes_on_to_its_end(shared: Path) -> None:
+    state, options, files = optimiser_from_star(star.read(shared / JOB27 / "run_it015_optimiser.star"))
+    stopped = replace(options, auto_iter_max=15)
+    tables = optimiser_to_star(state, stopped, files, iteration=15, split_random_halves=True, particle_diameter=200.0)
+    assert tables["optimiser_general"].value("rlnNumberOfIterations") == "15"
+    assert optimiser_from_star(tables)[1].max_iterations == 999
 
 
 def test_optimiser_of_release_2_keeps_its_values(shared: Path) -> None:

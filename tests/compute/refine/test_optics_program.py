@@ -22,7 +22,7 @@ from refine_runs import (
 )
 
 from relion_py.compute.image.masks import soft_mask
-from relion_py.compute.io import star
+from relion_py.compute.io import mrc, star
 from relion_py.compute.simulate import simulate_particles
 
 OTHER_BOX, OTHER_PIXEL = 40, 4.25
@@ -92,6 +92,34 @@ def test_two_sizes_refine_as_well_as_one(joint: Run, serial_run: Run) -> None:
     optics = star.read(joint.out / "run_data.star")["optics"]
     np.testing.assert_array_equal(optics.ints("rlnImageSize"), [BOX, OTHER_BOX])
     np.testing.assert_allclose(optics.floats("rlnImagePixelSize"), [PIXEL, OTHER_PIXEL])
+
+
+def test_a_wider_box_tells_no_more_about_a_particle(tmp_path: Path) -> None:
+    """The same images, whole and cut to the middle: inside the mask they are the same data, and so is the posterior."""
+    wide, n = 3 * BOX // 2, 24
+    made = simulate_particles(
+        tmp_path, n, box=wide, angpix=PIXEL, symmetry="D2", seed=5, snr=5.0, shift=PIXEL, diameter=0.9 * DIAMETER
+    )
+    middle = slice((wide - BOX) // 2, (wide + BOX) // 2)
+    images = mrc.read_stack(tmp_path / "Particles/mic0001.mrcs")[0]
+    mrc.write_stack(tmp_path / "Particles/middle.mrcs", np.ascontiguousarray(images[:, middle, middle]), PIXEL)
+    reference = mrc.read_map(made.reference)[0]
+    mrc.write_map(tmp_path / "middle.mrc", np.ascontiguousarray(reference[middle, middle, middle]), PIXEL)
+    tables = star.read(made.particles)
+    particles = {label: tables["particles"].strings(label) * 2 for label in tables["particles"].labels}
+    particles["rlnImageName"][:n] = [f"{i + 1:06d}@Particles/middle.mrcs" for i in range(n)]
+    particles["rlnOpticsGroup"] = ["1"] * n + ["2"] * n
+    optics = {label: tables["optics"].strings(label) * 2 for label in tables["optics"].labels}
+    optics.update(rlnOpticsGroup=["1", "2"], rlnOpticsGroupName=["one", "wide"], rlnImageSize=[str(BOX), str(wide)])
+    star.write(made.particles, {"optics": star.Table(optics), "particles": star.Table(particles)})
+    words = f"--i particles.star --ref middle.mrc --ini_high 15 --iter 1 --sym D2 --ctf --particle_diameter {DIAMETER}"
+    words += " --zero_mask --flatten_solvent --offset_range 3 --offset_step 2 --random_seed 1"
+    run = refined(tmp_path, "boxes", usual=words.split())
+    found = star.read(run.out / "run_it001_data.star")["particles"]
+    alike = np.lexsort((found.ints("rlnOpticsGroup"), found.floats("rlnDefocusU"))).reshape(n, 2)
+    certainty = found.floats("rlnMaxValueProbDistribution")[alike].mean(axis=0)
+    assert 0.05 < certainty[0] < 0.5
+    assert certainty[1] == pytest.approx(certainty[0], rel=0.2)
 
 
 def test_poses_of_both_sizes_are_found(joint: Run, d2_project: Path) -> None:
