@@ -186,18 +186,11 @@ class Classification(Engine):
             )
         for k, each in enumerate(sums):
             via_disc = f"{options.output_root}_class{k + 1:03d}" if options.combine_weights_via_disc else ""
-            reduce_grid(each.grid, self._owner(k), comm, via_disc)
+            reduce_grid(each.grid, self.owner(k), comm, via_disc)
         self.clock.lap("sums over ranks")
         self.report_failed([weighted])
         self.measure_changes(old, members)
         return sums, weighted
-
-    def _owner(self, k: int) -> int:
-        """Rank that reconstructs class k."""
-        return k % self.job.comm.size
-
-    def _owns(self, k: int) -> bool:
-        return self.job.comm.rank == self._owner(k)
 
     # ---- maximization ----
 
@@ -206,14 +199,14 @@ class Classification(Engine):
         self.job.say(" Maximization...")
         alive = weighted.pdf_direction.sum(axis=1) > 0
         ctf2 = self._average_ctf2(weighted)
-        made = {k: self._reconstruct(k, each, ctf2) for k, each in enumerate(sums) if alive[k] and self._owns(k)}
+        made = {k: self._reconstruct(k, each, ctf2) for k, each in enumerate(sums) if alive[k] and self.owns(k)}
         for k in range(model.nr_classes):
             if not alive[k]:
                 model.references[k] = np.zeros_like(model.references[k])
                 continue
-            spectra, model.references[k], fsc = self.job.comm.bcast(made.pop(k, None), self._owner(k))
+            spectra, model.references[k], fsc = self.job.comm.bcast(made.pop(k, None), self.owner(k))
             keep_spectra(model, k, spectra, fsc)
-        self.make_helical([(model, int(k), self._owner(int(k))) for k in np.flatnonzero(alive)])
+        self.make_helical([(model, int(k), self.owner(int(k))) for k in np.flatnonzero(alive)])
         self._update_parameters(weighted)
         self.update_helical_priors(model)
         if self.first_by_correlation:
@@ -296,11 +289,13 @@ class Classification(Engine):
                 model.references[k] = scipy.ndimage.shift(average, -shift, order=1, mode="constant").astype(np.float32)
 
     def write(self) -> None:
-        """The iteration's files, by the first rank; what goes wrong is raised on all."""
-        self.on_first_rank(
-            lambda: outputs.write_iteration(
-                self.options, self.state, self.sampling, self.models, self.particles.to_star(self.dimensions == 2)
-            )
+        """The iteration's files: each class's by its owner."""
+        names = outputs.names_of_iteration(self.options, self.state, 1)
+        self.write_files(
+            names,
+            lambda: outputs.write_model_of_iteration(
+                names, self.options, self.state, self.sampling, self.models, 0, self.owns
+            ),
         )
 
 
