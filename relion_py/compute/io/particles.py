@@ -204,7 +204,7 @@ class ParticleTable:
             while first < len(places):
                 with mrc.open_stack(self.stack_path(stack)) as file:
                     _, height, width = file.shape
-                    part = places[first : first + max(1, READ_MIB * (1 << 20) // (4 * height * width))]
+                    part = places[first : first + max(1, int(READ_MIB * (1 << 20) / (4 * height * width)))]
                     read = file.images(sections[part])
                 if images is None:
                     images = np.empty((len(wanted), *read.shape[1:]), dtype=np.float32)
@@ -226,7 +226,8 @@ class ParticleTable:
     def _refuse_bad_pixels(self, images: np.ndarray, indices: np.ndarray) -> None:
         flat = images.reshape(len(images), -1)
         # a sum is finite only if every term is, unless large terms overflow: look closer only then
-        bad = ~np.isfinite(flat @ np.ones(flat.shape[1], np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):
+            bad = ~np.isfinite(flat @ np.ones(flat.shape[1], np.float32))
         bad[bad] = ~np.isfinite(flat[bad]).all(axis=1)
         if bad.any():
             name = self.particles.row(int(indices[np.argmax(bad)]))["rlnImageName"]
