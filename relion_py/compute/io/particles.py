@@ -19,7 +19,7 @@ from relion_py.compute.io import mrc, star
 from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.star import StarError, StarFile, Table
 
-READ_MIB = 8
+READ_MIB = 4
 """So much of a stack is read at a time."""
 PIXEL_SIZE_LABELS = ("rlnImagePixelSize", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
 """Where an optics group's pixel size stands, best first (obs_model.cpp, ObservationModel)."""

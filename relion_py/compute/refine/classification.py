@@ -186,7 +186,7 @@ class Classification(Engine):
             )
         for k, each in enumerate(sums):
             via_disc = f"{options.output_root}_class{k + 1:03d}" if options.combine_weights_via_disc else ""
-            reduce_grid(each.grid, self.owner(k), comm, via_disc)
+            reduce_grid(each.grid, self._owner(k), comm, via_disc)
         self.clock.lap("sums over ranks")
         self.report_failed([weighted])
         self.measure_changes(old, members)
@@ -199,14 +199,14 @@ class Classification(Engine):
         self.job.say(" Maximization...")
         alive = weighted.pdf_direction.sum(axis=1) > 0
         ctf2 = self._average_ctf2(weighted)
-        made = {k: self._reconstruct(k, each, ctf2) for k, each in enumerate(sums) if alive[k] and self.owns(k)}
+        made = {k: self._reconstruct(k, each, ctf2) for k, each in enumerate(sums) if alive[k] and self._owns(k)}
         for k in range(model.nr_classes):
             if not alive[k]:
                 model.references[k] = np.zeros_like(model.references[k])
                 continue
-            spectra, model.references[k], fsc = self.job.comm.bcast(made.pop(k, None), self.owner(k))
+            spectra, model.references[k], fsc = self.job.comm.bcast(made.pop(k, None), self._owner(k))
             keep_spectra(model, k, spectra, fsc)
-        self.make_helical([(model, int(k), self.owner(int(k))) for k in np.flatnonzero(alive)])
+        self.make_helical([(model, int(k), self._owner(int(k))) for k in np.flatnonzero(alive)])
         self._update_parameters(weighted)
         self.update_helical_priors(model)
         if self.first_by_correlation:
@@ -294,7 +294,7 @@ class Classification(Engine):
         self.write_files(
             names,
             lambda: outputs.write_model_of_iteration(
-                names, self.options, self.state, self.sampling, self.models, 0, self.owns
+                names, self.options, self.state, self.sampling, self.models, 0, self._owns
             ),
         )
 

@@ -226,11 +226,11 @@ class Expectation:
     # ---- batches ----
 
     def batch_size(self, coarse_pixels: int, fine_pixels: int, box: int) -> int:
-        """Particles that fit into the work space of one coarse pass, and whose images take half as much besides."""
+        """Particles that fit into the work space of one coarse pass, and whose images, apart from it, are no larger."""
         t = len(self.sampling.shifts)
         scores = 4 * t * (64 * 64 if self.local else self.sampling.orientations * self.classes)
         per_particle = scores + 8 * coarse_pixels * t + 24 * (coarse_pixels + fine_pixels)
-        return int(np.clip(self.backend.work_bytes() // max(per_particle, 8 * box**2), 8, 2048))
+        return int(np.clip(self.backend.work_bytes() // max(per_particle, 4 * box**2), 8, 2048))
 
     def run(self, images: PreparedImages, only_class: NDArray[np.int32] | None = None) -> Assignments:
         """Scores, weighs and sums one batch; adds to the sums and returns the particles' new assignments.

@@ -146,7 +146,7 @@ class GradientClassification(Classification):
         weighted.failed += second.weighted.failed
         for number, each in enumerate(sums):
             via_disc = f"{options.output_root}_sum{number + 1:03d}" if options.combine_weights_via_disc else ""
-            reduce_grid(each.grid, self.owner(number % self.models[0].nr_classes), comm, via_disc)
+            reduce_grid(each.grid, self._owner(number % self.models[0].nr_classes), comm, via_disc)
         self.clock.lap("sums over ranks")
         self.report_failed([weighted])
         self.measure_changes(old, members)
@@ -176,12 +176,12 @@ class GradientClassification(Classification):
         """Direction for each class, on its owner alone the whole of it; None where no particle was."""
         mine: dict[int, vdam.Gradient] = {}
         for k, pair in enumerate(halves):
-            if self.owns(k) and self.models[0].pdf_class[k] > 0 and pair[0].weight.any():
+            if self._owns(k) and self.models[0].pdf_class[k] > 0 and pair[0].weight.any():
                 for each in pair:
                     each.symmetrise(workers=self.options.threads)
                 mine[k] = vdam.update_moments(pair, self.models[0].moments[k])
         without = {k: replace(gradient, direction=gradient.direction[:0]) for k, gradient in mine.items()}
-        told = [self.job.comm.bcast(without.get(k), self.owner(k)) for k in range(len(halves))]
+        told = [self.job.comm.bcast(without.get(k), self._owner(k)) for k in range(len(halves))]
         return [mine.get(k, each) for k, each in enumerate(told)]
 
     def _replace_idle_class(self, strengths: list[float]) -> int | None:
@@ -193,8 +193,8 @@ class GradientClassification(Classification):
         if found is None:
             return None
         drop, grow = found
-        if self.owner(drop) != self.owner(grow):
-            model.moments[grow] = comm.bcast(model.moments[grow], self.owner(grow))
+        if self._owner(drop) != self._owner(grow):
+            model.moments[grow] = comm.bcast(model.moments[grow], self._owner(grow))
         vdam.replace_class(model, drop, grow)
         self.job.say(f" Class {drop + 1} has hardly any particles and goes on as a copy of class {grow + 1}")
         return drop
@@ -208,14 +208,14 @@ class GradientClassification(Classification):
         """Moves the references; the sums of the first pseudo-half tell how well their shells are known."""
         model, made = self.models[0], {}
         for k, gradient in gradients.items():
-            if self.owns(k):
+            if self._owns(k):
                 sums, fudge = halves[k][0], model.tau2_fudge
                 spectra = update_tau2(sums, model.tau2_class[k], tau2_fudge=fudge, average_ctf2=ctf2)
                 step = vdam.step_of_class(self.state.gradient_step, model.nr_classes, float(model.pdf_class[k]))
                 volume = vdam.take_step(model.references[k], gradient, sums, step, fudge, self.options.threads)
                 made[k] = spectra, volume
         for k in gradients:
-            spectra, model.references[k] = self.job.comm.bcast(made.pop(k, None), self.owner(k))
+            spectra, model.references[k] = self.job.comm.bcast(made.pop(k, None), self._owner(k))
             keep_spectra(model, k, spectra, model.fsc_halves_class[k])
 
     def _center_classes(self) -> None:
@@ -247,7 +247,7 @@ class GradientClassification(Classification):
         if on_the_way and iteration % self.options.gradient_write_every != 0:
             return
         if self.job.comm.size > 1 and self.dimensions == 2:  # in one stack
-            model.moments = [self.job.comm.bcast(m, self.owner(k)) for k, m in enumerate(model.moments)]
+            model.moments = [self.job.comm.bcast(m, self._owner(k)) for k, m in enumerate(model.moments)]
         super().write()
 
 

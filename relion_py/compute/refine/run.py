@@ -167,13 +167,13 @@ class Run:
         if error is not None:
             raise error
 
-    def owner(self, k: int) -> int:
+    def _owner(self, k: int) -> int:
         """Rank that makes what there is of class k: its transform, its map and its files."""
         return k % self.job.comm.size
 
-    def owns(self, k: int) -> bool:
+    def _owns(self, k: int) -> bool:
         """Whether this rank is the owner of class k."""
-        return self.job.comm.rank == self.owner(k)
+        return self.job.comm.rank == self._owner(k)
 
     @property
     def first_by_correlation(self) -> bool:

@@ -92,7 +92,7 @@ class Search(Run):
         whole = np.zeros((classes, *transform_shape(radius, self.dimensions)), np.complex64)
         spectra = np.zeros((classes, model.nr_shells))
         for k, volume in enumerate(model.references):
-            if classes == 1 or self.owns(k):
+            if classes == 1 or self._owns(k):
                 spectra[k] = FourierReference.from_map(
                     volume,
                     model.current_size,
@@ -103,8 +103,8 @@ class Search(Run):
                 ).spectrum
         if classes > 1:
             for k, (data, spectrum) in enumerate(zip(whole, spectra, strict=True)):
-                self.job.comm.bcast_array(data, self.owner(k))
-                self.job.comm.bcast_array(spectrum, self.owner(k))
+                self.job.comm.bcast_array(data, self._owner(k))
+                self.job.comm.bcast_array(spectrum, self._owner(k))
         if not self.fixed_tau2:
             model.tau2_class[:] = spectra
         pad = padded_box(self.box, padding) / self.box
