@@ -67,11 +67,15 @@ class Engine(Search):
             return
         self.job.say(" Applying local symmetry in real space...")
         comm, every = self.job.comm, [(model, k) for model in self.models for k in range(len(model.references))]
-        made = {
-            i: symmetrised(model.references[k], self._local_symmetry, self.pixel_size, self.job.check_abort)
-            for i, (model, k) in enumerate(every)
-            if i % comm.size == comm.rank
-        }
+        made = {}
+
+        def make_mine() -> None:
+            for i in range(comm.rank, len(every), comm.size):
+                model, k = every[i]
+                volume = model.references[k]
+                made[i] = symmetrised(volume, self._local_symmetry, self.pixel_size, self.job.check_abort)
+
+        self.on_each_rank(make_mine)
         for i, (model, k) in enumerate(every):
             model.references[k] = comm.bcast(made.get(i), i % comm.size)
 
