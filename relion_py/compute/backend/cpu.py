@@ -40,6 +40,8 @@ DENSE_ROWS, DENSE_COLUMNS = 256, 1024
 """Orientations and shifted images in one matrix product; its result stays in the processor's cache."""
 IMAGES_AT_A_TIME, IMAGES_MIB = 32, 2
 """So many images at most, of so much memory, are masked and transformed at once; intermediate arrays stay small."""
+LARGE_ROWS = 0.25
+"""Share of the work space beyond which shifted images are kept in it; what smaller ones leave, the fine pass takes."""
 GRIDS_MIB = 4096
 """Cap of the threads' accumulators together."""
 
@@ -238,9 +240,12 @@ class CpuBackend:
     ) -> NDArray[np.float32]:
         """images[rows] (N, P) complex64 moved by x, y (R,) pixels -> (R, 2, P), see `estep_numba.shift_rows`.
 
-        Groups' scores, and the next shifted rows, overwrite these; dense scores are put behind them.
+        Where they are large they take their part of the work space: groups' scores, and the next shifted rows,
+        overwrite these; dense scores are put behind them.
         """
-        out = self._reused(2 * len(rows) * len(kx)).reshape(len(rows), 2, len(kx))
+        size = 2 * len(rows) * len(kx)
+        large = 4 * size > LARGE_ROWS * self.work_bytes()
+        out = (self._reused(size) if large else np.empty(size, np.float32)).reshape(len(rows), 2, len(kx))
         self._shift_rows(images, rows, x, y, kx, ky, box, out)
         return out
 
@@ -300,7 +305,8 @@ class CpuBackend:
         real, imaginary = table.rows[:, 0].T, table.rows[:, 1].T
         shift_prior = table.prior.reshape(classes, n, t)
         prior = orientation_prior.reshape(blocks, angles)
-        out = self._reused(blocks * angles * n * t, table.rows.size).reshape(blocks, angles, n, t)
+        behind = table.rows.size if table.rows.base is self._work else 0
+        out = self._reused(blocks * angles * n * t, behind).reshape(blocks, angles, n, t)
         row_best = np.empty((blocks, angles, n), np.float32)
 
         def project_blocks(first: int, last: int) -> NDArray[np.complex64]:
