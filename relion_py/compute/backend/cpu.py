@@ -40,6 +40,8 @@ DENSE_ROWS, DENSE_COLUMNS = 256, 1024
 """Orientations and shifted images in one matrix product; its result stays in the processor's cache."""
 IMAGES_AT_A_TIME, IMAGES_MIB = 32, 2
 """So many images at most, of so much memory, are masked and transformed at once; intermediate arrays stay small."""
+LARGE_ROWS = 0.25
+"""Share of the work space beyond which shifted images are kept in it; what smaller ones leave, the fine pass takes."""
 GRIDS_MIB = 4096
 """Cap of the threads' accumulators together."""
 
@@ -78,7 +80,7 @@ class CpuBackend:
         self.members: list[Any] = [self]
         self._stack = ExitStack()
         self._pool: ThreadPoolExecutor | None = None
-        self._scores = np.empty(0, np.float32)
+        self._work = np.empty(0, np.float32)
 
     def __enter__(self) -> CpuBackend:
         self._stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
@@ -189,13 +191,13 @@ class CpuBackend:
 
     def release(self) -> None:
         """Gives back memory that is kept for later use."""
-        self._scores = np.empty(0, np.float32)
+        self._work = np.empty(0, np.float32)
 
-    def _reused(self, size: int) -> NDArray[np.float32]:
-        """Work space (size,) for scores, always the same: fresh memory costs as much as filling it."""
-        if size > len(self._scores):
-            self._scores = np.empty(size, np.float32)
-        return self._scores[:size]
+    def _reused(self, size: int, behind: int = 0) -> NDArray[np.float32]:
+        """Work space (size,), always the same, `behind` so many numbers: fresh memory costs as much as filling it."""
+        if behind + size > len(self._work):
+            self._work = np.empty(max(behind + size, self.work_bytes() // 4), np.float32)
+        return self._work[behind : behind + size]
 
     # ---- images ----
 
@@ -236,15 +238,27 @@ class CpuBackend:
     def shift_rows(
         self, images: NDArray, rows: NDArray, x: NDArray, y: NDArray, kx: NDArray, ky: NDArray, box: int
     ) -> NDArray[np.float32]:
-        """images[rows] (N, P) complex64 moved by x, y (R,) pixels -> (R, 2, P), see `estep_numba.shift_rows`."""
-        out = np.empty((len(rows), 2, len(kx)), np.float32)
+        """images[rows] (N, P) complex64 moved by x, y (R,) pixels -> (R, 2, P), see `estep_numba.shift_rows`.
+
+        Where they are large they take their part of the work space: groups' scores, and the next shifted rows,
+        overwrite these; dense scores are put behind them.
+        """
+        size = 2 * len(rows) * len(kx)
+        large = 4 * size > LARGE_ROWS * self.work_bytes()
+        out = (self._reused(size) if large else np.empty(size, np.float32)).reshape(len(rows), 2, len(kx))
+        self._shift_rows(images, rows, x, y, kx, ky, box, out)
+        return out
+
+    def _shift_rows(
+        self, images: NDArray, rows: NDArray, x: NDArray, y: NDArray, kx: NDArray, ky: NDArray, box: int,
+        out: NDArray[np.float32],
+    ) -> None:  # fmt: skip
         source = np.ascontiguousarray(images).view(np.float32).reshape(*images.shape, 2)
 
         def work(a: int, b: int) -> None:
             kernels.shift_rows(source, rows[a:b], x[a:b], y[a:b], kx, ky, box, out[a:b])
 
         self.map(work, self.ranges(len(rows)))
-        return out
 
     def at_shifts(
         self, images: NDArray, rows: NDArray, x: NDArray, y: NDArray, which: NDArray, kx: NDArray, ky: NDArray, box: int
@@ -254,7 +268,8 @@ class CpuBackend:
         one_of = np.unique(pair, return_index=True)[1]
         x, y = np.append(x[one_of] - x0, x0), np.append(y[one_of] - y0, y0)
         ones, zero = np.ones((1, len(kx)), np.complex64), np.zeros(len(x), np.int32)
-        phases = self.shift_rows(ones, zero, x, y, kx, ky, box)
+        phases = np.empty((len(x), 2, len(kx)), np.float32)
+        self._shift_rows(ones, zero, x, y, kx, ky, box, phases)
         cosine, sine = np.ascontiguousarray(phases[:-1, 0]), phases[:-1, 1] * sign[one_of, None]
         centre = phases[-1, 0] + np.complex64(1j) * phases[-1, 1]
         return AtShifts(_split(images * centre), centre, cosine, sine, pair[which], sign[which])
@@ -290,7 +305,8 @@ class CpuBackend:
         real, imaginary = table.rows[:, 0].T, table.rows[:, 1].T
         shift_prior = table.prior.reshape(classes, n, t)
         prior = orientation_prior.reshape(blocks, angles)
-        out = self._reused(blocks * angles * n * t).reshape(blocks, angles, n, t)
+        behind = table.rows.size if table.rows.base is self._work else 0
+        out = self._reused(blocks * angles * n * t, behind).reshape(blocks, angles, n, t)
         row_best = np.empty((blocks, angles, n), np.float32)
 
         def project_blocks(first: int, last: int) -> NDArray[np.complex64]:

@@ -19,6 +19,8 @@ from relion_py.compute.io import mrc, star
 from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.star import StarError, StarFile, Table
 
+READ_MIB = 4
+"""So much of a stack is read at a time."""
 PIXEL_SIZE_LABELS = ("rlnImagePixelSize", "rlnMicrographPixelSize", "rlnMicrographOriginalPixelSize")
 """Where an optics group's pixel size stands, best first (obs_model.cpp, ObservationModel)."""
 
@@ -185,7 +187,8 @@ class ParticleTable:
     def read_images(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """The images of these particles in this order, float32 (n, box, box) (or (n, z, y, x) for 3D).
 
-        Each stack is opened once and read in file order; safe to call from several threads at once.
+        Each stack is read in file order, and opened anew for each READ_MIB: a mapped file counts as memory of the
+        program. Safe to call from several threads at once.
         MrcError for a missing, cut short or non-square image and for pixels that are not numbers.
         """
         wanted = np.asarray(indices, dtype=np.int64)
@@ -197,17 +200,22 @@ class ParticleTable:
         for owner in np.unique(owners):
             places = np.flatnonzero(owners == owner)
             places = places[np.argsort(sections[places], kind="stable")]
-            with mrc.open_stack(self.stack_path(self.stacks[owner])) as stack:
-                read = stack.images(sections[places])
-            if images is None:
-                images = np.empty((len(wanted), *read.shape[1:]), dtype=np.float32)
-            if read.shape[1] != read.shape[2] or read.shape[1:] != images.shape[1:]:
-                raise mrc.MrcError(
-                    f"{self.stacks[owner]} has images of {read.shape[2]} x {read.shape[1]} pixels; "
-                    f"{images.shape[2]} x {images.shape[2]} were expected."
-                )
-            self._refuse_bad_pixels(read, wanted[places])
-            images[places] = read
+            stack, first = self.stacks[owner], 0
+            while first < len(places):
+                with mrc.open_stack(self.stack_path(stack)) as file:
+                    _, height, width = file.shape
+                    part = places[first : first + max(1, int(READ_MIB * (1 << 20) / (4 * height * width)))]
+                    read = file.images(sections[part])
+                if images is None:
+                    images = np.empty((len(wanted), *read.shape[1:]), dtype=np.float32)
+                if height != width or read.shape[1:] != images.shape[1:]:
+                    raise mrc.MrcError(
+                        f"{stack} has images of {width} x {height} pixels; {images.shape[2]} x {images.shape[2]} were "
+                        "expected."
+                    )
+                self._refuse_bad_pixels(read, wanted[part])
+                images[part] = read
+                first += len(part)
         return np.empty((0, 0, 0), np.float32) if images is None else images
 
     def _read_volume(self, index: int) -> np.ndarray:
@@ -218,7 +226,9 @@ class ParticleTable:
     def _refuse_bad_pixels(self, images: np.ndarray, indices: np.ndarray) -> None:
         flat = images.reshape(len(images), -1)
         # a sum is finite only if every term is, unless large terms overflow: look closer only then
-        bad = ~np.isfinite(flat.sum(axis=1, dtype=np.float64))
+        with np.errstate(over="ignore", invalid="ignore"):
+            bad = ~np.isfinite(flat @ np.ones(flat.shape[1], np.float32))
+        bad[bad] = ~np.isfinite(flat[bad]).all(axis=1)
         if bad.any():
             name = self.particles.row(int(indices[np.argmax(bad)]))["rlnImageName"]
             raise mrc.MrcError(f"{name} has pixels that are not numbers (NaN or infinite); extract it again.")

@@ -278,12 +278,12 @@ class AutoRefinement(Engine):
     def write(self, raw: list[NDArray[np.float32] | None] | None = None) -> None:
         """The iteration's files; raw: the unregularised half maps of the last one, on their owners.
 
-        The owner of a half writes that half; the file that names the others comes last.
+        The owner of a half writes that half.
         """
         options, state, models, rank = self.options, self.state, self.models, self.job.comm.rank
         names = outputs.names_of_iteration(options, state, len(models))
 
-        def write_mine() -> None:
+        def write_models() -> None:
             for half in (0, 1):
                 if rank != owner(half, self.job.comm):
                     continue
@@ -292,9 +292,5 @@ class AutoRefinement(Engine):
                 volume = None if raw is None else raw[half]
                 if volume is not None:
                     outputs.write_reference(names.unfiltered(half + 1), volume, self.pixel_size)
-            if rank == 0:
-                outputs.write_sampling(names, self.sampling)
-                outputs.write_data(names, self.particles.to_star())
 
-        self.on_each_rank(write_mine)
-        self.on_first_rank(lambda: outputs.write_optimiser(names, state, options, self.box, self.pixel_size))
+        self.write_files(names, write_models)

@@ -192,13 +192,6 @@ class Classification(Engine):
         self.measure_changes(old, members)
         return sums, weighted
 
-    def _owner(self, k: int) -> int:
-        """Rank that reconstructs class k."""
-        return k % self.job.comm.size
-
-    def _owns(self, k: int) -> bool:
-        return self.job.comm.rank == self._owner(k)
-
     # ---- maximization ----
 
     def _maximization(self, sums: list[BackProjector], weighted: WeightedSums) -> None:
@@ -294,9 +287,11 @@ class Classification(Engine):
                 model.references[k] = shifted(average, -shift).astype(np.float32)
 
     def write(self) -> None:
-        """The iteration's files, by the first rank; what goes wrong is raised on all."""
-        self.on_first_rank(
-            lambda: outputs.write_iteration(
-                self.options, self.state, self.sampling, self.models, self.particles.to_star(self.dimensions == 2)
-            )
+        """The iteration's files: each class's by its owner."""
+        names = outputs.names_of_iteration(self.options, self.state, 1)
+        self.write_files(
+            names,
+            lambda: outputs.write_model_of_iteration(
+                names, self.options, self.state, self.sampling, self.models, 0, self._owns
+            ),
         )

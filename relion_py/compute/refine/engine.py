@@ -6,7 +6,7 @@ The drivers decide what is done with the weighted sums of a search: `auto_refine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -66,11 +66,35 @@ class Engine(Search):
         if not self._local_symmetry:
             return
         self.job.say(" Applying local symmetry in real space...")
-        for model in self.models:
-            model.references = [
-                symmetrised(volume, self._local_symmetry, self.pixel_size, self.job.check_abort)
-                for volume in model.references
-            ]
+        comm, every = self.job.comm, [(model, k) for model in self.models for k in range(len(model.references))]
+        made = {}
+
+        def make_mine() -> None:
+            for i in range(comm.rank, len(every), comm.size):
+                model, k = every[i]
+                volume = model.references[k]
+                made[i] = symmetrised(volume, self._local_symmetry, self.pixel_size, self.job.check_abort)
+
+        self.on_each_rank(make_mine)
+        for i, (model, k) in enumerate(every):
+            model.references[k] = comm.bcast(made.get(i), i % comm.size)
+
+    def write_files(self, names: outputs.OutputNames, write_models: Callable[[], None]) -> None:
+        """The iteration's files; write_models: writes those of the models that this rank makes.
+
+        The particles are the last rank's and the rest the first one's; the file that names the others comes last.
+        """
+        rank, last = self.job.comm.rank, self.job.comm.size - 1
+
+        def write_mine() -> None:
+            write_models()
+            if rank == 0:
+                outputs.write_sampling(names, self.sampling)
+            if rank == last:
+                outputs.write_data(names, self.particles.to_star(self.dimensions == 2))
+
+        self.on_each_rank(write_mine)
+        self.on_first_rank(lambda: outputs.write_optimiser(names, self.state, self.options, self.box, self.pixel_size))
 
     def write_particles(self, names: outputs.OutputNames) -> None:
         """The particles' file alone, by the first rank, as --skip_maximize asks for."""

@@ -248,7 +248,7 @@ class GradientClassification(Classification):
         on_the_way = self.residual and self.state.subset_size > 0 and iteration != self.schedule.iterations
         if on_the_way and iteration % self.options.gradient_write_every != 0:
             return
-        if self.job.comm.size > 1:
+        if self.job.comm.size > 1 and self.dimensions == 2:  # in one stack
             model.moments = [self.job.comm.bcast(m, self._owner(k)) for k, m in enumerate(model.moments)]
         super().write()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -112,45 +112,55 @@ class OutputNames:
 # ----------------------------------------------------------------------------------------------- writing
 
 
-def write_model(names: OutputNames, model: ModelState, half: int = 0) -> None:
-    """The maps and the `_model.star` of half 1 or 2, or of all particles (0); sets `reference_names`."""
+def _every(k: int) -> bool:
+    return True
+
+
+def write_model(names: OutputNames, model: ModelState, half: int = 0, owns: Callable[[int], bool] = _every) -> None:
+    """The maps and the `_model.star` of half 1 or 2, or of all particles (0); sets `reference_names`.
+
+    owns: whose maps are written here, by the number of the class from 0; what all have together goes with class 0.
+    """
     if model.ref_dim == 2:
         stack = names.class_averages
         model.reference_names = [f"{k + 1:06d}@{stack}" for k in range(model.nr_classes)]
-        with _told(stack):
-            write_stack(stack, np.asarray(model.references, np.float32), model.pixel_size)
+        if owns(0):
+            with _told(stack):
+                write_stack(stack, np.asarray(model.references, np.float32), model.pixel_size)
     else:
         name_of = names.reference if model.bodies is None else names.body
         model.reference_names = [name_of(half, k + 1) for k in range(model.nr_classes)]
-        for name, reference in zip(model.reference_names, model.references, strict=True):
-            write_reference(name, reference, model.pixel_size)
-    model.moment_names = _write_moments(names, model)
-    with _told(names.model(half)):
-        star.write(names.model(half), model_to_star(model))
+        for k in filter(owns, range(model.nr_classes)):
+            write_reference(model.reference_names[k], model.references[k], model.pixel_size)
+    model.moment_names = _write_moments(names, model, owns)
+    if owns(0):
+        with _told(names.model(half)):
+            star.write(names.model(half), model_to_star(model))
 
 
-def _write_moments(names: OutputNames, model: ModelState) -> list[tuple[str, str]]:
+def _write_moments(names: OutputNames, model: ModelState, owns: Callable[[int], bool]) -> list[tuple[str, str]]:
     """The moments of gradient refinement: real and imaginary parts in turn along x (ml_model.cpp, write).
 
     Returns the names of each class's first and second moments.
     """
     if not model.moments:
         return []
-    classes = range(1, model.nr_classes + 1)
-    first = [_interleaved(each.first[half]) for half in (0, 1) for each in model.moments]
-    second = [_interleaved(each.second) for each in model.moments]
+    classes = range(model.nr_classes)
     if model.ref_dim == 2:
-        for order, values in ((1, first), (2, second)):
-            path = names.moment_stack(order)
-            with _told(path):
-                write_stack(path, np.concatenate(values), model.pixel_size)
-        return [(f"{k:06d}@{names.moment_stack(1)}", f"{k:06d}@{names.moment_stack(2)}") for k in classes]
-    for order, values in ((1, first), (2, second)):
-        for number, value in enumerate(values, 1):
-            path = names.moment(order, number)
-            with _told(path):
-                write_map(path, value, model.pixel_size)
-    return [(names.moment(1, k), names.moment(2, k)) for k in classes]
+        if owns(0):
+            first = [_interleaved(each.first[half]) for half in (0, 1) for each in model.moments]
+            second = [_interleaved(each.second) for each in model.moments]
+            for order, stack in ((1, first), (2, second)):
+                path = names.moment_stack(order)
+                with _told(path):
+                    write_stack(path, np.concatenate(stack), model.pixel_size)
+        return [(f"{k + 1:06d}@{names.moment_stack(1)}", f"{k + 1:06d}@{names.moment_stack(2)}") for k in classes]
+    for k in filter(owns, classes):
+        mine = model.moments[k]
+        numbered = ((1, k, mine.first[0]), (1, model.nr_classes + k, mine.first[1]), (2, k, mine.second))
+        for order, number, values in numbered:
+            write_reference(names.moment(order, number + 1), _interleaved(values), model.pixel_size)
+    return [(names.moment(1, k + 1), names.moment(2, k + 1)) for k in classes]
 
 
 def _interleaved(values: NDArray[np.complex64] | NDArray[np.float32]) -> NDArray[np.float32]:
@@ -171,11 +181,17 @@ def write_unmasked_averages(root: str, model: ModelState) -> None:
         write_stack(path, np.asarray(model.references, np.float32), model.pixel_size)
 
 
-def write_angular_distribution(names: OutputNames, model: ModelState, sampling: SamplingState, half: int = 0) -> None:
-    """The `_angdist.bild` of each class."""
+def write_angular_distribution(
+    names: OutputNames,
+    model: ModelState,
+    sampling: SamplingState,
+    half: int = 0,
+    owns: Callable[[int], bool] = _every,
+) -> None:
+    """The `_angdist.bild` of each class; owns: as for `write_model`."""
     radius, (rot, tilt) = model.ori_size * model.pixel_size / 2.0, sampling.directions.T
-    for k, weights in enumerate(model.pdf_direction, 1):
-        path = names.angular_distribution(half, k)
+    for k in filter(owns, range(model.nr_classes)):
+        path, weights = names.angular_distribution(half, k + 1), model.pdf_direction[k]
         with _told(path):
             atomic_write(path, bild(weights, rot, tilt, healpix_angular_step(sampling.healpix_order), radius).encode())
 
@@ -245,12 +261,16 @@ def write_model_of_iteration(
     sampling: SamplingState,
     models: Sequence[ModelState],
     number: int,
+    owns: Callable[[int], bool] = _every,
 ) -> None:
-    """The files of one of the models, number 0 or 1: of a half, of a classification or of the joined last one."""
+    """The files of one of the models, number 0 or 1: of a half, of a classification or of the joined last one.
+
+    owns: as for `write_model`.
+    """
     half = number + 1 if len(models) == 2 else 0
-    write_model(names, models[number], half)
+    write_model(names, models[number], half, owns)
     if sampling.is_3d and not (options.keeps_orientations or state.is_gradient):
-        write_angular_distribution(names, models[number], sampling, half)
+        write_angular_distribution(names, models[number], sampling, half, owns)
 
 
 @contextmanager

@@ -32,6 +32,10 @@ from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingS
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.preparation import ImagePreparation
 
+WORK_MIB_2D = 32, 16
+"""Work space of a batch of images for 2D references, at least and for each thread: more is no faster, as there are few
+projections to be shared by the images of a batch. Of maps there are many, see `CpuBackend`."""
+
 
 def grid_of(sampling: SamplingState) -> Sampling:
     """The coarse grid of orientations of a sampling state, not perturbed; all of them where symmetry is relaxed."""
@@ -125,7 +129,8 @@ class Run:
     def _backend(self) -> Backend:
         threads, check = self.options.threads, self.job.check_abort
         if not self.devices:
-            return CpuBackend(threads, check)
+            least, each = WORK_MIB_2D
+            return CpuBackend(threads, check, max(least, each * threads) if self.dimensions == 2 else 0)
         first, *others = self.devices
         partners = [CudaBackend(share.device, threads, check, share.budget) for share in others]
         return CudaBackend(first.device, threads, check, first.budget, partners)
@@ -167,6 +172,14 @@ class Run:
         error = next((each for each in self.job.comm.allgather(error) if each is not None), None)
         if error is not None:
             raise error
+
+    def _owner(self, k: int) -> int:
+        """Rank that makes what there is of class k: its transform, its map and its files."""
+        return k % self.job.comm.size
+
+    def _owns(self, k: int) -> bool:
+        """Whether this rank is the owner of class k."""
+        return self.job.comm.rank == self._owner(k)
 
     @property
     def first_by_correlation(self) -> bool:

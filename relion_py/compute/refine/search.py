@@ -30,7 +30,7 @@ from relion_py.compute.refine.expectation import Assignments, Expectation, Expec
 from relion_py.compute.refine.images import DiscPixels
 from relion_py.compute.refine.model import NO_PRIOR, UNKNOWN, ModelState
 from relion_py.compute.refine.optics import ImageGeometry
-from relion_py.compute.refine.projector import FourierReference, radii, transform_shape, transforms
+from relion_py.compute.refine.projector import FourierReference, padded_box, radii, transform_shape, transforms
 from relion_py.compute.refine.run import Run
 from relion_py.compute.refine.sampling import LocalSearch, SamplingTables
 
@@ -82,25 +82,33 @@ class Search(Run):
         )
 
     def fourier_references(self, model: ModelState) -> list[FourierReference]:
-        """The model's references ready for projection; their power becomes the prior tau2 unless that is given."""
-        lowest = self.options.strict_lowres_exp
-        _, radius = radii(self.box, model.current_size, self.options.padding_factor)
+        """The model's references ready for projection; their power becomes the prior tau2 unless that is given.
+
+        Of several classes each is made by its owner, for all ranks: to send one takes less time than to make it.
+        """
+        lowest, classes, padding = self.options.strict_lowres_exp, model.nr_classes, self.options.padding_factor
+        r_max, radius = radii(self.box, model.current_size, padding)
         # parts of one array, as the expectation takes them
-        whole = np.zeros((model.nr_classes, *transform_shape(radius, self.dimensions)), np.complex64)
-        references = []
+        whole = np.zeros((classes, *transform_shape(radius, self.dimensions)), np.complex64)
+        spectra = np.zeros((classes, model.nr_shells))
         for k, volume in enumerate(model.references):
-            reference = FourierReference.from_map(
-                volume,
-                model.current_size,
-                self.options.padding_factor,
-                min_shell=model.shell_of(lowest) if lowest > 0 else -1,
-                workers=self.options.threads,
-                out=whole[k],
-            )
-            if not self.fixed_tau2:
-                model.tau2_class[k] = reference.spectrum
-            references.append(reference)
-        return references
+            if classes == 1 or self._owns(k):
+                spectra[k] = FourierReference.from_map(
+                    volume,
+                    model.current_size,
+                    padding,
+                    min_shell=model.shell_of(lowest) if lowest > 0 else -1,
+                    workers=self.options.threads,
+                    out=whole[k],
+                ).spectrum
+        if classes > 1:
+            for k, (data, spectrum) in enumerate(zip(whole, spectra, strict=True)):
+                self.job.comm.bcast_array(data, self._owner(k))
+                self.job.comm.bcast_array(spectrum, self._owner(k))
+        if not self.fixed_tau2:
+            model.tau2_class[:] = spectra
+        pad = padded_box(self.box, padding) / self.box
+        return [FourierReference(d, self.box, r_max, pad, s) for d, s in zip(whole, spectra, strict=True)]
 
     def estimate_accuracy(
         self, model: ModelState, references: Sequence[FourierReference], group: Communicator | None

@@ -141,8 +141,12 @@ def test_shifts_are_a_centre_and_pairs_of_opposite_ones(kind: str, pairs: int) -
 def test_dense_scores_are_those_of_the_definition(
     angles: int, correlate: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of an even number of angles half are scored with the projections of the others; of an odd one, none."""
+    """Of an even number of angles half are scored with the projections of the others; of an odd one, none.
+
+    Shifted images lie before the scores in the work space, or apart from it.
+    """
     monkeypatch.setattr("relion_py.compute.backend.cpu.DENSE_COLUMNS", 9)
+    monkeypatch.setattr("relion_py.compute.backend.cpu.LARGE_ROWS", 0.0 if angles == 6 else 1.0)
     problem = estep_problem.make()
     tables, images, pixels = problem.tables, problem.images, problem.images.coarse
     k, d, n, t = len(problem.volumes), tables.directions, len(images), len(tables.shifts)

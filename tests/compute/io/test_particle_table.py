@@ -191,6 +191,23 @@ def test_pixels_that_are_no_numbers_are_refused(tmp_path):
         table.read_images(range(12))
 
 
+def test_pixels_whose_sum_is_beyond_all_numbers_are_numbers(tmp_path):
+    make_project(tmp_path)
+    stack = np.full((6, 8, 8), 1e38, np.float32)
+    mrc.write_stack(tmp_path / "Extract/s1.mrcs", stack, 2.0)
+    table = read_particles(tmp_path / "particles.star", tmp_path)
+    np.testing.assert_array_equal(table.read_images([1, 3]), stack[:2])
+
+
+@pytest.mark.parametrize("pieces", ["of one image", "of two images"])
+def test_stacks_read_in_pieces_give_the_same_images(tmp_path, monkeypatch, pieces):
+    images = make_project(tmp_path)
+    table = read_particles(tmp_path / "particles.star", tmp_path)
+    monkeypatch.setattr("relion_py.compute.io.particles.READ_MIB", {"of one image": 0.0, "of two images": 5e-4}[pieces])
+    wanted = [11, 0, 7, 2, 1, 9, 4]
+    np.testing.assert_array_equal(table.read_images(wanted), images[wanted])
+
+
 # --------------------------------------------------------------------------- older releases
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,23 @@ def test_class_averages_continue_and_ranks_agree(project):
     # a continuation reads rounded numbers; ranks add in another order
     np.testing.assert_allclose(again, averages, atol=0.02 * scale)
     np.testing.assert_allclose(shared, averages, atol=0.02 * scale)
+
+
+def test_ranks_make_the_maps_of_classes_for_each_other(project):
+    """Each rank makes the transforms and maps of its classes and writes their files, the last one the particles."""
+    words = shlex.split(
+        "--i Particles/particles.star --ref Particles/reference.mrc --K 3 --iter 2 --tau2_fudge 4 --ini_high 25 "
+        "--healpix_order 1 --sym C2 --pad 1"
+    )
+    one = refine(project, "one_rank", *words, *COMMON)
+    two = refine(project, "two_ranks", *words, *COMMON, ranks=2)
+    assert sorted(file.name for file in two.iterdir()) == sorted(file.name for file in one.iterdir())
+    for k in (1, 2, 3):
+        (wanted, _), (found, angpix) = (read_map(out / f"run_it002_class00{k}.mrc") for out in (one, two))
+        np.testing.assert_allclose(found, wanted, atol=1e-3 * np.abs(wanted).max())
+        assert angpix == pytest.approx(5.5)
+    tables = [star.read(out / "run_it002_data.star")["particles"] for out in (one, two)]
+    assert np.mean(tables[0].ints("rlnClassNumber") == tables[1].ints("rlnClassNumber")) > 0.99
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def likeness(volume: np.ndarray) -> float:
 
 def test_the_parts_of_a_class_become_alike(project: Path) -> None:
     plain = refined(project, "Plain", usual=CLASSES).map("run_it001_class001.mrc")
-    run = refined(project, "Alike", "--local_symmetry", "parts.star", usual=CLASSES)
+    run = refined(project, "Alike", "--local_symmetry", "parts.star", usual=CLASSES, ranks=2)
     alike = run.map("run_it001_class001.mrc")
     assert likeness(plain) < 0.8 and likeness(alike) > 0.999
     # the part is the mean of what the two were; the rest stays
