@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil
 from typing import NoReturn
 
@@ -20,42 +18,16 @@ from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, ProgressBar, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry import symmetry
-from relion_py.compute.geometry.euler import euler_to_matrix
-from relion_py.compute.image.aberrations import Aberrations
-from relion_py.compute.image.ctf import CtfParams, ctf_phases, ctf_values, electron_wavelength
-from relion_py.compute.image.fourier import disc_pixels, frequencies, gather, half_transform, phase_shift
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map, write_map
-from relion_py.compute.io.particle_ctf import ctf_params
-from relion_py.compute.io.particles import OpticsGroup, ParticleTable, read_particles
-from relion_py.compute.post.sharpening import Mtf, read_detectors, relative_mtf
+from relion_py.compute.io.particles import ParticleTable, read_particles
 from relion_py.compute.refine.backprojector import BackProjector, HelicalUnits
-from relion_py.compute.refine.ewald import EwaldSettings, insert_curved, overlap_weight, part_images
+from relion_py.compute.refine.ewald import EwaldSettings
+from relion_py.compute.refine.insertion import Insertion, Settings
 from relion_py.compute.refine.projector import FourierReference
 from relion_py.compute.refine.reconstruct import reconstruct, update_tau2
 
-_BATCH = 200
-_EWALD_BATCH = 20  # whole transforms of images, several of each
 _FSC_LABELS = ("rlnGoldStandardFsc", "rlnFourierShellCorrelation")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the particles enter the map: see the program's flags of the same names."""
-
-    ctf: bool = False
-    intact_first_peak: bool = False
-    phase_flipped: bool = False
-    only_flip_phases: bool = False
-    fom_weighting: bool = False
-    angular_error: float = 0.0
-    shift_error: float = 0.0
-    flat: bool = False
-    quiet: bool = False
-    ewald: EwaldSettings | None = None
-    subtracted: FourierReference | None = None
-    ctf_volume: bool = False
-    squared: bool = False
 
 
 def main() -> NoReturn:
@@ -108,18 +80,14 @@ def _main(argv: list[str], job: Job) -> None:
 
 def add_particles(table: ParticleTable, sums: BackProjector, angpix: float, settings: Settings, job: Job) -> None:
     """Insert every particle; angpix: of the map, A. Images of another box or pixel size are scaled to it."""
-    rng = np.random.default_rng()
-    detectors = read_detectors(table.optics_groups) if settings.ctf else []
-    insert, size = (_insert, _BATCH) if settings.ewald is None else (_insert_ewald, _EWALD_BATCH)
-    insert = _insert_ctf if settings.ctf_volume else insert
-    done = 0
+    insertion, done = Insertion(table, sums, angpix, settings), 0
     with ProgressBar(len(table), shown=job.leads and not settings.quiet) as bar:
         for number in range(len(table.optics_groups)):
             rows = np.flatnonzero(table.group_index == number)
-            for start in range(0, len(rows), size):
+            for start in range(0, len(rows), insertion.at_a_time):
                 job.check_abort()
-                batch = rows[start : start + size]
-                insert(table, number, batch, sums, angpix, settings, detectors, rng)
+                batch = rows[start : start + insertion.at_a_time]
+                insertion.insert(number, batch)
                 done += len(batch)
                 bar.update(done)
 
@@ -252,191 +220,6 @@ def _subtracted(args: Arguments, sums: BackProjector) -> FourierReference | None
     if volume.shape != (sums.box,) * 3:
         raise UserError(f"{path} must be a cube of {sums.box} voxels, as the map that is made.")
     return FourierReference.from_map(volume, 2 * sums.r_max, sums.pad)
-
-
-def _insert(
-    table: ParticleTable,
-    number: int,
-    rows: NDArray[np.int64],
-    sums: BackProjector,
-    angpix: float,
-    settings: Settings,
-    detectors: list[Mtf],
-    rng: np.random.Generator,
-) -> None:
-    """Back-project the particles `rows`, all of the optics group of this number (from 0)."""
-    group = table.optics_groups[number]
-    images = table.read_images(rows)
-    box = images.shape[-1]
-    scale = sums.box * angpix / (box * group.pixel_size)
-    fault = Aberrations.of_group(group.values, group.voltage, group.cs)
-    kx, ky = _pixels(box, sums.r_max, scale * fault.distortion)
-    values = gather(half_transform(images), kx, ky) / np.float32(box) ** 2
-    values[:, (kx == 0) & (ky == 0)] = 0  # the mean of an image says nothing, but its weight counts
-    shift, angles = _poses(table, rows, settings, rng)
-    values *= phase_shift(kx, ky, shift[0] / group.pixel_size, shift[1] / group.pixel_size, box)
-    weights = np.ones(values.shape, np.float32)
-    # A pixel of another pixel size or box lies at another radius of the map's transform.
-    matrices = euler_to_matrix(*angles) * scale
-    matrices[:, :2] = fault.distortion @ matrices[:, :2]
-    expected = None  # of the map that is subtracted, in an image without a CTF
-    if settings.subtracted is not None:
-        expected = settings.subtracted.project(matrices, kx, ky) * np.float32(scale**2)
-        expected[:, (kx == 0) & (ky == 0)] = 0
-    if settings.ctf:
-        undo = fault.phase_factors(kx, ky, box, group.pixel_size)
-        if undo is not None:
-            values *= undo
-        if detectors:
-            values *= 1 / relative_mtf(detectors, number, np.hypot(kx, ky) / (box * group.pixel_size))
-        ctf = _ctf(table, group, rows, kx, ky, box, settings, fault)
-        values *= 1 if group.ctf_premultiplied else ctf
-        weights = ctf * ctf
-    if expected is not None:
-        values -= weights * expected
-    if settings.fom_weighting:
-        fom = _merits(table, rows)
-        values, weights = values * fom, weights * fom
-    sums.insert(values, weights, matrices, kx, ky)
-
-
-def _insert_ctf(
-    table: ParticleTable,
-    number: int,
-    rows: NDArray[np.int64],
-    sums: BackProjector,
-    angpix: float,
-    settings: Settings,
-    detectors: list[Mtf],
-    rng: np.random.Generator,
-) -> None:
-    """As `_insert`, the CTFs, or their squares, instead of images."""
-    group = table.optics_groups[number]
-    box = group.box_size
-    if not box > 0:
-        raise UserError(f"{table.star.path} does not tell the size of the images (_rlnImageSize) in its optics table.")
-    scale = sums.box * angpix / (box * group.pixel_size)
-    fault = Aberrations.of_group(group.values, group.voltage, group.cs)
-    kx, ky = _pixels(box, sums.r_max, scale * fault.distortion)
-    matrices = euler_to_matrix(*_poses(table, rows, settings, rng)[1]) * scale
-    matrices[:, :2] = fault.distortion @ matrices[:, :2]
-    values = _ctf(table, group, rows, kx, ky, box, settings, fault)
-    if settings.squared:
-        values = values * values
-    weights = np.ones(values.shape, np.float32)
-    if settings.fom_weighting:
-        fom = _merits(table, rows)
-        values, weights = values * fom, weights * fom
-    sums.insert(values, weights, matrices, kx, ky)
-
-
-def _poses(
-    table: ParticleTable, rows: NDArray[np.int64], settings: Settings, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Origins x, y in A (2, N) and rot, tilt, psi in degrees (3, N), with the errors that are asked for."""
-    shift = np.stack([_column(table, f"rlnOrigin{axis}Angst", 0.0)[rows] for axis in "XY"])
-    shift += rng.normal(0, settings.shift_error, shift.shape)
-    angles = np.zeros((3, len(rows)))
-    for axis, name in enumerate(("Rot", "Tilt", "Psi")):
-        if name == "Psi" or not settings.flat:
-            angles[axis] = _column(table, f"rlnAngle{name}")[rows] + rng.normal(0, settings.angular_error, len(rows))
-    return shift, angles
-
-
-def _merits(table: ParticleTable, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    return _column(table, "rlnParticleFigureOfMerit")[rows, None].astype(np.float32)
-
-
-# numbers are read from their text once, not for each batch
-@lru_cache(maxsize=8)
-def _column(table: ParticleTable, label: str, default: float | None = None) -> NDArray[np.float64]:
-    return table.floats(label, default)
-
-
-@lru_cache(maxsize=1)
-def _ctf_params(table: ParticleTable) -> CtfParams:
-    return ctf_params(table)
-
-
-def _insert_ewald(
-    table: ParticleTable,
-    number: int,
-    rows: NDArray[np.int64],
-    sums: BackProjector,
-    angpix: float,
-    settings: Settings,
-    detectors: list[Mtf],
-    rng: np.random.Generator,
-) -> None:
-    """As `_insert`, on the two sides of the Ewald sphere (:mod:`relion_py.compute.refine.ewald`)."""
-    ewald, group = settings.ewald, table.optics_groups[number]
-    assert ewald is not None
-    images = table.read_images(rows)
-    box, pixel = images.shape[-1], group.pixel_size
-    transforms = half_transform(images) / np.float32(box) ** 2
-    shape = transforms.shape
-    columns, lines = np.meshgrid(np.arange(box // 2 + 1, dtype=np.int32), frequencies(box))
-    kx, ky = columns.ravel(), lines.ravel()
-    shift, angles = _poses(table, rows, settings, rng)
-    factors = phase_shift(kx, ky, shift[0] / pixel, shift[1] / pixel, box)
-    fault = Aberrations.of_group(group.values, group.voltage, group.cs)
-    undo = fault.phase_factors(kx, ky, box, pixel)
-    if undo is not None:
-        factors = factors * undo
-    if detectors:
-        factors = factors * 1 / relative_mtf(detectors, number, np.hypot(kx, ky) / (box * pixel))
-    params = _ctf_params(table)[rows]
-    gamma = ctf_phases(
-        params, kx, ky, box, pixel,
-        magnification=fault.magnification, gamma_offset=fault.gamma_offset(kx, ky, box, pixel),
-    )  # fmt: skip
-    sides = part_images((transforms * factors.reshape(shape)).astype(np.complex64), gamma.reshape(shape), pixel, ewald)
-    scale = sums.box * angpix / (box * pixel)
-    kx, ky = _pixels(box, sums.r_max, scale * fault.distortion)
-    if ewald.weigh:  # the even aberrations do not count here (applyWeightEwaldSphereCurvature_noAniso)
-        ctf = ctf_values(params, kx, ky, box, pixel, magnification=fault.magnification)
-        ctf = overlap_weight(ctf, params, kx / (box * pixel), ky / (box * pixel), ewald.diameter)
-    else:
-        ctf = _ctf(table, group, rows, kx, ky, box, settings, fault)
-    merits = _merits(table, rows) if settings.fom_weighting else np.float32(1)
-    once = (kx > 0) | (ky >= 0)
-    x, y = fault.distortion.T.astype(float) @ np.stack([kx[once], ky[once]])
-    curvature = electron_wavelength(group.voltage) / (2 * box * pixel)
-    for side, sign in zip(sides, (1, -1), strict=True):
-        values = gather(side, kx[once], ky[once]) * merits
-        weights = (ctf * ctf * merits)[:, once]
-        insert_curved(sums, values, weights, euler_to_matrix(*angles) * scale, x, y, sign * float(curvature))
-
-
-def _pixels(box: int, r_max: int, distortion: NDArray[np.floating]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Pixels kx, ky of an image's transform that may lie within `r_max` of the map's, those of its corners too.
-
-    box: of the image, even; distortion (2, 2): where a pixel of the image lies in the plane of the map's transform.
-    """
-    reach = r_max / np.linalg.svd(distortion, compute_uv=False)[-1]
-    kx, ky = disc_pixels(min(float(reach) + 1e-3, box), include_dc=True)
-    inside = (kx <= box // 2) & (ky <= box // 2) & (ky > -box // 2)
-    return kx[inside], ky[inside]
-
-
-def _ctf(
-    table: ParticleTable,
-    group: OpticsGroup,
-    rows: NDArray[np.int64],
-    kx: NDArray[np.int32],
-    ky: NDArray[np.int32],
-    box: int,
-    settings: Settings,
-    fault: Aberrations,
-) -> NDArray[np.float32]:
-    return ctf_values(
-        _ctf_params(table)[rows], kx, ky, box, group.pixel_size,
-        magnification=fault.magnification,
-        gamma_offset=fault.gamma_offset(kx, ky, box, group.pixel_size),
-        intact_first_peak=settings.intact_first_peak,
-        absolute=settings.phase_flipped,
-        only_flip_phases=settings.only_flip_phases and not settings.phase_flipped,
-    )  # fmt: skip
 
 
 def _read_fsc(path: str, n_shells: int) -> NDArray[np.float64]:
