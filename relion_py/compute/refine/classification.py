@@ -181,16 +181,15 @@ class Classification(Engine):
         self.job.say(f" Expectation iteration {self.state.iteration} of {options.max_iterations}")
         members, old = self._members(), self.poses()
         with self.working(len(source.share(members, comm))) as (backend, advance):
-            sums, weighted = self.expectation(
-                backend, self.models[0], references, sizes, members, advance, self._seeds()
-            )
-        for k, each in enumerate(sums):
+            mine = self.find(backend, self.models[0], references, sizes, members, advance, self._seeds())
+            self.tell_all(self.models[0], mine)
+        for k, each in enumerate(mine.grids):
             via_disc = f"{options.output_root}_class{k + 1:03d}" if options.combine_weights_via_disc else ""
             reduce_grid(each.grid, self._owner(k), comm, via_disc)
         self.clock.lap("sums over ranks")
-        self.report_failed([weighted])
+        self.report_failed([mine.weighted])
         self.measure_changes(old, members)
-        return sums, weighted
+        return mine.grids, mine.weighted
 
     # ---- maximization ----
 

@@ -94,13 +94,14 @@ class _Trial(GradientClassification):
 
     def log_likelihood(self, judges: NDArray[np.int64], order: int, sizes: convergence.ImageSizes) -> float:
         """Mean over the particles `judges`, of all ranks; at a HEALPix order, where the run then stays, and sizes."""
-        model, mine = self.models[0], source.share(judges, self.job.comm)
+        model, count = self.models[0], len(source.share(judges, self.job.comm))
         if self.sampling.healpix_order != order:
             self.sampling.healpix_order, self.sampling.psi_step = order, healpix_angular_step(order)
             self._new_directions()
         model.current_size = sizes.current
-        with self.working(len(mine)) as (backend, advance):
-            self.expectation(backend, model, self.fourier_references(model), sizes, judges, advance)
+        with self.working(count) as (backend, advance):
+            mine = self.find(backend, model, self.fourier_references(model), sizes, judges, advance)
+            self.tell_all(model, mine)
         return float(self.particles.log_likelihood[judges].mean())
 
 

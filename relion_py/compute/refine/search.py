@@ -182,32 +182,6 @@ class Search(Run):
 
     # ---- expectation ----
 
-    def expectation(
-        self,
-        backend: Backend,
-        model: ModelState,
-        references: Sequence[FourierReference],
-        sizes: convergence.ImageSizes,
-        members: NDArray[np.int64],
-        advance: Callable[[int], None],
-        only_class: NDArray[np.int32] | None = None,
-    ) -> tuple[list[BackProjector], WeightedSums]:
-        """Scores and sums `members` against the model's references; their new poses go into the particles.
-
-        Returns this rank's back-projections, one per class, and the other sums over all ranks. advance(n) is told of
-        n particles done; only_class (all particles): the one class each is compared with, or -1 for all classes.
-        """
-        mine = self.find(backend, model, references, sizes, members, advance, only_class)
-        self.tell_all(model, mine)
-        return mine.grids, mine.weighted
-
-    def tell_all(self, model: ModelState, mine: Findings) -> None:
-        """What each rank has found: new poses into the particles and sums over ranks, but not those of grids."""
-        comm, weighted = self.job.comm, mine.weighted
-        self._gather(model, mine.found)
-        weighted.unpack(comm.allreduce_sum(weighted.pack()))
-        weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
-
     def find(
         self,
         backend: Backend,
@@ -219,8 +193,10 @@ class Search(Run):
         only_class: NDArray[np.int32] | None = None,
         half: int | None = None,
     ) -> Findings:
-        """The first part of `expectation`: what this rank finds about its share of `members`.
+        """Scores and sums this rank's share of `members` against the model's references; `tell_all` makes it known.
 
+        advance(n) is told of n particles done; only_class (all particles): the one class each is compared with, or -1
+        for all classes.
         half: these are all of half 0 or 1, and ranks work on the halves apart. A rank whose share is empty by that
         needs no references; ranks wait for each other only where the first one reads for all.
         """
@@ -247,6 +223,13 @@ class Search(Run):
             weighted.failed += other.failed
         weighted.grids = np.zeros((0, 0, 0, 0, 3), np.float32)  # these are in the sums, and need not be kept as long
         return Findings(sums, weighted, found)
+
+    def tell_all(self, model: ModelState, mine: Findings) -> None:
+        """What each rank has found: new poses into the particles and sums over ranks, but not those of grids."""
+        comm, weighted = self.job.comm, mine.weighted
+        self._gather(model, mine.found)
+        weighted.unpack(comm.allreduce_sum(weighted.pack()))
+        weighted.failed = sorted(i for part in comm.allgather(weighted.failed) for i in part)
 
     def _work_off(
         self,

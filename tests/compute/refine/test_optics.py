@@ -82,8 +82,9 @@ def step(engine: Engine, sigma2: np.ndarray):  # type: ignore[no-untyped-def]
     references = engine.fourier_references(model)
     with CpuBackend(1) as backend:
         members = engine.particles.members()
-        sums, weighted = engine.expectation(backend, model, references, ImageSizes(SIZE, SIZE), members, lambda n: None)
-    return references[0], sums[0], weighted
+        found = engine.find(backend, model, references, ImageSizes(SIZE, SIZE), members, lambda n: None)
+    engine.tell_all(model, found)
+    return references[0], found.grids[0], found.weighted
 
 
 @pytest.fixture

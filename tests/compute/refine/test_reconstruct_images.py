@@ -41,10 +41,9 @@ def test_only_the_maps_of_the_last_iteration_are_made_of_them(tmp_path: Path, mo
         run.state.has_converged = last
         references = run.fourier_references(model)
         with CpuBackend(1) as backend:
-            sums, weighted = run.expectation(
-                backend, model, references, sizes, run.particles.members(1), lambda n: None
-            )
-        found.append((sums[0], weighted, run.particles.log_likelihood.copy()))
+            mine = run.find(backend, model, references, sizes, run.particles.members(1), lambda n: None)
+        run.tell_all(model, mine)
+        found.append((mine.grids[0], mine.weighted, run.particles.log_likelihood.copy()))
         run.particles.take_poses(first)
     before, after = found
     scale = np.abs(before[0].data).max()
