@@ -143,8 +143,7 @@ def test_under_open_mpis_own_launcher():
     command = ["/usr/bin/mpirun.openmpi", "--oversubscribe", "-n", "2", sys.executable, "-c", CHOOSE]
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    told = done.stdout.splitlines()
-    assert told == ["MpiComm"] * 2 or (len(told) == 2 and all("This mpirun is Open MPI's" in line for line in told))
+    assert 2 in (done.stdout.count("MpiComm"), done.stdout.count("This mpirun is Open MPI's"))  # lines may mix
 
 
 def test_a_launcher_without_a_library():
