@@ -24,6 +24,7 @@ from relion_py.compute.image.ctf import CtfParams, ctf_image
 from relion_py.compute.image.fourier import lowpass, phase_shift, radius_grid, real_image
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.io import mrc, star
+from relion_py.compute.io.particles import image_name
 from relion_py.compute.io.star import Table
 from relion_py.compute.simulate_model import PseudoAtoms, build_model, model_map, project
 
@@ -289,7 +290,7 @@ def _write_images(
         path = out / "Particles" / f"mic{start // PER_MICROGRAPH + 1:04d}.mrcs"
         mrc.write_stack(path, images, angpix)
         shown = os.path.relpath(path, root).replace(os.sep, "/")
-        names += [f"{i + 1:06d}@{shown}" for i in range(len(which))]
+        names += [image_name(i, shown) for i in range(len(which))]
         if progress is not None:
             progress(int(which[-1]) + 1)
     return names

@@ -22,6 +22,7 @@ from relion_py.compute.image.ctf import ctf_image
 from relion_py.compute.image.fourier import lowpass, phase_shift, real_image
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.io import mrc, star
+from relion_py.compute.io.particles import image_name
 from relion_py.compute.io.star import Table
 from relion_py.compute.refine.bodies import Bodies, read_bodies
 from relion_py.compute.simulate import (
@@ -119,7 +120,7 @@ def simulate_bodies(
         path = out / "Particles" / f"mic{first // PER_MICROGRAPH + 1:04d}.mrcs"
         part = images[first : first + PER_MICROGRAPH]
         mrc.write_stack(path, part, angpix)
-        names += [f"{i + 1:06d}@Particles/{path.name}" for i in range(len(part))]
+        names += [image_name(i, f"Particles/{path.name}") for i in range(len(part))]
     tables = star_tables(names, ctf, np.zeros(n, np.int64), 1, box, angpix, random)
     particles = with_poses(tables["particles"], poses)
     particles.set("rlnRandomSubset", random.permutation(np.arange(n) % 2) + 1)

@@ -27,6 +27,7 @@ from relion_py.compute.image.fsc import NO_RESOLUTION, fsc
 from relion_py.compute.image.shift import centre_of_mass
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import StackWriter, read_header, read_image, read_map, write_map
+from relion_py.compute.io.particles import image_name
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.post.image_operations import (
     Image,
@@ -101,7 +102,7 @@ def _input(path: str) -> Input:
         return Input(listed.rows.strings(label), listed)
     if path.endswith(".mrcs") and "@" not in path:
         count = read_header(path).nz
-        return Input([f"{number:06d}@{path}" for number in range(1, count + 1)], is_stack=True)
+        return Input([image_name(index, path) for index in range(count)], is_stack=True)
     return Input([path])
 
 
@@ -234,7 +235,7 @@ def _change(given: Input, todo: Operations, args: Arguments, job: Job) -> None:
             if image.shape != writer.image_shape:
                 raise UserError(f"{name} has another size than the images before it; they cannot form a stack.")
             writer.append(image)
-            names[index] = f"{writer.count:06d}@{target}"
+            names[index] = image_name(writer.count - 1, target)
         if failures == len(given.names):
             raise UserError(f"None of the images of {args.text('--i')} can be read.")
     if given.listed is not None:

@@ -20,7 +20,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.image.fourier import window_map
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import StackWriter, read_header, read_map
-from relion_py.compute.io.particles import read_particles, split_image_name
+from relion_py.compute.io.particles import image_name, read_particles, split_image_name
 from relion_py.compute.io.star import StarFile, Table, format_float
 from relion_py.compute.refine.bodies import read_bodies
 from relion_py.compute.refine.body_subtraction import BodySubtraction
@@ -157,7 +157,7 @@ def _subtract_all(subtraction: Subtraction, args: Arguments, directory: str, job
             for place, (g, image) in enumerate(zip(groups[index], images, strict=True), start):
                 writer = writers[int(g)]
                 writer.append(image)
-                names[place] = f"{writer.count:06d}@{writer.path}"
+                names[place] = image_name(writer.count - 1, writer.path)
             bar.update(start + len(index))
     parts = job.comm.gather((names, origins))
     if parts is not None:

@@ -24,7 +24,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.mrc import StackWriter, read_map, write_map
 from relion_py.compute.io.particle_ctf import ctf_params
-from relion_py.compute.io.particles import ParticleTable
+from relion_py.compute.io.particles import ParticleTable, image_name
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.refine.align_symmetry import turned_map
 from relion_py.compute.refine.projector import FourierReference
@@ -220,7 +220,7 @@ def _project_many(
             bar.update(rows.stop)
     if simulated is not None:
         _set_poses(table, *simulated, angpix)
-    table.set("rlnImageName", [f"{n + 1:06d}@{root}.mrcs" for n in range(len(table))])
+    table.set("rlnImageName", [image_name(n, f"{root}.mrcs") for n in range(len(table))])
     star.write(f"{root}.star", poses)
     job.say(f" Done writing {root}.mrcs and {root}.star")
 

@@ -18,7 +18,7 @@ from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
 from relion_py.compute.errors import UserError
 from relion_py.compute.io.mrc import StackWriter, read_image
-from relion_py.compute.io.particles import ParticleTable
+from relion_py.compute.io.particles import ParticleTable, image_name
 from relion_py.compute.io.star import StarFile
 from relion_py.compute.post.image_operations import moved_and_turned
 from relion_py.compute.post.star_lists import ListFile, read_list
@@ -126,7 +126,7 @@ def _write_stacks(
                     if image.shape != writer.image_shape:
                         raise UserError(f"{sources[index]} has another size than the images before it.")
                     writer.append(image)
-                    names[index] = f"{writer.count:06d}@{stack}"
+                    names[index] = image_name(writer.count - 1, stack)
             if writer is not None:
                 job.say(f"Written out: {stack}")
     if not any(names):

@@ -66,6 +66,11 @@ def split_image_name(name: str) -> tuple[int, str]:
     return int(number) - 1, path
 
 
+def image_name(index: int, path: str | os.PathLike[str]) -> str:
+    """The name of an image in a stack, `000123@stack.mrcs`, by its index from 0."""
+    return f"{index + 1:06d}@{os.fspath(path)}"
+
+
 def split_image_names(names: list[str]) -> tuple[np.ndarray, list[str]]:
     """`split_image_name` of all: indices from 0, int64 (N,), and paths."""
     # names that all read 000123@stack.mrcs are split at once

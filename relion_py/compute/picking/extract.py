@@ -24,6 +24,7 @@ from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.labels import type_of
 from relion_py.compute.io.mrc import StackWriter, read_header, read_image
 from relion_py.compute.io.outputs import output_root
+from relion_py.compute.io.particles import image_name
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.picking.extract_coordinates import RefinedParticles, X, Y, read_coordinates
 from relion_py.compute.picking.extract_ctf import BoxCtfs, CtfOptions, multiplied_boxes
@@ -300,7 +301,7 @@ def _annotate(table: Table, entry: Micrograph, stack: str, settings: Settings) -
     has_ctf = "rlnDefocusU" in table
     has_tilt = any(label in table for label in _TILTS)
     keep = settings.keep_micrograph_ctf
-    table.set("rlnImageName", [f"{number:06d}@{stack}" for number in range(1, len(table) + 1)])
+    table.set("rlnImageName", [image_name(index, stack) for index in range(len(table))])
     table.set("rlnMicrographName", [entry.name] * len(table))
     if not refined or keep:
         table.set("rlnOpticsGroup", [entry.optics_group] * len(table))

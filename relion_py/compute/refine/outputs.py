@@ -22,6 +22,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.atomic import atomic_write
 from relion_py.compute.io.mrc import read_image, read_map, write_map, write_stack
+from relion_py.compute.io.particles import image_name, split_image_name
 from relion_py.compute.refine.angular_distribution import bild
 from relion_py.compute.refine.model import (
     PRIOR_ROTTILT_PSI,
@@ -123,7 +124,7 @@ def write_model(names: OutputNames, model: ModelState, half: int = 0, owns: Call
     """
     if model.ref_dim == 2:
         stack = names.class_averages
-        model.reference_names = [f"{k + 1:06d}@{stack}" for k in range(model.nr_classes)]
+        model.reference_names = [image_name(k, stack) for k in range(model.nr_classes)]
         if owns(0):
             with _told(stack):
                 write_stack(stack, np.asarray(model.references, np.float32), model.pixel_size)
@@ -154,7 +155,7 @@ def _write_moments(names: OutputNames, model: ModelState, owns: Callable[[int], 
                 path = names.moment_stack(order)
                 with _told(path):
                     write_stack(path, np.concatenate(stack), model.pixel_size)
-        return [(f"{k + 1:06d}@{names.moment_stack(1)}", f"{k + 1:06d}@{names.moment_stack(2)}") for k in classes]
+        return [(image_name(k, names.moment_stack(1)), image_name(k, names.moment_stack(2))) for k in classes]
     for k in filter(owns, classes):
         mine = model.moments[k]
         numbered = ((1, k, mine.first[0]), (1, model.nr_classes + k, mine.first[1]), (2, k, mine.second))
@@ -411,9 +412,9 @@ def _read_moments(model: ModelState, path: str) -> list[Moments]:
 
 def _second_half(name: str, classes: int) -> str:
     """Name of the other pseudo-half's first moment, K images or files further on."""
-    number, at, stack = name.rpartition("@")
-    if at:
-        return f"{int(number) + classes:06d}@{stack}"
+    if "@" in name:
+        index, stack = split_image_name(name)
+        return image_name(index + classes, stack)
     stem, extension = os.path.splitext(name)
     return f"{stem[:-3]}{int(stem[-3:]) + classes:03d}{extension}"
 

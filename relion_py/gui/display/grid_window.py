@@ -469,6 +469,7 @@ class GridWindow(QWidget):
             selection.save_class_averages(path, self.images.table, chosen)
             return [path]
         from relion_py.compute.io import mrc
+        from relion_py.compute.io.particles import image_name
 
         stack = path.with_suffix(".mrcs")
         shifted = []
@@ -480,7 +481,7 @@ class GridWindow(QWidget):
         table = selection.with_class_numbers(self.images.table)
         names = table.strings("rlnReferenceImage")
         for place, index in enumerate(chosen):
-            names[index] = f"{place + 1:06d}@{stack}"
+            names[index] = image_name(place, stack)
         table.set("rlnReferenceImage", names)
         selection.save_class_averages(path, table, chosen)
         return [path, stack]
