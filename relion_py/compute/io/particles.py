@@ -124,6 +124,12 @@ class ParticleTable:
             return np.full(len(self), float(default))
         return self.particles.floats(label)
 
+    def finite(self, label: str, default: float | None = None) -> np.ndarray:
+        """The same where NaN and infinite values are errors, too."""
+        if default is not None and label not in self.particles:
+            return np.full(len(self), float(default))
+        return self.particles.finite(label)
+
     def ints(self, label: str, default: int | None = None) -> np.ndarray:
         """A column of the particles as int64, shape (N,); `default` everywhere if the column is absent."""
         if default is not None and label not in self.particles:
