@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -229,6 +230,22 @@ def test_bad_files_are_listed_and_the_rest_is_done(project: Path, capfd: pytest.
     assert run() == 1
     assert set(failed()) == set(NAMES)
     assert os.path.exists("Extract/job003/RELION_JOB_EXIT_FAILURE")
+
+
+def test_a_full_disc_ends_the_job_and_spares_no_micrograph(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    few = star.read("Pick/Movies/a_pick.star")
+    few[""] = few[""].select([3, 4, 5])
+    star.write("Pick/Movies/a_pick.star", few)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40000, before[1]))  # the first stack is smaller, the others are not
+    try:
+        assert run() == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "b.mrcs could not be written" in capfd.readouterr().err
+    assert not os.path.exists("Extract/job003/particles.star")
+    assert run(f"{JOB} --only_do_unfinished") == 0
+    assert len(set(particles().strings("rlnMicrographName"))) == 3
 
 
 def test_coordinate_files_that_are_missing_empty_or_damaged(project: Path) -> None:
