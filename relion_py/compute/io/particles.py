@@ -310,8 +310,14 @@ def _optics_group(row: dict[str, str], index: int) -> OpticsGroup:
         except ValueError:
             raise StarError(f'{label} of optics group {index + 1} is "{text}", not a number.') from None
 
+    def whole(label: str, default: int) -> int:
+        value = number(label, default)
+        if not math.isfinite(value):
+            raise StarError(f'{label} of optics group {index + 1} is "{row[label]}", not a whole number.')
+        return int(value)
+
     pixel_sizes = [value for label in PIXEL_SIZE_LABELS if not math.isnan(value := number(label))]
-    group = int(number("rlnOpticsGroup", index + 1))
+    group = whole("rlnOpticsGroup", index + 1)
     return OpticsGroup(
         number=group,
         name=row.get("rlnOpticsGroupName", f"opticsGroup{group}"),
@@ -319,8 +325,8 @@ def _optics_group(row: dict[str, str], index: int) -> OpticsGroup:
         voltage=number("rlnVoltage"),
         cs=number("rlnSphericalAberration"),
         q0=number("rlnAmplitudeContrast"),
-        box_size=int(number("rlnImageSize", 0)),
-        dimensionality=int(number("rlnImageDimensionality", 2)),
+        box_size=whole("rlnImageSize", 0),
+        dimensionality=whole("rlnImageDimensionality", 2),
         ctf_premultiplied=number("rlnCtfDataAreCtfPremultiplied", 0) != 0,
         mtf=row.get("rlnMtfFileName", ""),
         original_pixel_size=number("rlnMicrographOriginalPixelSize"),
