@@ -24,7 +24,7 @@ NOT_OBSERVED = -9999.0
 N_COEFFICIENTS = 18
 
 ASTRAY = 3.0
-"""A patch so many times as far from the model as the median patch has followed noise."""
+"""A patch so many times as far from the model as the median patch, and more than a pixel, has followed noise."""
 
 _Real = NDArray[np.float64]
 
@@ -78,7 +78,7 @@ def fit_patches(frames: _Real, x: _Real, y: _Real, shifts: _Real, patches: int) 
         model = fit(frames[used], x[used], y[used], shifts[:, used])
         residuals = (shifts - model.shifts(frames, x, y)).reshape(2, patches, -1)
         distance = np.sqrt((residuals**2).sum(axis=0).mean(axis=1))
-        nearer = good & (distance <= ASTRAY * np.median(distance[good]))
+        nearer = good & (distance <= max(ASTRAY * np.median(distance[good]), 1.0))
         if nearer.sum() == good.sum() or nearer.sum() * residuals.shape[2] <= N_COEFFICIENTS:
             return model, residuals[:, good]
         good = nearer
