@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from relion_py.compute.cli.program import Job
+from relion_py.compute.cli.program import Job, system_sentence
 from relion_py.compute.errors import UserError
+from relion_py.compute.io.atomic import DISC_IS_FULL
 
 Item = TypeVar("Item")
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -37,8 +38,8 @@ def go_through(
 ) -> dict[str, str]:
     """function(*arguments) for each (micrograph, arguments), in threads; micrograph -> sentence for those that failed.
 
-    A UserError, an OSError or too little memory ends one micrograph, anything else all. shown: with a progress bar.
-    stop: is set when it ends early (an abort, say), so that work in other threads can end too.
+    A UserError, an OSError or too little memory ends one micrograph, a full disc and anything else all.
+    shown: with a progress bar. stop: is set when it ends early (an abort, say), so that work in other threads can end.
     """
     failures: dict[str, str] = {}
     with ThreadPoolExecutor(threads) as pool:
@@ -91,10 +92,16 @@ def one_by_one(
     return {one: sentence for part in gathered for one, sentence in part.items()}
 
 
+def skip(micrograph: str, error: BaseException, failures: dict[str, str]) -> None:
+    """Tell and note that the error ends this micrograph; it is raised again where the others would fare no better."""
+    if isinstance(error, OSError) and error.errno in DISC_IS_FULL:
+        raise error
+    failures[micrograph] = system_sentence(error) or str(error) or type(error).__name__
+    print(f"WARNING: {micrograph} is skipped: {failures[micrograph]}", file=sys.stderr)
+
+
 def _note(future: Future[object], micrograph: str, failures: dict[str, str]) -> None:
     try:
         future.result()
     except (UserError, OSError, MemoryError) as error:
-        sentence = str(error) or type(error).__name__
-        failures[micrograph] = sentence
-        print(f"WARNING: {micrograph} is skipped: {sentence}", file=sys.stderr)
+        skip(micrograph, error, failures)

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from relion_py.compute.cli.many import skip
 from relion_py.compute.cli.options.preprocess import FLAGS, REFUSED
 from relion_py.compute.cli.parser import Arguments, parse
 from relion_py.compute.cli.program import Job, run
@@ -222,8 +223,7 @@ def _extract_all(
                 except Aborted:
                     raise
                 except (UserError, OSError, MemoryError) as error:
-                    failures[entry.name] = str(error) or type(error).__name__
-                    print(f"WARNING: {entry.name} is skipped: {failures[entry.name]}", file=sys.stderr)
+                    skip(entry.name, error, failures)
             else:
                 print(f"WARNING: there is no coordinate file for {entry.name}.", file=sys.stderr)
             bar.update(number)

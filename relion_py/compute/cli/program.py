@@ -20,6 +20,7 @@ from typing import TextIO
 from relion_py import __version__
 from relion_py.compute.cli.parser import value_of
 from relion_py.compute.errors import Aborted, UserError
+from relion_py.compute.io.atomic import DISC_IS_FULL
 from relion_py.compute.parallel.comm import Communicator, SerialComm, communicator
 
 SUCCESS = "RELION_JOB_EXIT_SUCCESS"
@@ -156,15 +157,22 @@ def _sentence(error: BaseException) -> str:
         return (
             f"ERROR: There is not enough memory{what}; use fewer threads or ranks, a smaller box, or a larger machine."
         )
-    if isinstance(error, OSError) and (sentence := _system_sentence(error)):
+    if sentence := system_sentence(error):
         return f"ERROR: {sentence}"
     trace = "".join(traceback.format_exception(error))
     return f"{trace}ERROR: This is a mistake in relion_py, not yours; please report it with the lines above."
 
 
-def _system_sentence(error: OSError) -> str:
+def system_sentence(error: BaseException) -> str:
+    """What the system does not let us do, for people; "" for errors that are not the system's, or hardly known."""
+    if not isinstance(error, OSError):
+        return ""
     where = f" {error.filename}" if error.filename else " a file"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno == errno.EFBIG:
+        return f"A limit on the size of files (see `ulimit -f`) is too low, so{where} could not be written; raise it."
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT):
+        return f"The disc, or the network to it, failed with{where} ({error.strerror}); try again when it works."
+    if error.errno in DISC_IS_FULL:
         return f"The disc is full or the quota is used up, so{where} could not be written; make room."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"There is no permission to use{where}; change its permissions or choose another place."

@@ -227,11 +227,11 @@ def _project_many(
 
 def _angles_and_shifts(table: Table, angpix: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """rot, tilt, psi in degrees (3, N), and origins x, y in pixels (2, N), which are 0 where a list has none."""
-    angles = np.stack([table.floats(f"rlnAngle{name}") for name in _ANGLES])
+    angles = np.stack([table.finite(f"rlnAngle{name}") for name in _ANGLES])
     shifts = np.zeros((2, len(table)))
     for axis, name in enumerate("XY"):
         if f"rlnOrigin{name}Angst" in table:
-            shifts[axis] = table.floats(f"rlnOrigin{name}Angst") / angpix
+            shifts[axis] = table.finite(f"rlnOrigin{name}Angst") / angpix
     return angles, shifts
 
 

@@ -59,7 +59,9 @@ def _read(args: Arguments) -> tuple[ListFile, NDArray[np.float64]]:
     else:
         source = read_list(args.text("--i"))
         blocks = [("optics", source.optics)] if source.optics is not None else []
-        particles = ParticleTable(StarFile([*blocks, (source.name, source.rows)]))
+        joined = StarFile([*blocks, (source.name, source.rows)])
+        joined.path = source.path
+        particles = ParticleTable(joined)
         listed = ListFile(source.path, particles.block, particles.particles, particles.optics)
         angpix = particles.per_particle("pixel_size")
         if not (angpix > 0).all():
@@ -82,10 +84,10 @@ def _poses(
     for label in (*_ORIGINS, *(() if rounded else ("rlnAnglePsi",))):
         if label not in listed.rows:
             raise UserError(f"{listed.path} has no column _{label}, which the transformation needs.")
-    shifts = np.stack([listed.rows.floats(label) / angpix for label in _ORIGINS], axis=1)
+    shifts = np.stack([listed.rows.finite(label) / angpix for label in _ORIGINS], axis=1)
     if rounded:
         return np.trunc(shifts + np.copysign(0.5, shifts)), psi
-    return shifts, listed.rows.floats("rlnAnglePsi")
+    return shifts, listed.rows.finite("rlnAnglePsi")
 
 
 def _write_stacks(

@@ -14,6 +14,10 @@ _pending: ContextVar[list[tuple[str, str]] | None] = ContextVar("pending", defau
 """Temporary files that are complete, and the names they will take, inside of `written_together`."""
 
 
+DISC_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of errors that wait for whatever is written next, too."""
+
+
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file, open for writing and reading, that takes the name `path` when the block ends well.
@@ -35,9 +39,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             _take_names([(temporary, path)])
         else:
             pending.append((temporary, path))
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno in DISC_IS_FULL:
+            error.filename = error.filename or path  # the system tells none where writing fails
         raise
 
 

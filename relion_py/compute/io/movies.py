@@ -1,17 +1,24 @@
 """Movies as detectors write them: TIFF, MRC stacks and EER, frame by frame; gain references and defects.
 
+MRC stacks may be packed by bzip2, xz or zstd (the last needs the program of that name).
+
 Rows are in RELION's order: TIFF images are turned upside down on reading, because in TIFF the first row is
 the top one and in MRC the bottom one (rwTIFF.h, readTIFF). EER frames and `.gain` files are not turned.
 
 Facts: RELION 5, rwTIFF.h, renderEER.h (loadEERGain), motioncorr_runner.cpp (fillDefectMask,
-prepareGainReference).
+prepareGainReference), image.h (CompressedMRCReader).
 """
 
 from __future__ import annotations
 
+import bz2
+import lzma
 import os
 import re
+import shutil
 import struct
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -89,19 +96,45 @@ def _open(path: str, eer_grouping: int, eer_upsampling: int) -> Movie:
             return _Mrc(path)
     except (tifffile.TiffFileError, struct.error, IndexError, OSError) as error:
         raise MovieError(f"{path} cannot be read: {_short(error)}.") from None
-    if re.search(r"\.mrcs?\.(bz2|xz|zst)$", path):
-        raise MovieError(f"{path}: compressed MRC cannot be read; unpack it, or convert it to TIFF with LZW.")
-    raise MovieError(f"{path} does not end like a movie (.tif, .tiff, .mrc, .mrcs, .eer).")
+    if re.search(r"\.mrcs?\.(bz2|xz|zst)$", path.lower()):
+        return _unpacked(path)
+    raise MovieError(f"{path} does not end like a movie (.tif, .tiff, .mrc, .mrcs, .eer, .mrc.bz2).")
 
 
 def _short(error: BaseException) -> str:
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
+def _unpacked(path: str) -> Movie:
+    """An MRC stack that is compressed as a whole, unpacked to a temporary file that has no name any more."""
+    with tempfile.NamedTemporaryFile() as temporary:
+        try:
+            if path.lower().endswith(".zst"):
+                command = [shutil.which("zstd") or "", "-dcq", path]
+                if not command[0]:
+                    raise MovieError(f"{path}: the program zstd, which unpacks it, is not on the PATH.")
+                done = subprocess.run(command, stdout=temporary, stderr=subprocess.PIPE, text=True, check=False)
+                if done.returncode:
+                    raise MovieError(f"{path} cannot be unpacked: zstd says {done.stderr.strip()!r}.")
+            else:
+                unpack = bz2.open if path.lower().endswith(".bz2") else lzma.open
+                with unpack(path) as packed:
+                    shutil.copyfileobj(packed, temporary, 1 << 20)
+            temporary.flush()
+        except (EOFError, lzma.LZMAError, OSError) as error:
+            if getattr(error, "errno", None):
+                raise  # no room for it, say
+            raise MovieError(f"{path} cannot be unpacked: {_short(error)}.") from None
+        try:
+            return _Mrc(path, temporary.name)
+        except mrc.MrcError as error:
+            raise MovieError(str(error).replace(temporary.name, path)) from None
+
+
 class _Mrc:
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, unpacked: str = "") -> None:
         self.path = path
-        self._stack = mrc.open_stack(path)
+        self._stack = mrc.open_stack(unpacked or path)
         self.n_frames = len(self._stack)
         self.shape = self._stack.shape[1:]
 

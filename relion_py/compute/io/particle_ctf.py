@@ -30,16 +30,16 @@ def ctf_params(table: ParticleTable) -> CtfParams:
     """The CTFs of all particles, in the order of their rows.
 
     Without V, U counts for both; voltage, Cs and amplitude contrast are the optics group's where a particle has none
-    of its own (CTF refinement may write a Cs for each).  StarError without rlnDefocusU.
+    of its own (CTF refinement may write a Cs for each).  StarError without rlnDefocusU, and for NaN.
     """
     values = {}
     for field, label in CTF_COLUMNS.items():
         if label in table:
-            values[field] = table.floats(label)
+            values[field] = table.finite(label)
         elif field in _ABSENT:
             values[field] = np.full(len(table), _ABSENT[field])
         elif field in ("defocus_u", "defocus_v"):
-            values[field] = table.floats("rlnDefocusU")
+            values[field] = table.finite("rlnDefocusU")
         else:
             values[field] = np.nan_to_num(table.per_particle(field))
     return CtfParams(**values)

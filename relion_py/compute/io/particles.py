@@ -129,6 +129,12 @@ class ParticleTable:
             return np.full(len(self), float(default))
         return self.particles.floats(label)
 
+    def finite(self, label: str, default: float | None = None) -> np.ndarray:
+        """The same where NaN and infinite values are errors, too."""
+        if default is not None and label not in self.particles:
+            return np.full(len(self), float(default))
+        return self.particles.finite(label)
+
     def ints(self, label: str, default: int | None = None) -> np.ndarray:
         """A column of the particles as int64, shape (N,); `default` everywhere if the column is absent."""
         if default is not None and label not in self.particles:
@@ -309,8 +315,14 @@ def _optics_group(row: dict[str, str], index: int) -> OpticsGroup:
         except ValueError:
             raise StarError(f'{label} of optics group {index + 1} is "{text}", not a number.') from None
 
+    def whole(label: str, default: int) -> int:
+        value = number(label, default)
+        if not math.isfinite(value):
+            raise StarError(f'{label} of optics group {index + 1} is "{row[label]}", not a whole number.')
+        return int(value)
+
     pixel_sizes = [value for label in PIXEL_SIZE_LABELS if not math.isnan(value := number(label))]
-    group = int(number("rlnOpticsGroup", index + 1))
+    group = whole("rlnOpticsGroup", index + 1)
     return OpticsGroup(
         number=group,
         name=row.get("rlnOpticsGroupName", f"opticsGroup{group}"),
@@ -318,8 +330,8 @@ def _optics_group(row: dict[str, str], index: int) -> OpticsGroup:
         voltage=number("rlnVoltage"),
         cs=number("rlnSphericalAberration"),
         q0=number("rlnAmplitudeContrast"),
-        box_size=int(number("rlnImageSize", 0)),
-        dimensionality=int(number("rlnImageDimensionality", 2)),
+        box_size=whole("rlnImageSize", 0),
+        dimensionality=whole("rlnImageDimensionality", 2),
         ctf_premultiplied=number("rlnCtfDataAreCtfPremultiplied", 0) != 0,
         mtf=row.get("rlnMtfFileName", ""),
         original_pixel_size=number("rlnMicrographOriginalPixelSize"),

@@ -100,6 +100,18 @@ class Table:
         except ValueError:
             raise self._bad_number(label, float, "a number") from None
 
+    def finite(self, label: str) -> np.ndarray:
+        """The same where NaN and infinite values are errors, too."""
+        import numpy as np
+
+        values = self.floats(label)
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values)))
+            raise StarError(
+                f'In {self.where}, row {row + 1} of _{label} is "{self.columns[label][row]}", not a number.'
+            )
+        return values
+
     def ints(self, label: str) -> np.ndarray:
         """The column as int64, shape (rows,). `3.000000` counts as 3; `3.5` is an error."""
         import numpy as np

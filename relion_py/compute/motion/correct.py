@@ -1,8 +1,9 @@
 """One movie from frames to a sum: gain, defects, transforms, spectra, global and local alignment, weighting.
 
 Source: RELION 5, motioncorr_runner.cpp, executeOwnMotionCorrection. Where this differs: frames of a group
-are summed for the local alignment (the reference looks at the last of each group only), and frames are
-repaired with a random generator of fixed seeds, so that a movie gives the same sum every time.
+are summed for the local alignment (the reference looks at the last of each group only), patches that follow
+noise do not enter the local model, and frames are repaired with a random generator of fixed seeds, so that a
+movie gives the same sum every time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,14 @@ from relion_py.compute.io.movies import Movie, MovieError, is_eer
 from relion_py.compute.motion import align as al
 from relion_py.compute.motion.dose import decay, doses_at_300kv, norm_of, weights
 from relion_py.compute.motion.kernels import add_moved, mend
-from relion_py.compute.motion.model import NOT_OBSERVED, LocalModel, LocalShifts, MovieMotion, fit
+from relion_py.compute.motion.model import (
+    N_COEFFICIENTS,
+    NOT_OBSERVED,
+    LocalModel,
+    LocalShifts,
+    MovieMotion,
+    fit_patches,
+)
 from relion_py.compute.motion.spectrum import amplitude_sum, power_spectrum
 
 HOT_SIGMA = 6.0
@@ -327,15 +335,17 @@ class _Correction:
             single = al.interpolate_shifts(groups, shifts, n)
             observed.append((single if self.settings.interpolate_shifts else shifts) - single[0])
         frames = np.tile(times, len(kept)).astype(np.float64)
-        if len(frames) <= 18:
+        if len(frames) <= N_COEFFICIENTS:
             self.log.append("Too few patches converged to fit local motion; only the global motion is used.")
             return
         x, y = np.repeat(centres, len(times), axis=0).T
         values = np.concatenate(observed).T
         place = (x / self.nx - 0.5, y / self.ny - 0.5)
-        model = fit(frames, *place, values)
-        rmsd = np.sqrt(((values - model.shifts(frames, *place)) ** 2).mean(axis=1)) * self.scale
+        model, residuals = fit_patches(frames, *place, values, len(kept))
+        rmsd = np.sqrt((residuals**2).mean(axis=(1, 2))) * self.scale
         self.log += ["", f"Polynomial fit RMSD: X = {rmsd[0]:.5g} px Y = {rmsd[1]:.5g} px"]
+        if astray := len(kept) - residuals.shape[1]:
+            self.log.append(f"{astray} patches that moved unlike the others are left out.")
         self.motion.local = LocalShifts(
             (frames + self.motion.first_frame).astype(np.int64),
             x * self.scale, y * self.scale, values[0] * self.scale, values[1] * self.scale,

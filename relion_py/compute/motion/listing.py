@@ -53,7 +53,7 @@ def read_movies(path: str, angpix: float = -1.0, voltage: float = -1.0) -> Movie
         ones = [1] * len(names)
         groups = table.ints("rlnOpticsGroup").tolist() if "rlnOpticsGroup" in table else ones
         label = "rlnMicrographPreExposure"
-        before = table.floats(label).tolist() if label in table else [0.0] * len(names)
+        before = table.finite(label).tolist() if label in table else [0.0] * len(names)
     else:
         names = sorted(glob.glob(path), key=os.fsencode)
         optics, groups, before = _one_group(), [1] * len(names), [0.0] * len(names)
@@ -67,6 +67,8 @@ def read_movies(path: str, angpix: float = -1.0, voltage: float = -1.0) -> Movie
             if value <= 0:
                 raise UserError(f"{path} does not tell the {what}; give it with {option}.")
             optics.set(label, [float(value)] * len(optics))
+        elif not (optics.finite(label) > 0).all():
+            raise UserError(f"{path}: _{label} of every optics group must be a positive number.")
     numbers = optics.ints("rlnOpticsGroup").tolist()
     pixel, kilovolts = (
         dict(zip(numbers, optics.floats(label).tolist(), strict=True)) for label in (_PIXEL, "rlnVoltage")

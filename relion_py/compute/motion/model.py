@@ -22,6 +22,10 @@ NOT_OBSERVED = -9999.0
 """The shift that stands in files for frames that were left out."""
 
 N_COEFFICIENTS = 18
+
+ASTRAY = 3.0
+"""A patch so many times as far from the model as the median patch, and more than a pixel, has followed noise."""
+
 _Real = NDArray[np.float64]
 
 
@@ -60,6 +64,24 @@ def fit(frames: _Real, x: _Real, y: _Real, shifts: _Real) -> LocalModel:
     """The least-squares model through shifts (2, N) observed at `basis` coordinates (N)."""
     solution = np.linalg.lstsq(basis(frames, x, y), shifts.T, rcond=None)[0]
     return LocalModel(np.ascontiguousarray(solution.T))
+
+
+def fit_patches(frames: _Real, x: _Real, y: _Real, shifts: _Real, patches: int) -> tuple[LocalModel, _Real]:
+    """The model through the shifts of `patches` but those that went astray; residuals (2, patches kept, times).
+
+    Arguments as of `fit`, all times of one patch after those of another. A patch of little contrast may converge
+    on noise, tens of pixels off, and would bend the model everywhere (the reference fits all patches).
+    """
+    good = np.ones(patches, bool)
+    while True:
+        used = np.repeat(good, len(frames) // patches)
+        model = fit(frames[used], x[used], y[used], shifts[:, used])
+        residuals = (shifts - model.shifts(frames, x, y)).reshape(2, patches, -1)
+        distance = np.sqrt((residuals**2).sum(axis=0).mean(axis=1))
+        nearer = good & (distance <= max(ASTRAY * np.median(distance[good]), 1.0))
+        if nearer.sum() == good.sum() or nearer.sum() * residuals.shape[2] <= N_COEFFICIENTS:
+            return model, residuals[:, good]
+        good = nearer
 
 
 @dataclass

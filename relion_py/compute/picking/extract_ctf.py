@@ -6,6 +6,7 @@ mean outside of it, multiplied, cut to the final box, and only then what lies ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -28,6 +29,18 @@ _COLUMNS = {
     "bfactor": "rlnCtfBfactor",
 }
 _OPTICS = {"voltage": "rlnVoltage", "cs": "rlnSphericalAberration", "q0": "rlnAmplitudeContrast"}
+
+
+def _number(optics: Mapping[str, str], label: str, name: str) -> float:
+    if label not in optics:
+        raise UserError(f"The optics group of {name} lacks _{label}, which its CTF needs.")
+    try:
+        value = float(optics[label])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f'_{label} of the optics group of {name} is "{optics[label]}", not a number.')
+    return value
 
 
 @dataclass(frozen=True)
@@ -54,20 +67,18 @@ class BoxCtfs:
         if "rlnDefocusU" not in table:
             raise UserError(f"{name} has no CTF, so its particles cannot be multiplied with it.")
         groups = table.ints("rlnOpticsGroup")
-        values = {field: table.floats(label) for field, label in _COLUMNS.items() if label in table}
+        values = {field: table.finite(label) for field, label in _COLUMNS.items() if label in table}
         values.setdefault("defocus_v", values["defocus_u"])
-        missing = [label for label in _OPTICS.values() if any(label not in optics[group] for group in set(groups))]
-        if missing:
-            raise UserError(f"The optics group of {name} lacks _{missing[0]}, which its CTF needs.")
-        for field, label in _OPTICS.items():
-            values[field] = np.array([float(optics[group][label]) for group in groups])
+        microscope = {
+            group: [_number(optics[group], label, name) for label in _OPTICS.values()] for group in set(groups.tolist())
+        }
+        for place, (field, label) in enumerate(_OPTICS.items()):
+            shared = np.array([microscope[group][place] for group in groups.tolist()])
+            values[field] = table.finite(label) if label in table else shared  # a particle's own value counts
         if "rlnCtfScalefactor" in table:
-            values["scale"] = table.floats("rlnCtfScalefactor")
+            values["scale"] = table.finite("rlnCtfScalefactor")
         found = {
-            int(group): Aberrations.of_group(
-                optics[group], float(optics[group]["rlnVoltage"]), float(optics[group]["rlnSphericalAberration"])
-            )
-            for group in set(groups.tolist())
+            group: Aberrations.of_group(optics[group], voltage, cs) for group, (voltage, cs, _) in microscope.items()
         }
         return cls(CtfParams(**values), groups, found)
 

@@ -76,10 +76,10 @@ class Views:
         self._group = particles.group_index
         self._half = particles.ints("rlnRandomSubset") - 1
         scale = maps.box * maps.pixel_size / (self.box * self.pixel_size)
-        angles = (particles.floats(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi"))
+        angles = (particles.finite(f"rlnAngle{name}") for name in ("Rot", "Tilt", "Psi"))
         self._rotations = scale * euler_to_matrix(*angles)
         # an image's origin is its pixel (0, 0) here, so the particle at the centre has moved by half a box
-        self._x, self._y = (self.box / 2 - particles.floats(f"rlnOrigin{axis}Angst") / self.pixel_size for axis in "XY")
+        self._x, self._y = (self.box / 2 - particles.finite(f"rlnOrigin{axis}Angst") / self.pixel_size for axis in "XY")
         self._ctf = ctf_params(particles)
         ky, kx = np.meshgrid(frequencies(self.box), np.arange(self.box // 2 + 1, dtype=np.int32), indexing="ij")
         self._kx, self._ky = np.ascontiguousarray(kx.ravel()), np.ascontiguousarray(ky.ravel())

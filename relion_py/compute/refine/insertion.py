@@ -202,7 +202,7 @@ class Insertion:
 
     def _column(self, label: str, default: float | None = None) -> NDArray[np.float64]:
         if label not in self._columns:
-            self._columns[label] = self.table.floats(label, default)
+            self._columns[label] = self.table.finite(label, default)
         return self._columns[label]
 
     @cached_property

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.image.aberrations import Aberrations
-from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.ctf import ctf_values
 from relion_py.compute.image.fourier import disc_pixels, half_transform, phase_shift, real_image, scatter, shell_grid
 from relion_py.compute.image.masks import check_solvent_mask
+from relion_py.compute.io.particle_ctf import ctf_params
 from relion_py.compute.post.sharpening import read_detectors, relative_mtf
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.model import ModelState
@@ -57,7 +58,7 @@ class Subtraction:
         self.references = [self._transforms(m) for m in self.models]
         groups = self.particles.table.optics_groups
         self.aberrations = [Aberrations.of_group(g.values, g.voltage, g.cs) for g in groups]
-        self.ctf = self._ctf_params() if self.options.ctf else None
+        self.ctf = ctf_params(self.particles.table) if self.options.ctf else None
         self.detectors = read_detectors(groups) if self.options.ctf else []
         self._scale_group = self._groups_of_the_model() if self.options.do_scale_correction else None
 
@@ -87,20 +88,6 @@ class Subtraction:
             )
         if len(self.models) > 1 and not np.isin(particles.random_subset, (1, 2)).all():
             raise UserError(f"{path} does not say in which half (_rlnRandomSubset) each particle was refined.")
-
-    def _ctf_params(self) -> CtfParams:
-        table = self.particles.table
-        return CtfParams(
-            defocus_u=table.floats("rlnDefocusU"),
-            defocus_v=table.floats("rlnDefocusV"),
-            defocus_angle=table.floats("rlnDefocusAngle", 0.0),
-            voltage=table.per_particle("voltage"),
-            cs=table.per_particle("cs"),
-            q0=table.per_particle("q0"),
-            phase_shift=table.floats("rlnPhaseShift", 0.0),
-            bfactor=table.floats("rlnCtfBfactor", 0.0),
-            scale=table.floats("rlnCtfScalefactor", 1.0),
-        )
 
     def _groups_of_the_model(self) -> NDArray[np.int64]:
         """Index of each particle's group in the model's list, by its name."""

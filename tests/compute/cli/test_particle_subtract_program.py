@@ -83,6 +83,7 @@ def with_aberrations(project: Path) -> None:
     }
     for label, values in faults.items():
         data["optics"].set(label, values)
+    data["particles"].set("rlnSphericalAberration", np.linspace(1.0, 90.0, N))  # which counts more than the group's
     star.write(project / "aberrated.star", data)
 
 

@@ -35,6 +35,13 @@ def main(argv, job):
         raise MemoryError("12 GB")
     if what == "disc":
         raise OSError(errno.ENOSPC, "No space left on device", "run_it001_data.star")
+    if what == "limit":
+        import resource
+        from relion_py.compute.io.atomic import atomic_write
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        atomic_write("run.mrcs", bytes(2000))
+    if what == "network":
+        raise OSError(errno.EIO, "Input/output error", "run.mrc")
     if what == "permission":
         raise PermissionError(errno.EACCES, "Permission denied", "run.mrc")
     if what == "work":
@@ -101,6 +108,8 @@ def test_success(job):
         ("mistake", "ERROR: The box is odd; choose an even one.\n"),
         ("memory", "ERROR: There is not enough memory (12 GB); "),
         ("disc", "so run_it001_data.star could not be written; make room.\n"),
+        ("limit", "`ulimit -f`) is too low, so run.mrcs could not be written; raise it.\n"),
+        ("network", "The disc, or the network to it, failed with run.mrc (Input/output error); try again"),
         ("permission", "There is no permission to use run.mrc;"),
     ],
 )

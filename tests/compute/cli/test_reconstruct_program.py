@@ -349,11 +349,20 @@ def test_stacks_may_have_moved(particles: Path) -> None:
         (["--i", "in.star", "--subtract", "none.map"], "none.map"),
         (["--i", "in.star", "--subtract", "in.star", "--refdim", "2"], "--subtract is for plain maps"),
         (["--i", "none.star"], "none.star"),
+        (["--i", "rlnAngleRot.star"], 'row 3 of _rlnAngleRot is "nan", not a number'),
+        (["--i", "rlnOriginXAngst.star"], 'row 3 of _rlnOriginXAngst is "nan", not a number'),
+        (["--i", "rlnDefocusU.star", "--ctf"], 'row 3 of _rlnDefocusU is "nan", not a number'),
         (["--o", "out.mrc"], "--i must be given"),
     ],
 )
 def test_mistakes_are_one_sentence(particles: Path, arguments: list[str], sentence: str) -> None:
     (particles / "job").mkdir()
+    for label in ("rlnAngleRot", "rlnOriginXAngst", "rlnDefocusU"):
+        wrong = star.read(particles / "in.star")
+        values = wrong["particles"].floats(label)
+        values[2] = np.nan
+        wrong["particles"].set(label, values)
+        star.write(particles / f"{label}.star", wrong)
     done = reconstruct(particles, *arguments, "--pipeline_control", "job/")
     assert done.returncode == 1
     assert sentence in done.stderr

@@ -96,12 +96,19 @@ def test_a_stack_for_each_micrograph_and_a_bad_image(parts: Path) -> None:
         ("--i parts.star --ignore_optics --apply_transformation", "--ignore_optics"),
         ("--i bare.star --split_per_micrograph", "rlnMicrographName"),
         ("--i bare.star", "None of the images"),
+        ("--i nan.star --apply_transformation", 'row 2 of _rlnOriginYAngst is "nan", not a number'),
+        ("--i group.star", "group.star: particles are in optics group 7"),
     ],
 )
 def test_mistakes(parts: Path, words: str, sentence: str) -> None:
     optics = star.read(parts / "parts.star")["optics"]
     rows = Table({"rlnImageName": ["000001@gone.mrcs"], "rlnOpticsGroup": [1]})
     star.write(parts / "bare.star", StarFile({"optics": optics, "particles": rows}))
+    for name, label, value in (("nan", "rlnOriginYAngst", "nan"), ("group", "rlnOpticsGroup", "7")):
+        wrong = star.read(parts / "parts.star")
+        texts = wrong["particles"].strings(label)
+        wrong["particles"].set(label, [texts[0], value, *texts[2:]])
+        star.write(parts / f"{name}.star", wrong)
     code, _, err = program(stack_create._main, parts, *words.split(), "--o", "out")
     assert code == 1
     assert sentence in err and "Traceback" not in err

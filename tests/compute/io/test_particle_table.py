@@ -175,6 +175,11 @@ def test_faults_are_named(tmp_path):
     star.write(tmp_path / "dark.star", file)
     with pytest.raises(StarError, match="no usable _rlnVoltage"):
         read_particles(tmp_path / "dark.star", tmp_path)
+    file = star.read(tmp_path / "particles.star")
+    file["optics"].set("rlnImageSize", ["nan"] * 2)
+    star.write(tmp_path / "size.star", file)
+    with pytest.raises(StarError, match='rlnImageSize of optics group 1 is "nan", not a whole number'):
+        read_particles(tmp_path / "size.star", tmp_path)
     star.write(tmp_path / "mics.star", {"micrographs": Table({"rlnMicrographName": ["a.mrc"]})})
     with pytest.raises(StarError, match="no particles"):
         read_particles(tmp_path / "mics.star", tmp_path)

@@ -8,6 +8,7 @@ from movie_files import scene
 from scipy import ndimage
 
 from relion_py.compute.motion.correct import Settings, correct_movie
+from relion_py.compute.motion.model import LocalModel, fit, fit_patches
 
 FRAMES = 9
 NY, NX = 480, 600
@@ -91,3 +92,21 @@ def test_threads_change_nothing_but_rounding(movie: Bending) -> None:
     np.testing.assert_allclose(alone.image, together.image, rtol=1e-5)
     assert alone.unweighted is not None and together.unweighted is not None
     np.testing.assert_allclose(alone.unweighted, together.unweighted, rtol=1e-5)
+
+
+def test_patches_that_follow_noise_do_not_bend_the_model() -> None:
+    rng = np.random.default_rng(3)
+    truth = LocalModel(rng.normal(0, 1, (2, 6, 3)).reshape(2, 18) * np.tile([1.0, 0.05, 0.002], 6))
+    y, x, frames = (a.ravel() for a in np.meshgrid(*[np.linspace(-0.4, 0.4, 5)] * 2, np.arange(12.0), indexing="ij"))
+    shifts = truth.shifts(frames, x, y) + rng.normal(0, 0.5, (2, len(x)))
+    shifts[:, :12] += np.array([[25.0], [-14.0]])
+    shifts[:, 144:156] += np.linspace(0, 40, 12)
+    clear = truth.shifts(frames, x, y) + 0.01 * shifts  # what is seen this well is no noise, however uneven
+    assert fit_patches(frames, x, y, clear, 25)[1].shape == (2, 25, 12)
+    model, residuals = fit_patches(frames, x, y, shifts, 25)
+    assert residuals.shape == (2, 23, 12)
+
+    def error(found: LocalModel) -> float:
+        return float(np.sqrt(((found.shifts(frames, x, y) - truth.shifts(frames, x, y)) ** 2).mean()))
+
+    assert error(model) < 0.25 < 1.0 < error(fit(frames, x, y, shifts))

@@ -293,6 +293,12 @@ def test_lists_that_cannot_be_used(project: Path) -> None:
         ("data_micrographs\n\nloop_\n_rlnMicrographName #1\nm.mrc\n", "imported as movies"),
         ("data_global\n\nloop_\n_rlnTomoName #1\nts1\n", "tomography"),
         ("data_movies\n\nloop_\n_rlnMicrographMovieName #1\nm.tiff\n", "--angpix"),
+        ("data_movies\n\nloop_\n_rlnMicrographMovieName #1\n_rlnMicrographPreExposure #2\nm.tiff inf\n", '"inf", not'),
+        (
+            "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnMicrographOriginalPixelSize #2\n1 0\n\n"
+            "data_movies\n\nloop_\n_rlnMicrographMovieName #1\nm.tiff\n",
+            "must be a positive number",
+        ),
     ):
         (project / "list.star").write_text(content)
         code, _, err = motioncorr(project, "--i", "list.star", "--o", "out/", "--use_own")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import lzma
+import shutil
+import subprocess
 from pathlib import Path
 
 import imagecodecs
@@ -132,6 +136,33 @@ def test_turned_gain(rotation: int, flip: int) -> None:
         expected = turned
     expected = {0: expected, 1: np.flipud(expected), 2: np.fliplr(expected)}[flip]
     np.testing.assert_array_equal(turn_gain(gain, rotation, flip), expected)
+
+
+@pytest.mark.parametrize("kind", ["bz2", "xz", "zst"])
+def test_packed_mrc(tmp_path: Path, kind: str) -> None:
+    frames = RNG.integers(0, 100, (4, 40, 64)).astype(np.int8)
+    plain = tmp_path / "m.mrcs"
+    with mrcfile.new(plain) as file:
+        file.set_data(frames)
+    path = tmp_path / f"m.mrcs.{kind}"
+    if kind == "zst":
+        if not shutil.which("zstd"):
+            pytest.skip("zstd is not installed")
+        subprocess.run(["zstd", "-q", plain, "-o", path], check=True)
+    else:
+        path.write_bytes({"bz2": bz2, "xz": lzma}[kind].compress(plain.read_bytes()))
+    plain.unlink()
+    with open_movie(str(path)) as movie:
+        found = [movie.frame(index) for index in (2, 0, 3, 1)]
+    np.testing.assert_array_equal(found, frames[[2, 0, 3, 1]])
+    for damaged in (path.read_bytes()[:-300], b"no such thing" * 50):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"m.mrcs.{kind} cannot be unpacked"), open_movie(str(path)):
+            pass
+    if kind == "xz":
+        path.write_bytes(lzma.compress(b"too short"))
+        with pytest.raises(UserError, match=r"m.mrcs.xz has 9 bytes"), open_movie(str(path)):
+            pass
 
 
 def test_defects(tmp_path: Path) -> None:
