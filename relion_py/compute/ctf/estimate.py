@@ -109,9 +109,10 @@ def estimate_ctf(spectrum: Spectrum, microscope: Microscope, search: Search) -> 
         for start in _sector_search(cells.part(inside), weight[inside], microscope, search):
             fits.append(_refine(start, cells, weight, microscope, search))
     best = max(fits, key=lambda fit: fit[0])[1]
-    weight = _ring_contrast(best, pixels, microscope)
-    if weight.max() > 0:
-        best = _refine(best, pixels, weight, microscope, search)[1]
+    for _ in range(2):  # a third time moves defocus by 1 to 5 A
+        weight = _ring_contrast(best, pixels, microscope)
+        if weight.max() > 0:
+            best = _refine(best, pixels, weight, microscope, search)[1]
     return _as_fit(best, pixels, microscope)
 
 
