@@ -6,16 +6,17 @@ The rings of a spectrum follow CTF^2 = (1 - cos 2 chi) / 2 with the phase
     D(azimuth) = (U + V) / 2 + (U - V) / 2 cos(2 (azimuth - angle))
 
 (the sign and axes of :mod:`relion_py.compute.image.ctf`). First every astigmatic defocus is compared with the
-spectrum averaged in sectors, where a score is a sum of table entries; then the best few are refined against
-all pixels.
+spectrum averaged in sectors, where a score is a sum of table entries, once for each way in which rings may fade with
+resolution. The best few are refined against the averages, the best one against all pixels, weighted by the contrast
+of the rings that were found.
 
 Source: Rohou & Grigorieff (2015) J. Struct. Biol. 192, 216-221: score = normalised correlation of ring
-heights and CTF, less a restraint on astigmatism. The sector table is ours.
+heights and CTF, less a restraint on astigmatism. The sector table and the weights are ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,10 @@ from relion_py.compute.image.ctf import electron_wavelength
 from relion_py.compute.jit import njit
 
 _SECTORS = 36  # of 5 degrees
-_CANDIDATES = 3
-_FALL = 1.2  # of the weights in the search: exp(-1.2) at the finest resolution, where rings are weakest
+_CANDIDATES = 2  # of each search
+_BFACTORS = (20.0, 80.0, 250.0)
+"""A^2: how ring contrast may fall with resolution, as exp(-B k^2 / 2); a search for each."""
+_NOTHING = 2.5  # of B k^2 / 2, where a search ends: exp(-2.5)
 
 
 @dataclass(frozen=True)
@@ -96,29 +99,46 @@ class CtfFit:
 
 def estimate_ctf(spectrum: Spectrum, microscope: Microscope, search: Search) -> CtfFit:
     """Find the CTF of a spectrum. UserError if the range of resolution holds too few pixels of it."""
-    heights = rings(spectrum, search.coarsest_resolution)
-    pixels = _pixels(spectrum, heights, search)
-    starts = _sector_search(pixels, microscope, search)
-    weight = _falling_weight(pixels)
-    fits = [_refine(start, pixels, weight, microscope, search) for start in starts]
+    pixels = _pixels(spectrum, rings(spectrum, search.coarsest_resolution), search)
+    cells = _cells(pixels)
+    trust = _trust(pixels)[cells.ring]
+    fits = []
+    for bfactor in _BFACTORS:
+        weight = trust * _envelope(cells, bfactor)
+        inside = cells.squared <= max(2 * _NOTHING / bfactor, 2 * cells.squared.min())
+        for start in _sector_search(cells.part(inside), weight[inside], microscope, search):
+            fits.append(_refine(start, cells, weight, microscope, search))
     best = max(fits, key=lambda fit: fit[0])[1]
-    weight = _ring_contrast(best, pixels, microscope)
-    if weight.max() > 0:
-        best = _refine(best, pixels, weight, microscope, search)[1]
+    for _ in range(2):  # a third time moves defocus by 1 to 5 A
+        weight = _ring_contrast(best, pixels, microscope)
+        if weight.max() > 0:
+            best = _refine(best, pixels, weight, microscope, search)[1]
     return _as_fit(best, pixels, microscope)
 
 
 @dataclass(frozen=True)
 class _Pixels:
-    """Half of the pixels of the range (the others are their mirror images): height, k^2 in 1/A^2, cos and
-    sin of twice the azimuth, all float64 (N,); radius in pixels; size of a Fourier pixel in 1/A."""
+    """Half of the pixels of the range (the others are their mirror images), or cells of such pixels.
+
+    All (N,), float64 unless said otherwise. height: of a cell the sum over its pixels, over the root of their number.
+    squared: k^2 in 1/A^2; cosine, sine: of twice the azimuth; ring: radius in Fourier pixels, int; sector: azimuth,
+    int; root: of the number of pixels. length: norm of all pixels' heights; total: their number.
+    """
 
     height: NDArray[np.float64]
     squared: NDArray[np.float64]
     cosine: NDArray[np.float64]
     sine: NDArray[np.float64]
-    radius: NDArray[np.float64]
-    azimuth: NDArray[np.float64]
+    ring: NDArray[np.int64]
+    sector: NDArray[np.int64]
+    root: NDArray[np.float64]
+    length: float
+    total: int
+
+    def part(self, which: NDArray[np.bool_]) -> _Pixels:
+        """Some of them."""
+        names = ("height", "squared", "cosine", "sine", "ring", "sector", "root")
+        return replace(self, **{name: getattr(self, name)[which] for name in names})
 
 
 def _pixels(spectrum: Spectrum, heights: NDArray[np.float32], search: Search) -> _Pixels:
@@ -129,33 +149,82 @@ def _pixels(spectrum: Spectrum, heights: NDArray[np.float32], search: Search) ->
     finest = max(search.finest_resolution, 2.0 * spectrum.angpix)
     inside = (distance >= scale / search.coarsest_resolution) & (distance <= scale / finest)
     inside &= usable_pixels(box) & (x >= 0)
-    if np.count_nonzero(inside) < 1000:
+    count = int(np.count_nonzero(inside))
+    if count < 1000:
         raise UserError(
             f"the range {search.coarsest_resolution:g} to {search.finest_resolution:g} A holds too little of "
             f"a spectrum of {box} pixels that ends at {2 * spectrum.angpix:.2f} A; change them or --Box"
         )
+    height = heights[inside].astype(float)
     x, y = x[inside].astype(float), y[inside].astype(float)
     square = x * x + y * y
     return _Pixels(
-        heights[inside].astype(float),
+        height,
         square / scale**2,
         (x * x - y * y) / square,
         2 * x * y / square,
-        np.sqrt(square),
-        np.arctan2(y, x),
+        np.rint(np.sqrt(square)).astype(int),
+        np.floor(np.arctan2(y, x) / np.pi * _SECTORS).astype(int) % _SECTORS,
+        np.ones(count),
+        float(np.sqrt(np.dot(height, height))) + 1e-30,
+        count,
     )
+
+
+def _cells(pixels: _Pixels) -> _Pixels:
+    """The pixels by ring and sector."""
+    cell = pixels.ring * _SECTORS + pixels.sector
+    count = np.bincount(cell)
+    filled = np.flatnonzero(count)
+    root = np.sqrt(count[filled])
+
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.bincount(cell, values)[filled] / root**2
+
+    return _Pixels(
+        mean(pixels.height) * root,
+        mean(pixels.squared),
+        mean(pixels.cosine),
+        mean(pixels.sine),
+        filled // _SECTORS,
+        filled % _SECTORS,
+        root,
+        pixels.length,
+        pixels.total,
+    )
+
+
+def _envelope(pixels: _Pixels, bfactor: float) -> NDArray[np.float64]:
+    """Weights of rings whose contrast falls with a B-factor."""
+    return np.exp(-bfactor / 2 * pixels.squared) * pixels.root
+
+
+def _trust(pixels: _Pixels) -> NDArray[np.float64]:
+    """A factor for each ring (by radius): 1, and less where rings are far above what noise makes.
+
+    Strong ones need no more weight than that, if they are the CTF's; if they are of an ice crystal or a carbon edge,
+    they must not outweigh the many faint rings.
+    """
+    count = np.bincount(pixels.ring)
+    mean = np.bincount(pixels.ring, pixels.height) / np.maximum(count, 1)
+    variance = pixels.length**2 / pixels.total
+    # in standard deviations of noise, over neighbours
+    power = ndimage.gaussian_filter1d(mean * mean * count / variance, 5.0)
+    return 1 / np.sqrt(np.maximum(power, 1))
 
 
 # ------------------------------------------------------------------------------------------ search
 
 
-def _sector_search(pixels: _Pixels, microscope: Microscope, search: Search) -> list[NDArray[np.float64]]:
+def _sector_search(
+    cells: _Pixels, weight: NDArray[np.float64], microscope: Microscope, search: Search
+) -> list[NDArray[np.float64]]:
     """The best few (defocus, astigmatism cos, astigmatism sin, phase) of the whole range, in A and radians.
 
     For sector s and defocus d the table holds the sums over radius of height * cos and height * sin of the
     phase, so that any astigmatism and any phase shift is a sum of one entry per sector.
     """
-    sums, powers, squared = _sector_sums(pixels)
+    sums, powers, squared = _sector_sums(cells, weight)
     # neighbours in the table differ by at most half a radian at the finest resolution
     finest_step = 0.5 / (2 * np.pi * microscope.wavelength * squared.max())
     step = min(search.defocus_step, finest_step)
@@ -174,32 +243,28 @@ def _sector_search(pixels: _Pixels, microscope: Microscope, search: Search) -> l
     halves = _astigmatism_grid(search.largest_astigmatism / 2, 2 * step)
     twice = 2 * (np.arange(_SECTORS) + 0.5) * np.pi / _SECTORS
     shifts = np.rint((halves[:, :1] * np.cos(twice) + halves[:, 1:] * np.sin(twice)) / step).astype(int)
-    penalties = np.array(
-        [_penalty(2 * float(np.hypot(*half)), search.astigmatism, len(pixels.height)) for half in halves]
-    )
+    penalties = np.array([_penalty(2 * float(np.hypot(*half)), search.astigmatism, cells.total) for half in halves])
     phases = np.array([0.0])
     if search.find_phase:
         phases = np.deg2rad(np.arange(search.phase_min, search.phase_max + 1e-6, search.phase_step))
     best, point, phase = _best_by_defocus(
-        tables, np.clip(shifts, -reach, reach), penalties * _length(pixels), phases, reach, len(inner)
+        tables, np.clip(shifts, -reach, reach), penalties * cells.length, phases, reach, len(inner)
     )
     found = [np.array([inner[n], *halves[point[n]], phases[phase[n]]]) for n in range(len(inner))]
     return _distinct(found, best, 1500.0)
 
 
 def _sector_sums(
-    pixels: _Pixels,
+    cells: _Pixels, weight: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Sums of weighted heights (sectors, radii), of squared weights (the same), and mean k^2 (radii)."""
-    sector = np.floor(pixels.azimuth / np.pi * _SECTORS).astype(int) % _SECTORS
-    ring = np.rint(pixels.radius).astype(int)
-    ring -= ring.min()
+    ring = cells.ring - cells.ring.min()
     count = int(ring.max()) + 1
-    bins = sector * count + ring
-    weight = _falling_weight(pixels)
+    bins = cells.sector * count + ring
     powers = np.bincount(bins, weight * weight, _SECTORS * count).reshape(_SECTORS, count)
-    sums = np.bincount(bins, weight * pixels.height, _SECTORS * count).reshape(_SECTORS, count)
-    squared = np.bincount(ring, pixels.squared, count) / np.maximum(np.bincount(ring, minlength=count), 1)
+    sums = np.bincount(bins, weight * cells.height, _SECTORS * count).reshape(_SECTORS, count)
+    number = np.bincount(ring, cells.root**2, count)
+    squared = np.bincount(ring, cells.root**2 * cells.squared, count) / np.maximum(number, 1)
     return sums.astype(np.float64), powers.astype(np.float64), squared
 
 
@@ -253,25 +318,15 @@ def _distinct(found: list[NDArray[np.float64]], scores: NDArray[np.float64], apa
     return chosen
 
 
-def _length(pixels: _Pixels) -> float:
-    """Norm of the vector of heights."""
-    return float(np.sqrt(np.dot(pixels.height, pixels.height))) + 1e-30
-
-
 def _penalty(astigmatism: float, tolerance: float, count: int) -> float:
     """What the restraint takes from a correlation over `count` pixels (Rohou & Grigorieff 2015, eq. 5)."""
     return astigmatism**2 / (2 * tolerance**2) / count if tolerance > 0 else 0.0
 
 
-def _falling_weight(pixels: _Pixels) -> NDArray[np.float64]:
-    """A Gaussian fall of ring contrast with resolution: the guess before anything is known."""
-    return np.exp(-_FALL * pixels.squared / pixels.squared.max())
-
-
 def _ring_contrast(parameters: NDArray[np.float64], pixels: _Pixels, microscope: Microscope) -> NDArray[np.float64]:
     """Contrast of the rings at each pixel's resolution, from the fit; 0 where there is none."""
     model = -np.cos(2 * _phase(parameters, pixels, microscope))
-    ring = np.rint(pixels.radius).astype(int)
+    ring = pixels.ring
     cross = np.bincount(ring, pixels.height * model)
     power = np.bincount(ring, model * model)
     width = max(4.0, 0.06 * (ring.max() - ring.min()))
@@ -331,7 +386,7 @@ def _refine(
     linear = 2 * np.pi * microscope.wavelength * pixels.squared
     fixed = 2 * _phase(np.zeros(4), pixels, microscope)
     scale = np.array([100.0, 100.0, 100.0, 0.2 if search.find_phase else 0.0])
-    length, count, tolerance = _length(pixels), len(pixels.height), search.astigmatism
+    length, count, tolerance = pixels.length, pixels.total, search.astigmatism
 
     def cost(step: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         here = start + scale * step
@@ -352,5 +407,5 @@ def _as_fit(parameters: NDArray[np.float64], pixels: _Pixels, microscope: Micros
     angle = float(np.rad2deg(np.arctan2(sine, cosine)) / 2)
     ctf = np.abs(np.sin(_phase(parameters, pixels, microscope)))
     ctf -= ctf.mean()
-    score = np.dot(pixels.height, ctf) / (_length(pixels) * np.sqrt(np.dot(ctf, ctf)) + 1e-30)
+    score = np.dot(pixels.height, ctf) / (pixels.length * np.sqrt(np.dot(ctf, ctf)) + 1e-30)
     return CtfFit(float(defocus + half), float(defocus - half), angle, float(np.rad2deg(phase)), float(score))

@@ -23,7 +23,7 @@ from relion_py.compute.ctf.ctffind import (
 from relion_py.compute.ctf.estimate import Search, estimate_ctf
 from relion_py.compute.ctf.listing import Entry
 from relion_py.compute.ctf.quality import fit_picture, profiles
-from relion_py.compute.ctf.spectrum import Spectrum, amplitude_spectrum, check_pixels
+from relion_py.compute.ctf.spectrum import Spectrum, amplitude_spectrum, check_pixels, without_contamination
 from relion_py.compute.errors import UserError
 from relion_py.compute.io.mrc import read_header, read_image, write_map
 
@@ -70,7 +70,7 @@ def _built_in(entry: Entry, root: str, settings: Settings) -> None:
         if settings.given_spectra:
             spectrum = _given_spectrum(image, header_size)
         else:
-            image = _window(image, settings.window)
+            image = without_contamination(_window(image, settings.window), entry.pixel_size, search.coarsest_resolution)
             spectrum = amplitude_spectrum(image, entry.pixel_size, settings.box, search.finest_resolution)
         fit = estimate_ctf(spectrum, entry.microscope, search)
     except UserError as error:

@@ -25,6 +25,7 @@ FITTING_PIXEL_SIZE = 1.4
 _LANCZOS = 2  # lobes of the averaging kernel
 _CROSS = 1  # pixels beside the axes that edges and gradients of the micrograph spoil
 _CLIP = 4.0  # standard deviations at which bright spots and dead pixels are cut
+_STRAY = 2.0  # standard deviations of a pixel by which contamination differs from its surroundings; proteins do not
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,37 @@ def check_pixels(image: NDArray[np.float32], name: str) -> None:
         raise UserError(f"{name} holds values that are not numbers (NaN or infinity).")
     if low == high:
         raise UserError(f"{name} is empty: every pixel is {low:g}.")
+
+
+def without_contamination(micrograph: NDArray[np.float32], angpix: float, coarsest: float) -> NDArray[np.float32]:
+    """The micrograph (ny, nx) with ice crystals, dirt, holes' and beam's edges replaced by noise.
+
+    Their sharp outlines make rings of their own, many times as strong as Thon rings. They are squares of `coarsest` A
+    whose mean is off that of their surroundings by more than noise or protein makes, and squares beside them. The
+    micrograph itself is returned where there are none, and where it is too small or most of it would go.
+    """
+    side = max(4, round(coarsest / angpix))
+    rows, columns = (size // side for size in micrograph.shape)
+    if min(rows, columns) < 8:
+        return micrograph
+    part = micrograph[: rows * side, : columns * side]
+    means = part.reshape(rows, side, -1).sum(axis=1).reshape(rows, columns, side).mean(axis=2) / side
+    every = max(1, min(rows, columns) // 20)
+    spread = float(np.median(part.reshape(rows, side, columns, side)[::every, :, ::every].std(axis=(1, 3))))
+    third = ndimage.median_filter(means[::3, ::3], max(3, min(rows, columns) // 9 | 1))
+    around = third[np.ix_(np.arange(rows) // 3, np.arange(columns) // 3)]
+    strange = ndimage.binary_dilation(np.abs(means - around) > _STRAY * spread, np.ones((3, 3)))
+    if not strange.any() or strange.mean() > 0.5:
+        return micrograph
+    filled = micrograph.copy()
+    random = np.random.default_rng(0)
+    for row, column in np.argwhere(strange):
+        # squares at the end take what is left of the micrograph
+        bottom = filled.shape[0] if row == rows - 1 else (row + 1) * side
+        right = filled.shape[1] if column == columns - 1 else (column + 1) * side
+        here = filled[row * side : bottom, column * side : right]
+        here[:] = around[row, column] + spread * random.standard_normal(here.shape, np.float32)
+    return filled
 
 
 def fitting_pixel_size(angpix: float, finest_resolution: float) -> float:

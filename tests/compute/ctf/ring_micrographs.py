@@ -32,3 +32,16 @@ def ring_micrograph(
     signal = fft.rfft2(random.standard_normal(shape).astype(np.float32)) * ctf * np.float32(np.sqrt(snr))
     noise = random.standard_normal(shape).astype(np.float32)
     return (fft.irfft2(signal, s=shape) + noise).astype(np.float32)
+
+
+def with_discs(
+    image: NDArray[np.float32], count: int, depth: float, seed: int, radius: tuple[float, float] = (8.0, 35.0)
+) -> NDArray[np.float32]:
+    """The image with dark discs of `depth` and of radii (pixels) within a range, as ice crystals and dirt make."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.indices(image.shape)
+    out = image.copy()
+    for _ in range(count):
+        row, column = random.uniform(0, image.shape)
+        out[(rows - row) ** 2 + (columns - column) ** 2 < random.uniform(*radius) ** 2] -= depth
+    return out

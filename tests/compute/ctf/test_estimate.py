@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from ring_micrographs import ring_micrograph
+from ring_micrographs import ring_micrograph, with_discs
 from scipy import fft
 
 from relion_py.compute.ctf.estimate import Microscope, Search, estimate_ctf
 from relion_py.compute.ctf.quality import profiles
-from relion_py.compute.ctf.spectrum import Spectrum, amplitude_spectrum
+from relion_py.compute.ctf.spectrum import Spectrum, amplitude_spectrum, without_contamination
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_image
@@ -64,6 +64,13 @@ def test_phase_plates(phase_shift: float) -> None:
     assert estimate_ctf(spectrum, POLARA, Search()).phase_shift == 0.0
 
 
+def test_a_range_of_fine_resolutions_alone() -> None:
+    image = ring_micrograph((1024, 1024), 1.4, (15000, 14700, 30), bfactor=20, seed=3)
+    spectrum = amplitude_spectrum(image, 1.4, 512)
+    fit = estimate_ctf(spectrum, POLARA, Search(coarsest_resolution=6.0, finest_resolution=3.2))
+    assert abs(fit.defocus_u + fit.defocus_v - 29700) / 2 < 50
+
+
 def test_strong_astigmatism_needs_the_wide_search() -> None:
     image = ring_micrograph((1400, 1400), 1.4, (19000, 14500, -35), seed=5)
     spectrum = amplitude_spectrum(image, 1.4, 512)
@@ -78,6 +85,43 @@ def test_the_restraint_on_astigmatism_restrains() -> None:
     free = estimate_ctf(spectrum, POLARA, Search(astigmatism=0))
     tight = estimate_ctf(spectrum, POLARA, Search(astigmatism=5))
     assert tight.defocus_u - tight.defocus_v < 0.5 * (free.defocus_u - free.defocus_v)
+
+
+@pytest.mark.parametrize("seed", [0, 3, 6])
+def test_rings_that_end_far_before_the_finest_resolution(seed: int) -> None:
+    """Rings to about 8 A, a fit to 3 A: weights that fall to 3 A alone are wrong by 600 to 1200 A here."""
+    image = ring_micrograph((1024, 1024), 1.4, (15000, 14700, 30), snr=0.3, bfactor=300, seed=seed)
+    fit = estimate_ctf(amplitude_spectrum(image, 1.4, 512), POLARA, Search(finest_resolution=3))
+    assert abs(fit.defocus_u + fit.defocus_v - 29700) / 2 < 450
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_few_strong_fringes_do_not_outweigh_many_faint_rings(seed: int) -> None:
+    """Round objects of one size make rings of their own at low frequencies."""
+    image = ring_micrograph((1024, 1024), 1.4, (15000, 14700, 30), snr=0.3, seed=seed)
+    image = with_discs(image, 6, 6.0, seed, (20.0, 21.0))
+    fit = estimate_ctf(amplitude_spectrum(image, 1.4, 512), POLARA, Search())
+    assert abs(fit.defocus_u + fit.defocus_v - 29700) / 2 < 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_contamination_does_not_lead_astray(seed: int) -> None:
+    image = with_discs(ring_micrograph((1024, 1024), 1.4, (15000, 14700, 30), snr=0.2, seed=seed), 10, 12.0, seed)
+    clean = without_contamination(image, 1.4, 30.0)
+    fit = estimate_ctf(amplitude_spectrum(clean, 1.4, 512), POLARA, Search())
+    assert abs(fit.defocus_u + fit.defocus_v - 29700) / 2 < 150
+
+
+def test_better_micrographs_rank_above_worse_ones() -> None:
+    scores, resolutions = [], []
+    for snr in (0.0, 0.2, 0.5, 1.5):
+        image = ring_micrograph((1024, 1024), 1.4, (15000, 14700, 30), snr=snr, seed=1)
+        spectrum = amplitude_spectrum(image, 1.4, 512)
+        fit = estimate_ctf(spectrum, POLARA, Search())
+        scores.append(fit.score)
+        resolutions.append(profiles(spectrum, fit, POLARA, Search()).resolution)
+    assert np.all(np.diff(scores) > 0) and np.all(np.diff(resolutions) < 0)
+    assert resolutions[0] == 999.0 and resolutions[-1] < 4
 
 
 def test_pure_noise_scores_low_and_fits_nowhere() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import fft
+from ring_micrographs import with_discs
+from scipy import fft, ndimage
 
 from relion_py.compute.ctf.spectrum import (
     Spectrum,
@@ -14,6 +15,7 @@ from relion_py.compute.ctf.spectrum import (
     fitting_pixel_size,
     radius,
     rings,
+    without_contamination,
 )
 from relion_py.compute.errors import UserError
 
@@ -84,6 +86,27 @@ def test_rings_stand_out_of_a_steep_background() -> None:
     where = (distance > 60) & (distance < 200) & (np.abs(heights) > 0)
     assert np.corrcoef(heights[where], wave[where])[0, 1] > 0.98
     assert abs(heights[where].mean()) < 0.005
+
+
+def test_contamination_is_replaced_by_noise_and_nothing_else_changes() -> None:
+    clean = 100 + np.random.default_rng(0).standard_normal((700, 900)).astype(np.float32)
+    dirty = with_discs(clean, 4, 8.0, 3)
+    filled = without_contamination(dirty, 1.5, 30.0)
+    assert np.array_equal(dirty, with_discs(clean, 4, 8.0, 3))
+    disc = dirty < clean - 1
+    assert disc.sum() > 1000 and (np.abs(filled - 100) < 5).mean() > 0.999
+    # nothing farther off than the squares that hold the discs, and those beside them
+    far = ndimage.distance_transform_edt(~disc) > 2 * 20 * np.sqrt(2)
+    assert np.array_equal(filled[far], clean[far])
+    assert abs(filled[disc].std() - 1) < 0.1
+
+
+def test_what_is_no_contamination_stays() -> None:
+    noise = np.random.default_rng(0).standard_normal((700, 900)).astype(np.float32)
+    ramp = noise + np.linspace(0, 8, 900, dtype=np.float32)
+    proteins = noise - (with_discs(np.zeros_like(noise), 60, 1.0, 3, (40.0, 41.0)) < 0)
+    for image in (noise, ramp, proteins, noise[:200, :200]):
+        assert without_contamination(image, 1.5, 30.0) is image
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
