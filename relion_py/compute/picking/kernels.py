@@ -29,18 +29,26 @@ def moments(image):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def standardise(image, mean, deviation, largest, sign):  # type: ignore[no-untyped-def]
-    """In place: mean 0, standard deviation 1, times `sign`; pixels beyond `largest` deviations become 0.
+def standardise(image, mean, scale, largest, out):  # type: ignore[no-untyped-def]
+    """(image - mean) * scale, 0 where that is beyond `largest`, to `out`; both float32 (ny, nx).
 
     Source: autopicker.cpp, autoPickLoGOneMicrograph.
     """
-    scale = np.float32(sign / deviation)
-    limit = np.float32(largest)
-    middle = np.float32(mean)
+    middle, scale, limit = np.float32(mean), np.float32(scale), np.float32(largest)
     for row in range(image.shape[0]):
         for column in range(image.shape[1]):
             value = (image[row, column] - middle) * scale
-            image[row, column] = np.float32(0.0) if abs(value) > limit else value
+            out[row, column] = np.float32(0.0) if abs(value) > limit else value
+
+
+@njit(**_OPTIONS)
+def keep_larger(image, name, best, names):  # type: ignore[no-untyped-def]
+    """Where float32 (N,) exceeds `best`, it takes the place, and `name` that in `names`; both float32 (N,)."""
+    name = np.float32(name)
+    for pixel in range(image.size):
+        better = image[pixel] > best[pixel]
+        best[pixel] = image[pixel] if better else best[pixel]
+        names[pixel] = name if better else names[pixel]
 
 
 @njit(**_OPTIONS)

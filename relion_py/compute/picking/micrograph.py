@@ -6,7 +6,7 @@ Source: RELION 5, autopicker.cpp (initialise, getGoodFourierDims, autoPickLoGOne
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +19,8 @@ from relion_py.compute.picking.kernels import moments, standardise
 LARGEST_PRIME = 43
 """Working sizes with larger prime factors are replaced by a neighbour: their transforms are slow."""
 
-_LARGEST_FACTOR = 128
-"""Sizes of micrographs with larger prime factors are transformed by SciPy."""
+LARGEST_FACTOR = 128
+"""Transforms of sizes with larger prime factors are SciPy's."""
 
 _SMALLEST_WORKING_SIZE = 8
 
@@ -114,52 +114,75 @@ def lowpass_size(size: int, angpix: float, lowpass: float) -> int:
     return min(largest, 2 * round_half_up(size * angpix / lowpass)) if lowpass > 0 else largest
 
 
-def standard_square(image: Image, geometry: Geometry, outlier_zscore: float, sign: float, seed: int) -> Image:
-    """The micrograph, changed in place, with mean 0 and standard deviation 1, times `sign`, in its square.
+@dataclass(frozen=True)
+class Standard:
+    """What makes a micrograph standard: (image - mean) * scale, 0 where that is beyond `largest`."""
 
-    Pixels beyond `outlier_zscore` deviations become 0; what the square has beside the micrograph is noise of
-    standard deviation 1. float32 (size, size). UserError for NaN, infinity, and images that are the same everywhere.
+    mean: float = 0.0
+    scale: float = 1.0
+    largest: float = math.inf
+
+
+AS_IT_IS = Standard()
+
+
+def made_standard(image: Image, standard: Standard) -> Image:
+    """The standard micrograph."""
+    out = np.empty(image.shape, np.float32)
+    standardise(image, *astuple(standard), out)
+    return out
+
+
+def standard_square(
+    image: Image, geometry: Geometry, outlier_zscore: float, sign: float, seed: int
+) -> tuple[Image, Standard]:
+    """The micrograph in its square, float32 (size, size), and what makes that standard: mean 0, standard deviation 1,
+    times `sign`, 0 for pixels beyond `outlier_zscore` deviations.
+
+    What the square has beside the micrograph is noise of standard deviation 1; such a square is standard as it is.
+    UserError for NaN, infinity, and images that are the same everywhere.
     """
     mean, deviation = moments(image)
     if not (math.isfinite(mean) and math.isfinite(deviation)):
         raise UserError("it holds values that are not numbers (NaN or infinity).")
     if deviation == 0:
         raise UserError(f"it is empty: every pixel is {mean:g}.")
-    standardise(image, mean, deviation, outlier_zscore, sign)
-    return _square(image, geometry, seed)
-
-
-def _square(image: Image, geometry: Geometry, seed: int) -> Image:
-    """The standard micrograph in the middle of a square, noise of standard deviation 1 beside it."""
+    standard = Standard(mean, sign / deviation, outlier_zscore)
     rows, columns, size = geometry.rows, geometry.columns, geometry.size
     if rows == columns == size:
-        return image
+        return image, standard
     square = np.empty((size, size), np.float32)
     top, left = geometry.corner
     random = np.random.default_rng(seed)
     for area in (square[:top], square[top + rows :], square[:, :left], square[:, left + columns :]):
         area[...] = random.standard_normal(area.shape, np.float32)
-    square[top : top + rows, left : left + columns] = image
-    return square
+    square[top : top + rows, left : left + columns] = made_standard(image, standard)
+    return square, AS_IT_IS
 
 
-def window(image: Image, work: int, squared: bool = False) -> NDArray[np.complex64]:
-    """The half transform (work, work // 2 + 1) of a square image, divided by its number of pixels: its lowest
-    frequencies; or of its squared values."""
-    from relion_py.compute.picking.transform_kernels import LANES, lowest_frequencies, stages_of  # they load Numba
+def window(image: Image, work: int, squared: bool = False, standard: Standard = AS_IT_IS) -> NDArray[np.complex64]:
+    """The half transform (work, work // 2 + 1) of a square image, made standard, divided by its number of pixels: its
+    lowest frequencies; or of its squared values."""
+    from relion_py.compute.picking.decimation import fewer_rows, rooms, sieve_of  # they load Numba
+    from relion_py.compute.picking.transform_kernels import LANES, lowest_frequencies, stages_of
 
     size, half = len(image), work // 2
-    kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
-    factors, turns = stages_of(size)
-    if factors.max() > _LARGEST_FACTOR:
+    sieve = sieve_of(size, work)
+    step, weights, count = sieve.step, sieve.weights, size // sieve.step
+    kept = np.r_[0 : half + 1, count - half + 1 : count] if work < count else np.arange(count)
+    factors, turns = stages_of(count)
+    if factors.max() > LARGEST_FACTOR:
+        kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
+        image = made_standard(image, standard)
         transform: NDArray[np.complex64] = fft.rfft2(np.square(image) if squared else image)[kept, : half + 1]
         return transform / np.float32(size * size)
-    columns = np.empty((half // LANES + 1, size + 2 * LANES, 2, LANES), np.float32)
-    strip = np.empty((2 * LANES, -(-size // LANES) * LANES), np.float32)
-    room = np.empty((3 * (size + 2 * LANES), 2, LANES), np.float32)
+    room, rows = rooms(size, sieve, count)
+    fewer_rows(image, standard.mean, standard.scale, standard.largest, squared, weights, count, room, rows)
+    columns = np.empty((half // LANES + 1, count + 2 * LANES, 2, LANES), np.float32)
+    room = np.empty((3 * (step * (count + 10) + len(weights) + 2 * LANES), 2, LANES), np.float32)
     transform = np.empty((len(kept), half + 1), np.complex64)
-    lowest_frequencies(image, squared, factors, turns, kept, columns, strip, room, transform)
-    transform *= np.float32(0.5 / size**2)
+    lowest_frequencies(rows, count, step, weights, factors, turns, kept, columns, room, transform)
+    transform *= sieve.factors[:, None] * (np.float32(0.5 / size**2) * sieve.factors[: half + 1])
     return transform
 
 
