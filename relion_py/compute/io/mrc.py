@@ -9,6 +9,7 @@ size is cell length over sampling. `mrcfile` supplies the header layout.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import time
 from collections.abc import Sequence
@@ -183,16 +184,20 @@ class Stack:
         return self.images([index])[0]
 
     def view(self, index: int) -> np.ndarray:
-        """As `image`, but where the file holds aligned float32 of this machine's byte order, a private map of it:
-        nothing is copied, and what is written into it does not reach the file."""
-        head = self.header
-        section = self._sections[index : index + 1]
-        if not (len(section) and section.dtype == np.float32 and section.flags.aligned):
-            return self.image(index)
-        # not of all the file, for which there may not be memory
-        return np.asarray(
-            np.memmap(head.path, np.float32, "c", head.offset + index * head.section_bytes, shape=section.shape[1:])
-        )
+        """As `image`, but read-only, and where the file holds aligned float32 of this machine's byte order a map of it:
+        nothing is copied."""
+        head, section = self.header, self._sections[index : index + 1]
+        if len(section) and section.dtype == np.float32 and section.flags.aligned:
+            first = head.offset + index * head.section_bytes
+            beyond = first % mmap.ALLOCATIONGRANULARITY
+            with open(head.path, "rb") as file:
+                flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages at once, where the system can
+                size = beyond + head.section_bytes
+                mapped = mmap.mmap(file.fileno(), size, flags, mmap.PROT_READ, offset=first - beyond)
+            return np.frombuffer(mapped, np.float32, offset=beyond).reshape(section.shape[1:])
+        image = self.image(index)
+        image.flags.writeable = False
+        return image
 
     def images(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Sections (from 0; all by default) as float32, shape (n, ny, nx)."""
@@ -252,7 +257,7 @@ def read_map(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
 def read_image(name: str | os.PathLike[str], *, mapped: bool = False) -> tuple[np.ndarray, float]:
     """One image (y, x) as float32 by RELION's name, `7@stack.mrcs` or `micrograph.mrc`, and A per pixel.
 
-    mapped: perhaps a map of the file, see :meth:`Stack.view`.
+    mapped: read-only, and perhaps a map of the file, see :meth:`Stack.view`.
     """
     number, at, path = os.fspath(name).rpartition("@")
     if at and not number.isdigit():

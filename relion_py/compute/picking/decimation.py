@@ -25,8 +25,10 @@ ALIASED = 5e-7
 _LEAST_SIZE = 2.4
 """Rows that must stay for each of the rows that the lowest frequencies stand for."""
 
+TOGETHER = 16
+"""Rows that are made from rows that stay in the processor's cache."""
+
 _MOST_WEIGHTS = 8  # for each row that is kept; rounding then prevails
-_TOGETHER = 16  # rows that are made from rows that stay in the processor's cache
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
@@ -68,20 +70,27 @@ def _weights(step: int, highest: float, count: int) -> NDArray[np.float32]:
     return (weights / weights.sum()).astype(np.float32)
 
 
+def width_of(columns: int) -> tuple[int, int]:
+    """Columns filled up such that sums of whole vectors can be made of them; and how many more a row has, lest all rows
+    have the same places in the processor's cache."""
+    block = LANES * SIDE_BY_SIDE
+    return -(-columns // block) * block, block
+
+
 @njit(**_OPTIONS)
-def fewer_rows(image, mean, scale, largest, squared, weights, count, room, out):  # type: ignore[no-untyped-def]
+def fewer_rows(image, mean, scale, largest, squared, sums, weights, count, room, out):  # type: ignore[no-untyped-def]
     """`count` rows of a standard micrograph, or of its squared values, each a weighted sum of some that follow.
 
     image: float32 (n, N), n a multiple of `count`; (image - mean) * scale is what counts, 0 where it is beyond
-    `largest`, and it goes on periodically. weights: float32 (L,). room: see `rooms`. out: float32, the sums in its
-    first rows and columns.
+    `largest` (all float32), and it goes on periodically. sums: float64 (2, 3), to the first of which those of the
+    values are added, see `standard_row`. weights: float32 (L,). room: float32 (step (T - 1) + L, W), at first 0, from
+    which T rows are made at a time. out: float32, the rows in its first ones. For both widths see `width_of`.
     """
     rows, columns = image.shape
     step, reach = rows // count, len(weights)
     together = (len(room) - reach) // step + 1
     line, source, target = np.int64(4 * room.shape[1]), room.ctypes.data, out.ctypes.data
     vector, width = np.int64(4 * LANES), np.int64(4 * LANES * SIDE_BY_SIDE)
-    middle, scale, limit = np.float32(mean), np.float32(scale), np.float32(largest)
     for first in range(0, count, together):
         number = min(together, count - first)
         kept = reach - step if first else 0
@@ -89,11 +98,8 @@ def fewer_rows(image, mean, scale, largest, squared, weights, count, room, out):
             for x in range(columns):
                 room[row, x] = room[row + step * together, x]
         for row in range(kept, step * (number - 1) + reach):
-            from_row, to_row = image[(step * first + row) % rows], room[row]
-            for x in range(columns):
-                value = (from_row[x] - middle) * scale
-                value = np.float32(0.0) if abs(value) > limit else value
-                to_row[x] = value * value if squared else value
+            whole = step * first + row
+            standard_row(image[whole % rows], mean, scale, largest, squared, sums[whole // rows], room[row])
         for place in range(-(-columns // (LANES * SIDE_BY_SIDE))):
             for row in range(number):
                 to = target + np.int64(4 * out.shape[1]) * (first + row) + width * place
@@ -101,11 +107,23 @@ def fewer_rows(image, mean, scale, largest, squared, weights, count, room, out):
                 weighted_sums(weights.ctypes.data, reach, start, line, vector, to, vector)
 
 
-def rooms(columns: int, sieve: Sieve, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What `fewer_rows` needs for images of so many columns: `room`, and `out` for `count` rows, filled up to whole
-    vectors and their pairs."""
-    block = LANES * SIDE_BY_SIDE
-    wide = -(-columns // block) * block
-    # another block, lest all rows have the same places in the cache
-    room = np.zeros((sieve.step * (_TOGETHER - 1) + len(sieve.weights), wide + block), np.float32)
-    return room, np.zeros((-(-count // (2 * LANES)) * 2 * LANES, wide), np.float32)
+@njit(**_OPTIONS, fastmath={"reassoc", "contract"})  # but NaN and infinity count
+def standard_row(image, mean, scale, largest, squared, sums, out):  # type: ignore[no-untyped-def]
+    """(image - mean) * scale, float32 (N,), 0 where that is beyond `largest`, to `out`; or its square.
+
+    sums: float64 (3,), to which are added the values' sum, that of their squares (as exact as a vector's lanes are
+    many), and, if that is more, the bits of the largest absolute value.
+    """
+    total, squares, highest = np.float32(0), np.float32(0), np.int32(0)
+    bits = out.view(np.int32)  # those of positive numbers are in their order, NaN beyond all
+    for x in range(len(image)):
+        value = (image[x] - mean) * scale
+        value = np.float32(0.0) if abs(value) > largest else value
+        total += value
+        squares += value * value
+        out[x] = abs(value)
+        highest = max(highest, bits[x])
+        out[x] = value * value if squared else value
+    sums[0] += total
+    sums[1] += squares
+    sums[2] = max(sums[2], np.float64(highest))

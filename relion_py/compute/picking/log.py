@@ -24,8 +24,7 @@ from relion_py.compute.picking.micrograph import (
     Image,
     Picks,
     round_half_up,
-    standard_square,
-    window,
+    standard_window,
 )
 
 Transform = NDArray[np.complex64]
@@ -112,8 +111,7 @@ def log_maps(
     """
     work, half = geometry.work, geometry.work // 2
     sign = 1.0 if settings.white else -1.0
-    square, standard = standard_square(micrograph, geometry, settings.outlier_zscore, sign, settings.seed)
-    transform = window(square, work, standard=standard)
+    transform = standard_window(micrograph, geometry, settings.outlier_zscore, sign, settings.seed)
     if ctf is not None:
         ky = np.r_[0 : half + 1, half + 1 - work : 0].astype(np.float32)
         grid_y, grid_x = np.meshgrid(ky, np.arange(half + 1, dtype=np.float32), indexing="ij")

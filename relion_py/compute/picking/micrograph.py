@@ -6,6 +6,7 @@ Source: RELION 5, autopicker.cpp (initialise, getGoodFourierDims, autoPickLoGOne
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import astuple, dataclass
 from typing import Protocol
 
@@ -142,12 +143,7 @@ def standard_square(
     What the square has beside the micrograph is noise of standard deviation 1; such a square is standard as it is.
     UserError for NaN, infinity, and images that are the same everywhere.
     """
-    mean, deviation = moments(image)
-    if not (math.isfinite(mean) and math.isfinite(deviation)):
-        raise UserError("it holds values that are not numbers (NaN or infinity).")
-    if deviation == 0:
-        raise UserError(f"it is empty: every pixel is {mean:g}.")
-    standard = Standard(mean, sign / deviation, outlier_zscore)
+    standard = _standard_of(moments(image), outlier_zscore, sign)
     rows, columns, size = geometry.rows, geometry.columns, geometry.size
     if rows == columns == size:
         return image, standard
@@ -160,30 +156,90 @@ def standard_square(
     return square, AS_IT_IS
 
 
-def window(image: Image, work: int, squared: bool = False, standard: Standard = AS_IT_IS) -> NDArray[np.complex64]:
+def standard_window(
+    image: Image, geometry: Geometry, outlier_zscore: float, sign: float, seed: int
+) -> NDArray[np.complex64]:
+    """The lowest frequencies of the standard micrograph in its square, see :func:`standard_square` and
+    :func:`window`; a square one without outliers is looked at only once."""
+    work = geometry.work
+    if not geometry.rows == geometry.columns == geometry.size:
+        square, standard = standard_square(image, geometry, outlier_zscore, sign, seed)
+        return window(square, work, standard=standard)
+    about = float(image[:: -(-len(image) // 64)].mean(dtype=np.float64))  # differences from it keep moments exact
+    sums = np.zeros((2, 3))
+    transform = window(image, work, standard=Standard(about), sums=sums)
+    total, squares, bits = sums[0]
+    mean, largest = total / image.size, np.int32(bits).view(np.float32)
+    deviation = math.sqrt(max(squares - total * mean, 0.0 * squares) / max(image.size - 1, 1))
+    standard = _standard_of((about + mean, deviation), outlier_zscore, sign)
+    if not (largest + abs(mean)) * abs(standard.scale) < 0.9999 * outlier_zscore:
+        return window(image, work, standard=standard)
+    transform[0, 0] -= np.float32(mean)
+    return transform * np.float32(standard.scale)
+
+
+def _standard_of(moments: tuple[float, float], outlier_zscore: float, sign: float) -> Standard:
+    """What makes a micrograph with this mean and standard deviation standard."""
+    mean, deviation = moments
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
+        raise UserError("it holds values that are not numbers (NaN or infinity).")
+    if deviation == 0:
+        raise UserError(f"it is empty: every pixel is {mean:g}.")
+    return Standard(mean, sign / deviation, outlier_zscore)
+
+
+def window(
+    image: Image,
+    work: int,
+    squared: bool = False,
+    standard: Standard = AS_IT_IS,
+    sums: NDArray[np.float64] | None = None,
+) -> NDArray[np.complex64]:
     """The half transform (work, work // 2 + 1) of a square image, made standard, divided by its number of pixels: its
-    lowest frequencies; or of its squared values."""
-    from relion_py.compute.picking.decimation import fewer_rows, rooms, sieve_of  # they load Numba
+    lowest frequencies; or of its squared values. sums: see `decimation.fewer_rows`."""
+    # they load Numba
+    from relion_py.compute.picking.decimation import TOGETHER, fewer_rows, sieve_of, standard_row, width_of
     from relion_py.compute.picking.transform_kernels import LANES, lowest_frequencies, stages_of
 
-    size, half = len(image), work // 2
+    size, half, sums = len(image), work // 2, np.empty((2, 3)) if sums is None else sums
     sieve = sieve_of(size, work)
     step, weights, count = sieve.step, sieve.weights, size // sieve.step
-    kept = np.r_[0 : half + 1, count - half + 1 : count] if work < count else np.arange(count)
     factors, turns = stages_of(count)
+    form = np.array(astuple(standard), np.float32)
     if factors.max() > LARGEST_FACTOR:
+        whole = np.empty((size, size), np.float32)
+        for row, out in zip(image, whole, strict=True):
+            standard_row(row, *form, squared, sums[0], out)
         kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
-        image = made_standard(image, standard)
-        transform: NDArray[np.complex64] = fft.rfft2(np.square(image) if squared else image)[kept, : half + 1]
+        transform: NDArray[np.complex64] = fft.rfft2(whole)[kept, : half + 1]
         return transform / np.float32(size * size)
-    room, rows = rooms(size, sieve, count)
-    fewer_rows(image, standard.mean, standard.scale, standard.largest, squared, weights, count, room, rows)
-    columns = np.empty((half // LANES + 1, count + 2 * LANES, 2, LANES), np.float32)
-    room = np.empty((3 * (step * (count + 10) + len(weights) + 2 * LANES), 2, LANES), np.float32)
+    kept = np.r_[0 : half + 1, count - half + 1 : count] if work < count else np.arange(count)
+    wide, turn = width_of(size)
+    rows = _memory("rows", (-(-count // (2 * LANES)) * 2 * LANES, wide))
+    room = _memory("room", (step * (TOGETHER - 1) + len(weights), wide + turn))
+    fewer_rows(image, *form, squared, sums, weights, count, room, rows)
+    columns = _memory("columns", (half // LANES + 1, count + 2 * LANES, 2, LANES))
+    room = _memory("lines", (3 * (step * (count + 10) + len(weights) + 2 * LANES), 2, LANES))
     transform = np.empty((len(kept), half + 1), np.complex64)
     lowest_frequencies(rows, count, step, weights, factors, turns, kept, columns, room, transform)
     transform *= sieve.factors[:, None] * (np.float32(0.5 / size**2) * sieve.factors[: half + 1])
     return transform
+
+
+class Memory(threading.local):
+    """Memory of a thread, float32, at first 0, and the same whenever the same shape is asked for under a name: fresh
+    memory costs as much as what is done in it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Image] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Image:
+        if name not in self._kept or self._kept[name].shape != shape:
+            self._kept[name] = np.zeros(shape, np.float32)
+        return self._kept[name]
+
+
+_memory = Memory()
 
 
 def _smooth_size(wanted: int, limit: int) -> int:

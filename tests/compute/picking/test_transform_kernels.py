@@ -63,6 +63,23 @@ def test_a_micrograph_is_made_standard_on_the_way(size, work, squared):
     np.testing.assert_array_equal(image, before)
 
 
+@pytest.mark.parametrize("outlier", [False, True])
+@pytest.mark.parametrize("size", [242, 262, 600])
+def test_a_micrograph_is_looked_at_once_or_twice(size, outlier):
+    """The moments are those of the whole, and an outlier counts as the mean, whichever way that is found out."""
+    image = RANDOM.normal(500.0, 3.0, (size, size)).astype(np.float32)
+    if outlier:
+        image[size - 1, 4] = 600.0
+    expected = -(image - image.mean(dtype=np.float64)) / image.std(ddof=1, dtype=np.float64)
+    assert (np.abs(expected) > 8).sum() == outlier
+    expected[np.abs(expected) > 8] = 0
+    got = micrograph.standard_window(image, micrograph.Geometry(size, size, 1.0, 50), 8.0, -1.0, 0)
+    wanted = micrograph.window(expected.astype(np.float32), 50)
+    assert abs(got[0, 0] - wanted[0, 0]) < np.spacing(np.float32(500)) / 3  # the mean of a second look is rounded
+    got[0, 0] = wanted[0, 0]
+    np.testing.assert_allclose(got, wanted, atol=2e-6 * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("odd", [False, True])
 @pytest.mark.parametrize("size", [size for size in SIZES if size % 2 == 0])
 def test_a_part_of_the_map_of_a_harmonic(size, odd):
