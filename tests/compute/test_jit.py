@@ -71,3 +71,26 @@ def test_threads_may_call_a_kernel_for_the_first_time_together():
         kernels = [outer, inner, outer, inner, outer, inner]
         assert list(pool.map(lambda kernel: kernel(4), kernels, timeout=60)) == [10, 5, 10, 5, 10, 5]
     assert len(outer.signatures) == len(inner.signatures) == 1
+
+
+TYPES = """
+import sys, numpy as np
+from relion_py.compute import jit
+numba = jit._numba()
+kinds = (bool, np.int8, np.uint16, np.int64, np.float16, np.float32, np.complex64)
+arrays = [part for kind in kinds for one in [np.zeros((3, 4), kind)] for part in (one, one.T, one[:, ::2], one[1:2])]
+arrays += [np.array(1.0), np.zeros(0), np.zeros((2, 0, 3)), np.frombuffer(b"1234", np.int16)]
+mine = [numba.typeof(array) for array in arrays]
+print("numpy.ma" in sys.modules)
+import numpy.ma
+print(mine == [numba.typeof(array) for array in arrays], len(set(map(str, mine))) > 15)
+try:
+    numba.typeof(np.ma.masked_array([1.0], [True]))
+except Exception as error:
+    print("MaskedArray" in str(error))
+"""
+
+
+def test_arrays_are_of_numbas_types_though_masked_ones_are_unknown():
+    done = subprocess.run([sys.executable, "-c", TYPES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True", "True"]

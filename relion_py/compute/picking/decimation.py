@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.jit import njit
-from relion_py.compute.picking.transform_kernels import LANES, SIDE_BY_SIDE, weighted_sums
+from relion_py.compute.picking.transform_kernels import LANES, SIDE_BY_SIDE, bits_of, weighted_sums
 
 ALIASED = 5e-7
 """The most that may be left of what has no place among the lowest frequencies."""
@@ -115,14 +115,13 @@ def standard_row(image, mean, scale, largest, squared, sums, out):  # type: igno
     many), and, if that is more, the bits of the largest absolute value.
     """
     total, squares, highest = np.float32(0), np.float32(0), np.int32(0)
-    bits = out.view(np.int32)  # those of positive numbers are in their order, NaN beyond all
     for x in range(len(image)):
         value = (image[x] - mean) * scale
         value = np.float32(0.0) if abs(value) > largest else value
         total += value
         squares += value * value
-        out[x] = abs(value)
-        highest = max(highest, bits[x])
+        # bits of positive numbers are in their order, NaN beyond all
+        highest = max(highest, bits_of(abs(value)))
         out[x] = value * value if squared else value
     sums[0] += total
     sums[1] += squares

@@ -197,7 +197,9 @@ def pick_log(merit: Image, size: Image, geometry: Geometry, settings: LogSetting
     merit, high = _candidates(merit, size, geometry, settings)
     reach = geometry.scale * (size + settings.diameter_min) * settings.neighbour / 2 / geometry.angpix
     heights = merit.ravel().copy()
-    peaks = choose_peaks(merit, _highest_first(heights), np.floor(reach + 0.5).astype(np.int64))
+    order = _highest_first(heights)
+    peaks = np.empty_like(order)
+    peaks = peaks[: choose_peaks(merit, order, np.floor(reach + 0.5).astype(np.int64), peaks)]
     peaks = peaks[heights[peaks] < high]
     rows, columns = np.divmod(peaks, geometry.work)
     top, left = geometry.corner

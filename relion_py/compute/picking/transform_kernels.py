@@ -466,6 +466,26 @@ def weighted_sums(  # type: ignore[no-untyped-def]
     return types.void(*[types.int64] * 7), generate
 
 
+@_intrinsic
+def _number(typing_context: Any, address):  # type: ignore[no-untyped-def]
+    """The float32 at an address."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.load(builder.inttoptr(arguments[0], _FLOAT.as_pointer()))
+
+    return types.float32(types.int64), generate
+
+
+@_intrinsic
+def bits_of(typing_context: Any, value):  # type: ignore[no-untyped-def]
+    """The bits of a float32, as int32."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
 @njit(**_OPTIONS)
 def lowest_frequencies(image, size, step, weights, factors, turns, rows, columns, room, out):  # type: ignore[no-untyped-def]
     """The transform of `size` rows at its lowest frequencies, times 2, of every `step`-th weighted sum of columns.
@@ -511,11 +531,11 @@ def lowest_frequencies(image, size, step, weights, factors, turns, rows, columns
     for block in range(len(columns)):
         source = blocks + block * columns.shape[1] * pair
         done = _lines(source, pair, np.int64(_BYTES), size, factors, table, work, other, more)
-        values = room.reshape(-1)[(done - room.ctypes.data) // 4 :]
         for row in range(len(rows)):
-            start = 2 * LANES * ((size - rows[row]) % size)  # of the inverse transform
+            place = done + pair * ((size - rows[row]) % size)  # of the inverse transform
             for lane in range(min(LANES, out.shape[1] - LANES * block)):
-                out[row, LANES * block + lane] = complex(values[start + lane], values[start + LANES + lane])
+                here = place + 4 * lane
+                out[row, LANES * block + lane] = complex(_number(here), _number(here + _BYTES))
 
 
 @njit(**_OPTIONS)
