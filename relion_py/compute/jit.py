@@ -7,8 +7,8 @@ Numba looks into its cache on disc it fills the tables of its compiler, another 
 runtime that it calls, and what compiles fills the tables itself (`numba.core.compiler.CompilerBase`). Numba takes BLAS
 from a compiled module of SciPy, in a package whose import is another 0.1 s and 12 MB; that module is loaded alone.
 
-With the code of a kernel Numba loads those of its modules in which functions of NumPy are written that the kernel calls.
-For making or reshaping arrays that is `numba.np.arrayobj`, 0.02 s: kernels of quick programs are given their arrays.
+With the code of a kernel Numba loads those of its modules in which functions of NumPy are written that it calls. For
+making or reshaping arrays that is `numba.np.arrayobj`, 0.02 s: kernels of quick programs are given their arrays.
 """
 
 from __future__ import annotations
