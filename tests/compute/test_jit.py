@@ -76,7 +76,7 @@ def test_threads_may_call_a_kernel_for_the_first_time_together():
 TYPES = """
 import sys, numpy as np
 from relion_py.compute import jit
-numba = jit._numba()
+numba = jit.load_numba()
 kinds = (bool, np.int8, np.uint16, np.int64, np.float16, np.float32, np.complex64)
 arrays = [part for kind in kinds for one in [np.zeros((3, 4), kind)] for part in (one, one.T, one[:, ::2], one[1:2])]
 arrays += [np.array(1.0), np.zeros(0), np.zeros((2, 0, 3)), np.frombuffer(b"1234", np.int16)]

@@ -15,14 +15,16 @@ import functools
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.core.codegen import get_host_cpu_features
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from relion_py.compute.jit import njit
+from relion_py.compute.jit import load_numba, njit
+
+load_numba()
+from llvmlite import ir  # noqa: E402
+from numba import types  # noqa: E402
+from numba.core import cgutils  # noqa: E402
+from numba.core.codegen import get_host_cpu_features  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
 
 LANES = 16 if "+avx512f" in get_host_cpu_features() else 8
 """Lines that are transformed together: registers hold 16 or 8 numbers."""
