@@ -24,6 +24,9 @@ import numpy as np
 
 from relion_py.compute.scipy_alone import load_alone
 
+_TRIED = {(0, 68)}
+"""Releases of Numba, see `_begin_runtime`."""
+
 
 class Kernel:
     """A function that Numba compiles when it is first called; attributes are those of Numba's dispatcher.
@@ -131,9 +134,23 @@ def _enable_cache(dispatcher: Any) -> None:
 
 def _load(cache: Any, signature: Any, context: Any) -> Any:
     """`numba.core.caching.Cache.load_overload`, but the context stays as it is: without its compiler's tables."""
-    from numba.core.runtime import rtsys
-
     load_alone("scipy.linalg.cython_blas")
-    rtsys.initialize(context)
+    _begin_runtime(context)
     with cache._guard_against_spurious_io_errors():
         return cache._load_overload(signature, context)
+
+
+def _begin_runtime(context: Any) -> None:
+    """What kernels from the cache need of Numba's runtime.
+
+    That has functions in C, whose addresses are told, and a few that are compiled at each start, 0.02 s; of these every
+    kernel has its own (`numba.core.cpu.CPUContext.post_lowering`). What compiles begins the rest. With releases of
+    Numba with which that was not tried all of it is begun: a missing function ends the program.
+    """
+    binding: Any = importlib.import_module("llvmlite.binding")
+    runtime: Any = importlib.import_module("numba.core.runtime")
+    if importlib.import_module("numba").version_info.short not in _TRIED:
+        runtime.rtsys.initialize(context)
+        return
+    for name, address in runtime._nrt_python.c_helpers.items():  # named as in numba.core.runtime.nrt
+        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)

@@ -22,6 +22,7 @@ from relion_py.compute.picking.micrograph import (
     LARGEST_FACTOR,
     Geometry,
     Image,
+    Memory,
     Picks,
     round_half_up,
     standard_window,
@@ -30,6 +31,8 @@ from relion_py.compute.picking.micrograph import (
 Transform = NDArray[np.complex64]
 _FARTHEST = 60.0
 """Filters end at this r^2 / s^2, where 1e-11 of them is left: smaller numbers make processors slow."""
+
+_memory = Memory()
 
 Maps = Iterable[tuple[float, Image]]
 
@@ -143,9 +146,8 @@ def _filtered_pairs(transform: Transform, scales: list[float]) -> Iterator[tuple
     signal = _in_blocks(transform, blocks, LANES)
     wave = np.zeros((blocks, half + 1, 2, LANES), np.float32)
     wave[:, :, 0] = 1
-    block, between = np.zeros((work, 2, LANES), np.float32), np.zeros((work + 1, 2, deep), np.float32)
-    room = np.zeros((3 * (work + 2 * LANES), 2, LANES), np.float32)
-    maps = np.empty((2, work, deep), np.float32)
+    block, between = _memory("block", (work, 2, LANES)), _memory("between", (work + 1, 2, deep))
+    room, maps = _memory("room", (3 * (work + 2 * LANES), 2, LANES)), _memory("maps", (2, work, deep))
     for pair in (scales[first : first + 2] for first in range(0, len(scales), 2)):
         some = min(blocks, int(math.sqrt(_FARTHEST * max(pair))) // LANES + 1)
         filters = np.zeros_like(wave[:some])
