@@ -6,6 +6,7 @@ Pattern Recognition 32, 1463-1472.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ Transform = NDArray[np.complex64]
 _FARTHEST = 60.0
 """Filters end at this r^2 / s^2, where 1e-11 of them is left: smaller numbers make processors slow."""
 
+_MOST_KEPT = 1024  # pixels at work up to which filters stay in memory between micrographs
 _memory = Memory()
 
 Maps = Iterable[tuple[float, Image]]
@@ -141,23 +143,32 @@ def _filtered_pairs(transform: Transform, scales: list[float]) -> Iterator[tuple
             yield (fft.irfft2(transform * _filter(squared, s2), s=(work, work), norm="forward"),)
         return
     blocks, deep = half // LANES + 1, -(-work // LANES) * LANES
-    r2 = np.arange(half + 1, dtype=np.float32)[:, None] ** 2 + np.arange(blocks * LANES, dtype=np.float32) ** 2
-    r2 = r2.reshape(half + 1, blocks, LANES).transpose(1, 0, 2)
     signal = _in_blocks(transform, blocks, LANES)
     wave = np.zeros((blocks, half + 1, 2, LANES), np.float32)
     wave[:, :, 0] = 1
     block, between = _memory("block", (work, 2, LANES)), _memory("between", (work + 1, 2, deep))
     room, maps = _memory("room", (3 * (work + 2 * LANES), 2, LANES)), _memory("maps", (2, work, deep))
-    for pair in (scales[first : first + 2] for first in range(0, len(scales), 2)):
-        some = min(blocks, int(math.sqrt(_FARTHEST * max(pair))) // LANES + 1)
-        filters = np.zeros_like(wave[:some])
-        for part, s2 in enumerate(np.array(pair, np.float32)):
-            filters[:, :, part] = _filter(r2[:some], s2)
+    make = _filters_in_blocks if work <= _MOST_KEPT else _filters_in_blocks.__wrapped__
+    for pair in (tuple(scales[first : first + 2]) for first in range(0, len(scales), 2)):
+        filters = make(half, pair, LANES)
+        some = len(filters)
         between[some * LANES : work + 1 - some * LANES] = 0
         map_of_harmonic(
             signal[:some], wave[:some], filters, False, *stages_of(work), 0, 0, block, between, room, maps
         )  # fmt: skip
         yield tuple(image[:, :work].T for image in maps[: len(pair)])
+
+
+@functools.lru_cache(maxsize=32)
+def _filters_in_blocks(half: int, scales: tuple[float, ...], lanes: int) -> Image:
+    """The filters of one or two s^2 as real and imaginary parts, for ky from 0 to `half` and those blocks of so many kx
+    in which something is left of them: (X, half + 1, 2, lanes)."""
+    blocks = min(half, int(math.sqrt(_FARTHEST * max(scales)))) // lanes + 1
+    r2 = np.arange(half + 1, dtype=np.float32)[:, None] ** 2 + np.arange(blocks * lanes, dtype=np.float32) ** 2
+    filters = np.zeros((blocks, half + 1, 2, lanes), np.float32)
+    for part, s2 in enumerate(scales):
+        filters[:, :, part] = _filter(r2, np.float32(s2)).reshape(half + 1, blocks, lanes).transpose(1, 0, 2)
+    return filters
 
 
 def _filter(r2: Image, s2: np.float32) -> Image:
@@ -183,8 +194,10 @@ def best_of(maps: Maps) -> tuple[Image, Image]:
         if merit is None or size is None:
             order: Literal["C", "F"] = "C" if image.strides[0] >= image.strides[1] else "F"
             merit, size, shape = image.flatten(order), np.full(image.size, diameter, np.float32), image.shape
+            room = np.empty_like(merit)
         else:
-            keep_larger(image.ravel(order), diameter, merit, size)
+            room.reshape(shape, order=order)[...] = image
+            keep_larger(room, diameter, merit, size)
     if merit is None or size is None:
         raise ValueError("there are no maps")
     merit, size = (np.ascontiguousarray(values.reshape(shape, order=order)) for values in (merit, size))

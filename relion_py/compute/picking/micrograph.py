@@ -175,7 +175,8 @@ def standard_window(
     if not (largest + abs(mean)) * abs(standard.scale) < 0.9999 * outlier_zscore:
         return window(image, work, standard=standard)
     transform[0, 0] -= np.float32(mean)
-    return transform * np.float32(standard.scale)
+    transform *= np.float32(standard.scale)
+    return transform
 
 
 def _standard_of(moments: tuple[float, float], outlier_zscore: float, sign: float) -> Standard:
@@ -222,7 +223,8 @@ def window(
     room = _memory("lines", (3 * (step * (count + 10) + len(weights) + 2 * LANES), 2, LANES))
     transform = np.empty((len(kept), half + 1), np.complex64)
     lowest_frequencies(rows, count, step, weights, factors, turns, kept, columns, room, transform)
-    transform *= sieve.factors[:, None] * (np.float32(0.5 / size**2) * sieve.factors[: half + 1])
+    transform *= sieve.factors[:, None]
+    transform *= np.float32(0.5 / size**2) * sieve.factors[: half + 1]
     return transform
 
 
