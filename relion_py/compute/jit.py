@@ -6,6 +6,9 @@ Numba looks into its cache on disc it fills the tables of its compiler, another 
 (`numba.core.caching.Cache.load_overload`); code that is there needs none of that, only the functions of Numba's
 runtime that it calls, and what compiles fills the tables itself (`numba.core.compiler.CompilerBase`). Numba takes BLAS
 from a compiled module of SciPy, in a package whose import is another 0.1 s and 12 MB; that module is loaded alone.
+
+With the code of a kernel Numba loads those of its modules in which functions of NumPy are written that it calls. For
+making or reshaping arrays that is `numba.np.arrayobj`, 0.02 s: kernels of quick programs are given their arrays.
 """
 
 from __future__ import annotations
@@ -17,7 +20,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from relion_py.compute.scipy_alone import load_alone
+
+_TRIED = {(0, 68)}
+"""Releases of Numba, see `_begin_runtime`."""
 
 
 class Kernel:
@@ -46,7 +54,7 @@ class Kernel:
     def _make(self) -> Any:
         options = dict(self._options)
         cached = options.pop("cache", False)
-        made = _numba().njit(**options)(self.py_func)
+        made = load_numba().njit(**options)(self.py_func)
         if made is self.py_func:  # NUMBA_DISABLE_JIT
             return made
         if cached:
@@ -79,18 +87,39 @@ def njit(*signatures: str, **options: Any) -> Callable[[Callable], Any]:
     return lambda function: Kernel(function, signatures, options)
 
 
-def _numba() -> Any:
-    """Numba. None of its 50,000 objects is ever garbage, so the collector need not look at them, now or later."""
+def load_numba() -> Any:
+    """Numba. None of its 50,000 objects is ever garbage, so the collector need not look at them, now or later: 0.04 s.
+    Modules that import parts of it call this before."""
     if "numba" not in sys.modules:
         collecting = gc.isenabled()
         gc.disable()
         try:
             importlib.import_module("numba")
+            _look_at_less()
         finally:
             gc.freeze()
             if collecting:
                 gc.enable()
     return importlib.import_module("numba")  # which another thread may be doing
+
+
+def _look_at_less() -> None:
+    """What Numba does when it is first given an array, 0.015 s, serves nothing here: it reads what all installed
+    packages say of themselves, lest they extend it, and imports numpy.ma, to know masked arrays when it sees them."""
+    numba: Any = importlib.import_module("numba")
+    entry_points: Any = importlib.import_module("numba.core.entrypoints")
+    if hasattr(entry_points, "_already_initialized"):  # as in all releases so far
+        entry_points._already_initialized = True
+    typeof_impl = importlib.import_module("numba.extending").typeof_impl
+    of_any_array = typeof_impl.dispatch(np.ndarray)
+
+    @typeof_impl.register(np.ndarray)
+    def of_array(array: np.ndarray, context: Any) -> Any:
+        if "numpy.ma" in sys.modules or array.dtype.kind not in "biufc" or not array.dtype.isnative:
+            return of_any_array(array, context)
+        layout = "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else "A"
+        kind = numba.from_dtype(array.dtype)
+        return numba.types.Array(kind, array.ndim, layout, readonly=not array.flags.writeable)
 
 
 def _enable_cache(dispatcher: Any) -> None:
@@ -105,9 +134,23 @@ def _enable_cache(dispatcher: Any) -> None:
 
 def _load(cache: Any, signature: Any, context: Any) -> Any:
     """`numba.core.caching.Cache.load_overload`, but the context stays as it is: without its compiler's tables."""
-    from numba.core.runtime import rtsys
-
     load_alone("scipy.linalg.cython_blas")
-    rtsys.initialize(context)
+    _begin_runtime(context)
     with cache._guard_against_spurious_io_errors():
         return cache._load_overload(signature, context)
+
+
+def _begin_runtime(context: Any) -> None:
+    """What kernels from the cache need of Numba's runtime.
+
+    That has functions in C, whose addresses are told, and a few that are compiled at each start, 0.02 s; of these every
+    kernel has its own (`numba.core.cpu.CPUContext.post_lowering`). What compiles begins the rest. With releases of
+    Numba with which that was not tried all of it is begun: a missing function ends the program.
+    """
+    binding: Any = importlib.import_module("llvmlite.binding")
+    runtime: Any = importlib.import_module("numba.core.runtime")
+    if importlib.import_module("numba").version_info.short not in _TRIED:
+        runtime.rtsys.initialize(context)
+        return
+    for name, address in runtime._nrt_python.c_helpers.items():  # named as in numba.core.runtime.nrt
+        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)

@@ -20,11 +20,13 @@ itself, hence the two small intrinsics written in its own language below.
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
-from relion_py.compute.jit import njit
+from relion_py.compute.jit import load_numba, njit
+
+load_numba()
+from llvmlite import ir  # noqa: E402
+from numba import types  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
 
 _intrinsic: Any = intrinsic  # it adds the typing context that callers do not pass
 _F32 = ir.FloatType()

@@ -9,6 +9,7 @@ size is cell length over sampling. `mrcfile` supplies the header layout.
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import time
 from collections.abc import Sequence
@@ -182,6 +183,22 @@ class Stack:
         """Section `index` (from 0) as float32, shape (ny, nx)."""
         return self.images([index])[0]
 
+    def view(self, index: int) -> np.ndarray:
+        """As `image`, but read-only, and where the file holds aligned float32 of this machine's byte order a map of it:
+        nothing is copied."""
+        head, section = self.header, self._sections[index : index + 1]
+        if len(section) and section.dtype == np.float32 and section.flags.aligned:
+            first = head.offset + index * head.section_bytes
+            beyond = first % mmap.ALLOCATIONGRANULARITY
+            with open(head.path, "rb") as file:
+                flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # all pages at once, where the system can
+                size = beyond + head.section_bytes
+                mapped = mmap.mmap(file.fileno(), size, flags, mmap.PROT_READ, offset=first - beyond)
+            return np.frombuffer(mapped, np.float32, offset=beyond).reshape(section.shape[1:])
+        image = self.image(index)
+        image.flags.writeable = False
+        return image
+
     def images(self, indices: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
         """Sections (from 0; all by default) as float32, shape (n, ny, nx)."""
         if indices is None:
@@ -209,7 +226,7 @@ class Stack:
         return np.ascontiguousarray(pixels.reshape(len(packed), head.ny, width)[:, :, : head.nx])
 
     def close(self) -> None:
-        """Let go of the file. Arrays that were returned are copies and stay valid."""
+        """Let go of the file. Arrays that were returned stay valid."""
         del self._sections
 
     def __enter__(self) -> Stack:
@@ -237,15 +254,19 @@ def read_map(path: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
     return read_stack(path)
 
 
-def read_image(name: str | os.PathLike[str]) -> tuple[np.ndarray, float]:
-    """One image (y, x) as float32 by RELION's name, `7@stack.mrcs` or `micrograph.mrc`, and A per pixel."""
+def read_image(name: str | os.PathLike[str], *, mapped: bool = False) -> tuple[np.ndarray, float]:
+    """One image (y, x) as float32 by RELION's name, `7@stack.mrcs` or `micrograph.mrc`, and A per pixel.
+
+    mapped: read-only, and perhaps a map of the file, see :meth:`Stack.view`.
+    """
     number, at, path = os.fspath(name).rpartition("@")
     if at and not number.isdigit():
         raise MrcError(f'"{name}" is not an image name; it should read like 000007@stack.mrcs.')
     with Stack(path) as stack:
         if not at and len(stack) != 1:
             raise MrcError(f"{path} has {len(stack)} images; say which, as in 000001@{path}.")
-        return stack.image(int(number) - 1 if at else 0), stack.pixel_size
+        index = int(number) - 1 if at else 0
+        return (stack.view if mapped else stack.image)(index), stack.pixel_size
 
 
 # ---------------------------------------------------------------------------------------------- writing

@@ -87,7 +87,7 @@ class LogMethod:
             geometry = geometry_of((header.ny, header.nx), micrograph.angpix, settings)
             filtered = read_maps(root, diameters_of(settings), geometry.work)
         else:
-            image, _ = read_image(micrograph.name)
+            image, _ = read_image(micrograph.name, mapped=True)
             geometry = geometry_of(image.shape, micrograph.angpix, settings)
             filtered = log_maps(image, geometry, settings, micrograph.ctf)
         if self._maps.write:
@@ -191,7 +191,7 @@ class TemplateMethod:
             count = len(self._references.images)
             return noise, (read_match(root, index, geometry.work) for index in range(count))
         image: Image
-        image, _ = read_image(micrograph.name)
+        image, _ = read_image(micrograph.name, mapped=True)
         matcher = self._matcher(geometry)
         started = matcher.start(image, micrograph.ctf, self._settings.seed + number)
         noise = started.noise(matcher.noise_mask)

@@ -8,7 +8,6 @@ Only what is needed of the maps is computed: picks keep off the edges, and off w
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relion_py.compute.picking.harmonics import Basis
-from relion_py.compute.picking.micrograph import Image
+from relion_py.compute.picking.micrograph import Image, Memory
 from relion_py.compute.picking.peaks import Area
 from relion_py.compute.picking.template_kernels import best_of_four, parts_of_sums
 from relion_py.compute.picking.transform_kernels import LANES, map_of_harmonic, next_harmonic, stages_of
@@ -54,7 +53,7 @@ class Correlator:
         self._angles = _Angles(basis, psis)
         self._firsts = np.array([*(mix.maps.start for mix in basis.mixes), len(basis)], np.int32)
         self._factors = _by_map(basis)
-        self._room = threading.local()  # fresh memory costs as much as what is done in it
+        self._memory = Memory()
 
     def maps(self, signal: Transform, area: Area, check: Callable[[], None]) -> Image:
         """Real and imaginary parts, by turns, of the basis' maps in an area, (2 K, N), of a micrograph whose transform
@@ -69,10 +68,10 @@ class Correlator:
         blocks = self._in_blocks(np.concatenate([signal, signal[at_0].conj()]), both)
         wave, order = self._in_blocks(np.ones(len(self._radius), np.complex64), self._quarter), 0
         # what is 0 in these stays so
-        block = self._buffer("block", (self._work, 2, LANES))
-        between = self._buffer("between", (self._work + 1, 2, deep))
-        room = self._buffer("room", (3 * (self._work + 2 * LANES), 2, LANES))
-        out = self._buffer("maps", (len(self._basis), 2, width, deep))
+        block = self._memory("block", (self._work, 2, LANES))
+        between = self._memory("between", (self._work + 1, 2, deep))
+        room = self._memory("room", (3 * (self._work + 2 * LANES), 2, LANES))
+        out = self._memory("maps", (len(self._basis), 2, width, deep))
         for number, wanted in enumerate(self._basis.orders):
             check()
             while order < wanted:
@@ -98,8 +97,8 @@ class Correlator:
         """Of all angles the highest cross-correlations, and their angles' numbers, (R, N), from maps (2 K, N)."""
         count, orders, total = self._basis.count, len(self._basis.mixes), maps.shape[1]
         best, which = np.empty((count, total), np.float32), np.empty((count, total), np.int16)
-        parts_room = self._buffer("parts", (2 * orders * count * _BLOCK,))
-        sums_room = self._buffer("sums", (4 * self._angles.rows * _TOGETHER * _BLOCK,))
+        parts_room = self._memory("parts", (2 * orders * count * _BLOCK,))
+        sums_room = self._memory("sums", (4 * self._angles.rows * _TOGETHER * _BLOCK,))
         for start in range(0, total, _BLOCK):
             check()
             width = min(_BLOCK, total - start)
@@ -126,14 +125,6 @@ class Correlator:
         low = self._radius.astype(np.int64)
         made = table[low] + (table[low + 1] - table[low]) * (self._radius - low).astype(np.float32)
         return self._in_blocks(made, self._quarter)
-
-    def _buffer(self, name: str, shape: tuple[int, ...]) -> Image:
-        """Memory of this thread, the same at each call of the same shape."""
-        room: Image | None = getattr(self._room, name, None)
-        if room is None or room.shape != shape:
-            room = np.zeros(shape, np.float32)
-            setattr(self._room, name, room)
-        return room
 
 
 def _by_map(basis: Basis) -> Image:

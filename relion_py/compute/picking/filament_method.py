@@ -65,7 +65,7 @@ class FilamentMethod(TemplateMethod):
         )
 
     def _combine(self, micrograph: Micrograph, number: int, geometry: Geometry) -> Combined:
-        image, _ = read_image(micrograph.name)
+        image, _ = read_image(micrograph.name, mapped=True)
         matcher = self._matcher(geometry)
         started = matcher.start(image, micrograph.ctf, self._settings.seed + number)
         ring = noise_ring(self._references.box, geometry.angpix, self._filaments)

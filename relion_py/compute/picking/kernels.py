@@ -1,4 +1,6 @@
-"""Kernels of pickers: the moments of an image, its standard form, the choice of peaks of many sizes."""
+"""Kernels of pickers: the moments of an image, its standard form, the choice of peaks of many sizes.
+
+None of them makes an array: those that do load more of Numba when they are called first, see `compute.jit`."""
 
 from __future__ import annotations
 
@@ -29,31 +31,39 @@ def moments(image):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def standardise(image, mean, deviation, largest, sign):  # type: ignore[no-untyped-def]
-    """In place: mean 0, standard deviation 1, times `sign`; pixels beyond `largest` deviations become 0.
+def standardise(image, mean, scale, largest, out):  # type: ignore[no-untyped-def]
+    """(image - mean) * scale, 0 where that is beyond `largest`, to `out`; both float32 (ny, nx).
 
     Source: autopicker.cpp, autoPickLoGOneMicrograph.
     """
-    scale = np.float32(sign / deviation)
-    limit = np.float32(largest)
-    middle = np.float32(mean)
+    middle, scale, limit = np.float32(mean), np.float32(scale), np.float32(largest)
     for row in range(image.shape[0]):
         for column in range(image.shape[1]):
             value = (image[row, column] - middle) * scale
-            image[row, column] = np.float32(0.0) if abs(value) > limit else value
+            out[row, column] = np.float32(0.0) if abs(value) > limit else value
 
 
 @njit(**_OPTIONS)
-def choose_peaks(merit, order, radii):  # type: ignore[no-untyped-def]
-    """Peaks from the highest down, each of which removes its neighbourhood.
+def keep_larger(image, name, best, names):  # type: ignore[no-untyped-def]
+    """Where float32 (N,) exceeds `best`, it takes the place, and `name` that in `names`; both float32 (N,)."""
+    name = np.float32(name)
+    for pixel in range(image.size):
+        better = image[pixel] > best[pixel]
+        best[pixel] = image[pixel] if better else best[pixel]
+        names[pixel] = name if better else names[pixel]
+
+
+@njit(**_OPTIONS)
+def choose_peaks(merit, order, radii, peaks):  # type: ignore[no-untyped-def]
+    """Peaks from the highest down, each of which removes its neighbourhood: how many.
 
     merit: float32 (n, n), changed: what a peak removes becomes 0. order: flat indices of the positive pixels,
-    the highest first. radii: int (n, n), a peak there removes the pixels nearer than that. Returns flat indices.
+    the highest first. radii: int (n, n), a peak there removes the pixels nearer than that. peaks: int64, as `order`,
+    to which their flat indices go.
 
     Source: autopicker.cpp, autoPickLoGOneMicrograph.
     """
     rows, columns = merit.shape
-    peaks = np.empty(order.size, np.int64)
     found = 0
     for flat in order:
         row, column = flat // columns, flat % columns
@@ -65,40 +75,38 @@ def choose_peaks(merit, order, radii):  # type: ignore[no-untyped-def]
         radius = radii[row, column]
         for y in range(max(0, row - radius), min(rows, row + radius + 1)):
             for x in range(max(0, column - radius), min(columns, column + radius + 1)):
-                if (y - row) ** 2 + (x - column) ** 2 < radius * radius:
+                if (y - row) * (y - row) + (x - column) * (x - column) < radius * radius:
                     merit[y, x] = 0.0
-    return peaks[:found]
+    return found
 
 
 @njit(**_OPTIONS)
-def keep_apart(points, label, distance):  # type: ignore[no-untyped-def]
-    """Which of the points (N, 2), the best first, have no better one that is kept within less than `distance`.
+def keep_apart(points, label, distance, kept):  # type: ignore[no-untyped-def]
+    """Which of the points (N, 2), the best first, have no better one that is kept within less than `distance`: others
+    become False in `kept`, bool (N,), at first True.
 
-    Only points of the same label count; those of one label follow each other. Returns bool (N,).
+    Only points of the same label count; those of one label follow each other.
     """
     count = len(points)
-    kept = np.ones(count, np.bool_)
     for index in range(count):
         if not kept[index]:
             continue
         for other in range(index + 1, count):
             if label[other] != label[index]:
                 break
-            apart = (points[other, 0] - points[index, 0]) ** 2 + (points[other, 1] - points[index, 1]) ** 2
-            if apart < distance * distance - 1e-6:
+            down, right = points[other, 0] - points[index, 0], points[other, 1] - points[index, 1]
+            if down * down + right * right < distance * distance - 1e-6:
                 kept[other] = False
-    return kept
 
 
 @njit(**_OPTIONS)
-def clusters(points, order, squared):  # type: ignore[no-untyped-def]
-    """The first point of each point's cluster, int64 (N,): steps between points of a cluster are, squared, less than
-    `squared`.
+def clusters(points, order, squared, parent):  # type: ignore[no-untyped-def]
+    """The first point of each point's cluster, to `parent`, int64 (N,), at first the numbers of the points: steps
+    between points of a cluster are, squared, less than `squared`.
 
     points: float64 (N, 2). order: their numbers, the first coordinate rising.
     """
     count = len(points)
-    parent = np.arange(count)
     for place in range(count):
         one = order[place]
         for after in range(place + 1, count):
@@ -111,7 +119,6 @@ def clusters(points, order, squared):  # type: ignore[no-untyped-def]
                 parent[max(first, second)] = min(first, second)
     for one in range(count):
         parent[one] = _root(parent, one)
-    return parent
 
 
 @njit(**_OPTIONS)
@@ -123,10 +130,10 @@ def _root(parent, one):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def lonely(points, order, squared):  # type: ignore[no-untyped-def]
-    """Which points (N, 2) have no other within a distance whose square is `squared`, bool (N,); order: as above."""
+def lonely(points, order, squared, alone):  # type: ignore[no-untyped-def]
+    """Which points (N, 2) have no other within a distance whose square is `squared`: others become False in `alone`,
+    bool (N,), at first True; order: as above."""
     count = len(points)
-    alone = np.ones(count, np.bool_)
     for place in range(count):
         one = order[place]
         for after in range(place + 1, count):
@@ -136,17 +143,16 @@ def lonely(points, order, squared):  # type: ignore[no-untyped-def]
                 break
             if down * down + right * right <= squared:
                 alone[one] = alone[other] = False
-    return alone
 
 
 @njit(**_OPTIONS)
-def peaks_of(merit, allowed, top, bottom, left, right, threshold, beside):  # type: ignore[no-untyped-def]
-    """Pixels that no direct neighbour exceeds: rows and columns, int64, in their order.
+def peaks_of(merit, allowed, top, bottom, left, right, threshold, beside, rows, columns):  # type: ignore[no-untyped-def]
+    """Pixels that no direct neighbour exceeds: how many; to `rows` and `columns`, int64 (N,), the first N, in their
+    order.
 
     merit: float32 (n, n); allowed: bool (n, n); the area's neighbours lie within them. threshold: the least height;
     beside: that of all four neighbours.
     """
-    rows, columns = np.empty(64, np.int64), np.empty(64, np.int64)
     found = 0
     for row in range(top, bottom):
         for column in range(left, right):
@@ -159,9 +165,7 @@ def peaks_of(merit, allowed, top, bottom, left, right, threshold, beside):  # ty
                 continue
             if not (up >= beside and down >= beside and before >= beside and after >= beside):
                 continue
-            if found == rows.size:
-                rows = np.concatenate((rows, np.empty(found, np.int64)))
-                columns = np.concatenate((columns, np.empty(found, np.int64)))
-            rows[found], columns[found] = row, column
+            if found < rows.size:
+                rows[found], columns[found] = row, column
             found += 1
-    return rows[:found], columns[:found]
+    return found

@@ -6,7 +6,8 @@ Source: RELION 5, autopicker.cpp (initialise, getGoodFourierDims, autoPickLoGOne
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import threading
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,8 @@ from relion_py.compute.picking.kernels import moments, standardise
 LARGEST_PRIME = 43
 """Working sizes with larger prime factors are replaced by a neighbour: their transforms are slow."""
 
-_LARGEST_FACTOR = 128
-"""Sizes of micrographs with larger prime factors are transformed by SciPy."""
+LARGEST_FACTOR = 128
+"""Transforms of sizes with larger prime factors are SciPy's."""
 
 _SMALLEST_WORKING_SIZE = 8
 
@@ -114,53 +115,133 @@ def lowpass_size(size: int, angpix: float, lowpass: float) -> int:
     return min(largest, 2 * round_half_up(size * angpix / lowpass)) if lowpass > 0 else largest
 
 
-def standard_square(image: Image, geometry: Geometry, outlier_zscore: float, sign: float, seed: int) -> Image:
-    """The micrograph, changed in place, with mean 0 and standard deviation 1, times `sign`, in its square.
+@dataclass(frozen=True)
+class Standard:
+    """What makes a micrograph standard: (image - mean) * scale, 0 where that is beyond `largest`."""
 
-    Pixels beyond `outlier_zscore` deviations become 0; what the square has beside the micrograph is noise of
-    standard deviation 1. float32 (size, size). UserError for NaN, infinity, and images that are the same everywhere.
+    mean: float = 0.0
+    scale: float = 1.0
+    largest: float = math.inf
+
+
+AS_IT_IS = Standard()
+
+
+def made_standard(image: Image, standard: Standard) -> Image:
+    """The standard micrograph."""
+    out = np.empty(image.shape, np.float32)
+    standardise(image, *astuple(standard), out)
+    return out
+
+
+def standard_square(
+    image: Image, geometry: Geometry, outlier_zscore: float, sign: float, seed: int
+) -> tuple[Image, Standard]:
+    """The micrograph in its square, float32 (size, size), and what makes that standard: mean 0, standard deviation 1,
+    times `sign`, 0 for pixels beyond `outlier_zscore` deviations.
+
+    What the square has beside the micrograph is noise of standard deviation 1; such a square is standard as it is.
+    UserError for NaN, infinity, and images that are the same everywhere.
     """
-    mean, deviation = moments(image)
-    if not (math.isfinite(mean) and math.isfinite(deviation)):
-        raise UserError("it holds values that are not numbers (NaN or infinity).")
-    if deviation == 0:
-        raise UserError(f"it is empty: every pixel is {mean:g}.")
-    standardise(image, mean, deviation, outlier_zscore, sign)
-    return _square(image, geometry, seed)
-
-
-def _square(image: Image, geometry: Geometry, seed: int) -> Image:
-    """The standard micrograph in the middle of a square, noise of standard deviation 1 beside it."""
+    standard = _standard_of(moments(image), outlier_zscore, sign)
     rows, columns, size = geometry.rows, geometry.columns, geometry.size
     if rows == columns == size:
-        return image
+        return image, standard
     square = np.empty((size, size), np.float32)
     top, left = geometry.corner
     random = np.random.default_rng(seed)
     for area in (square[:top], square[top + rows :], square[:, :left], square[:, left + columns :]):
         area[...] = random.standard_normal(area.shape, np.float32)
-    square[top : top + rows, left : left + columns] = image
-    return square
+    square[top : top + rows, left : left + columns] = made_standard(image, standard)
+    return square, AS_IT_IS
 
 
-def window(image: Image, work: int, squared: bool = False) -> NDArray[np.complex64]:
-    """The half transform (work, work // 2 + 1) of a square image, divided by its number of pixels: its lowest
-    frequencies; or of its squared values."""
-    from relion_py.compute.picking.transform_kernels import LANES, lowest_frequencies, stages_of  # they load Numba
-
-    size, half = len(image), work // 2
-    kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
-    factors, turns = stages_of(size)
-    if factors.max() > _LARGEST_FACTOR:
-        transform: NDArray[np.complex64] = fft.rfft2(np.square(image) if squared else image)[kept, : half + 1]
-        return transform / np.float32(size * size)
-    columns = np.empty((half // LANES + 1, size + 2 * LANES, 2, LANES), np.float32)
-    strip = np.empty((2 * LANES, -(-size // LANES) * LANES), np.float32)
-    room = np.empty((3 * (size + 2 * LANES), 2, LANES), np.float32)
-    transform = np.empty((len(kept), half + 1), np.complex64)
-    lowest_frequencies(image, squared, factors, turns, kept, columns, strip, room, transform)
-    transform *= np.float32(0.5 / size**2)
+def standard_window(
+    image: Image, geometry: Geometry, outlier_zscore: float, sign: float, seed: int
+) -> NDArray[np.complex64]:
+    """The lowest frequencies of the standard micrograph in its square, see :func:`standard_square` and
+    :func:`window`; a square one without outliers is looked at only once."""
+    work = geometry.work
+    if not geometry.rows == geometry.columns == geometry.size:
+        square, standard = standard_square(image, geometry, outlier_zscore, sign, seed)
+        return window(square, work, standard=standard)
+    about = float(image[:: -(-len(image) // 64)].mean(dtype=np.float64))  # differences from it keep moments exact
+    sums = np.zeros((2, 3))
+    transform = window(image, work, standard=Standard(about), sums=sums)
+    total, squares, bits = sums[0]
+    mean, largest = total / image.size, np.int32(bits).view(np.float32)
+    deviation = math.sqrt(max(squares - total * mean, 0.0 * squares) / max(image.size - 1, 1))
+    standard = _standard_of((about + mean, deviation), outlier_zscore, sign)
+    if not (largest + abs(mean)) * abs(standard.scale) < 0.9999 * outlier_zscore:
+        return window(image, work, standard=standard)
+    transform[0, 0] -= np.float32(mean)
+    transform *= np.float32(standard.scale)
     return transform
+
+
+def _standard_of(moments: tuple[float, float], outlier_zscore: float, sign: float) -> Standard:
+    """What makes a micrograph with this mean and standard deviation standard."""
+    mean, deviation = moments
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
+        raise UserError("it holds values that are not numbers (NaN or infinity).")
+    if deviation == 0:
+        raise UserError(f"it is empty: every pixel is {mean:g}.")
+    return Standard(mean, sign / deviation, outlier_zscore)
+
+
+def window(
+    image: Image,
+    work: int,
+    squared: bool = False,
+    standard: Standard = AS_IT_IS,
+    sums: NDArray[np.float64] | None = None,
+) -> NDArray[np.complex64]:
+    """The half transform (work, work // 2 + 1) of a square image, made standard, divided by its number of pixels: its
+    lowest frequencies; or of its squared values. sums: see `decimation.fewer_rows`."""
+    # they load Numba
+    from relion_py.compute.picking.decimation import TOGETHER, fewer_rows, sieve_of, standard_row, width_of
+    from relion_py.compute.picking.transform_kernels import LANES, lowest_frequencies, stages_of
+
+    size, half, sums = len(image), work // 2, np.empty((2, 3)) if sums is None else sums
+    sieve = sieve_of(size, work)
+    step, weights, count = sieve.step, sieve.weights, size // sieve.step
+    factors, turns = stages_of(count)
+    form = np.array(astuple(standard), np.float32)
+    if factors.max() > LARGEST_FACTOR:
+        whole = np.empty((size, size), np.float32)
+        for row, out in zip(image, whole, strict=True):
+            standard_row(row, *form, squared, sums[0], out)
+        kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
+        transform: NDArray[np.complex64] = fft.rfft2(whole)[kept, : half + 1]
+        return transform / np.float32(size * size)
+    kept = np.r_[0 : half + 1, count - half + 1 : count] if work < count else np.arange(count)
+    wide, turn = width_of(size)
+    rows = _memory("rows", (-(-count // (2 * LANES)) * 2 * LANES, wide))
+    room = _memory("room", (step * (TOGETHER - 1) + len(weights), wide + turn))
+    fewer_rows(image, *form, squared, sums, weights, count, room, rows)
+    columns = _memory("columns", (half // LANES + 1, count + 2 * LANES, 2, LANES))
+    room = _memory("lines", (3 * (step * (count + 10) + len(weights) + 2 * LANES), 2, LANES))
+    transform = np.empty((len(kept), half + 1), np.complex64)
+    lowest_frequencies(rows, count, step, weights, factors, turns, kept, columns, room, transform)
+    transform *= sieve.factors[:, None]
+    transform *= np.float32(0.5 / size**2) * sieve.factors[: half + 1]
+    return transform
+
+
+class Memory(threading.local):
+    """Memory of a thread, float32, at first 0, and the same whenever the same shape is asked for under a name: fresh
+    memory costs as much as what is done in it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Image] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Image:
+        if name not in self._kept or self._kept[name].shape != shape:
+            self._kept[name] = np.zeros(shape, np.float32)
+        return self._kept[name]
+
+
+_memory = Memory()
 
 
 def _smooth_size(wanted: int, limit: int) -> int:

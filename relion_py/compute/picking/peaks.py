@@ -76,10 +76,16 @@ def find_peaks(
     """
     rows, columns = area
     least = np.float32(threshold)
-    row, column = peaks_of(
-        merit, allowed, rows.start, rows.stop, columns.start, columns.stop, least,
-        np.float32(-np.inf) if shrunk else least,
-    )  # fmt: skip
+    beside, room = np.float32(-np.inf) if shrunk else least, 1024
+    while True:
+        row, column = np.empty((2, room), np.int64)
+        found = peaks_of(
+            merit, allowed, rows.start, rows.stop, columns.start, columns.stop, least, beside, row, column
+        )  # fmt: skip
+        if found <= room:
+            break
+        room = found
+    row, column = row[:found], column[:found]
     return Peaks(row, column, merit[row, column], psi[row, column], np.full(len(row), reference))
 
 
@@ -92,14 +98,17 @@ def prune_clusters(peaks: Peaks, radius: float, distance: float) -> Peaks:
         return peaks
     points = peaks.points
     # clusters in the order of their first peaks
-    first = clusters(points, np.argsort(points[:, 0]), radius * radius - 1e-6)
+    first, kept = np.arange(len(points)), np.ones(len(points), bool)
+    clusters(points, np.argsort(points[:, 0]), radius * radius - 1e-6, first)
     order = np.lexsort((-peaks.merit, first))
-    return peaks[order[keep_apart(points[order], first[order], distance)]]
+    keep_apart(points[order], first[order], distance, kept)
+    return peaks[order[kept]]
 
 
 def remove_crowded(peaks: Peaks, distance: float) -> Peaks:
     """Only the peaks that have no other within `distance` (pixels at work)."""
     if len(peaks) < 2:
         return peaks
-    points = peaks.points
-    return peaks[lonely(points, np.argsort(points[:, 0]), float(np.float32(distance) ** 2 + 1e-6))]
+    points, alone = peaks.points, np.ones(len(peaks), bool)
+    lonely(points, np.argsort(points[:, 0]), float(np.float32(distance) ** 2 + 1e-6), alone)
+    return peaks[alone]

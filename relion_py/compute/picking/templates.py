@@ -29,7 +29,16 @@ from relion_py.compute.image import fft
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.fourier import disc_pixels, filter_profile, frequencies, radius_grid
 from relion_py.compute.picking.harmonics import FIRST_PEAK, make_basis
-from relion_py.compute.picking.micrograph import Geometry, Image, lowpass_size, standard_square, window
+from relion_py.compute.picking.micrograph import (
+    AS_IT_IS,
+    Geometry,
+    Image,
+    Standard,
+    lowpass_size,
+    made_standard,
+    standard_square,
+    window,
+)
 from relion_py.compute.picking.peaks import Area
 from relion_py.compute.picking.references import References, squared_distance
 from relion_py.compute.picking.template_kernels import figures_of_merit, keep_best, paired_products, turned
@@ -174,7 +183,7 @@ class Matcher:
         self._unturned: dict[int, Transform] = {}
 
     def start(self, micrograph: Image, ctf: CtfParams | None, seed: int) -> Started:
-        """What is computed once per micrograph, float32 (ny, nx), which is changed.
+        """What is computed once per micrograph, float32 (ny, nx).
 
         ctf: one particle's parameters. seed: of the noise that makes oblong micrographs square.
         """
@@ -266,11 +275,11 @@ class Started:
     def __init__(self, matcher: Matcher, micrograph: Image, ctf: CtfParams | None, seed: int) -> None:
         self._matcher = matcher
         settings, geometry = matcher.settings, matcher.geometry
-        square = standard_square(micrograph, geometry, settings.outlier_zscore, 1.0, seed)
+        square, standard = standard_square(micrograph, geometry, settings.outlier_zscore, 1.0, seed)
         if settings.highpass > 0:
-            square = _without_low(square, geometry, settings.highpass)
-        self._plain = self._windowed(square)
-        self._squared = self._windowed(square, squared=True)
+            square = _without_low(made_standard(square, standard), geometry, settings.highpass)
+            standard = AS_IT_IS
+        self._plain, self._squared = self._windowed(square, standard)
         self._ctf_in_band = _ctf(ctf if settings.ctf else None, matcher.band, geometry, settings.intact_first_peak)
         particle = int(matcher.references.inside().sum())
         pixels = matcher.pixels
@@ -310,9 +319,10 @@ class Started:
             figures_of_merit(best, noise.mean, noise.deviation, moment, square)
             yield Match(best, psis[which], float(np.exp(0.5 * square)))
 
-    def _windowed(self, square: Image, squared: bool = False) -> Transform:
-        """The lowest frequencies of an image at its full size, see `micrograph.window`."""
-        return window(square, self._matcher.geometry.work, squared)
+    def _windowed(self, square: Image, standard: Standard) -> tuple[Transform, Transform]:
+        """The lowest frequencies of a micrograph and of its squared values, see `micrograph.window`."""
+        work = self._matcher.geometry.work
+        return window(square, work, False, standard), window(square, work, True, standard)
 
     def _match_by_harmonics(self, noise: Noise, stop: threading.Event | None, area: Area | None) -> Iterator[Match]:
         matcher, work = self._matcher, self._matcher.geometry.work

@@ -22,7 +22,7 @@ from relion_py.compute.backend.cuda_arrays import GIB, Device
 from relion_py.compute.backend.kernel_sources import THREADS
 from relion_py.compute.errors import Aborted, UserError
 from relion_py.compute.image.ctf import CtfParams
-from relion_py.compute.picking.micrograph import Geometry, Image
+from relion_py.compute.picking.micrograph import Geometry, Image, Standard, made_standard
 from relion_py.compute.picking.peaks import Area
 from relion_py.compute.picking.references import References
 from relion_py.compute.picking.templates import Match, Matcher, Noise, Started, TemplateSettings, Transform
@@ -122,22 +122,26 @@ class CudaStarted(Started):
 
     _matcher: CudaMatcher
 
-    def _windowed(self, square: Image, squared: bool = False) -> Transform:
+    def _windowed(self, square: Image, standard: Standard) -> tuple[Transform, Transform]:
         """See `Started._windowed`."""
-        found = self._matcher.on_device(lambda: self._windowed_there(square, squared))
-        return super()._windowed(square, squared) if found is None else found
+        found = self._matcher.on_device(lambda: self._windowed_there(made_standard(square, standard)))
+        return super()._windowed(square, standard) if found is None else found
 
-    def _windowed_there(self, square: Image, squared: bool) -> Transform | None:
-        """The same; None where the memory is too small."""
+    def _windowed_there(self, square: Image) -> tuple[Transform, Transform] | None:
+        """The same of a standard micrograph; None where the memory is too small."""
         matcher, size, half = self._matcher, len(square), self._matcher.geometry.work // 2
         xp = matcher.device.xp
-        try:
-            image = xp.asarray(square)
-            whole = xp.fft.rfft2(image * image if squared else image).astype(np.complex64, copy=False)[:, : half + 1]
+
+        def kept(image: Array) -> Transform:
+            whole = xp.fft.rfft2(image).astype(np.complex64, copy=False)[:, : half + 1]
             if matcher.geometry.work < size:
                 whole = xp.concatenate([whole[: half + 1], whole[size - half + 1 :]])
-            kept: Transform = matcher.device.to_host(whole)
-            return kept / np.float32(size * size)
+            transform: Transform = matcher.device.to_host(whole)
+            return transform / np.float32(size * size)
+
+        try:
+            image = xp.asarray(square)
+            return kept(image), kept(image * image)
         except matcher.device.memory_errors:
             pass
         matcher.drop()

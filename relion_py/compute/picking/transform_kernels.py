@@ -15,17 +15,22 @@ import functools
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.core.codegen import get_host_cpu_features
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from relion_py.compute.jit import njit
+from relion_py.compute.jit import load_numba, njit
+
+load_numba()
+from llvmlite import ir  # noqa: E402
+from numba import types  # noqa: E402
+from numba.core import cgutils  # noqa: E402
+from numba.core.codegen import get_host_cpu_features  # noqa: E402
+from numba.extending import intrinsic  # noqa: E402
 
 LANES = 16 if "+avx512f" in get_host_cpu_features() else 8
 """Lines that are transformed together: registers hold 16 or 8 numbers."""
+
+SIDE_BY_SIDE = 8
+"""Vectors of which weighted sums are made at once: so many additions go on at the same time."""
 
 _WRITTEN_OUT = (4, 2, 3, 5, 7, 11, 13)
 
@@ -388,7 +393,7 @@ def map_of_harmonic(  # type: ignore[no-untyped-def]
     more = other + np.int64(size + LANES) * pair
     first, second, third, table = block.ctypes.data, between.ctypes.data, out.ctypes.data, turns.ctypes.data
     for number in range(len(wave)):
-        kept = np.int64(min(LANES, size // 2 - LANES * number))  # kx below the highest
+        kept = np.int64(min(LANES, size // 2 + 1 - LANES * number))
         for opposite in range(2):
             for y in range(rows):
                 above = signal.ctypes.data + pair * (number * signal.shape[1] + rows - 1 + y)
@@ -437,31 +442,84 @@ def _halves(typing_context: Any, value, opposite, one, other):  # type: ignore[n
     return signature, generate
 
 
-@njit(**_OPTIONS)
-def lowest_frequencies(image, squared, factors, turns, rows, columns, strip, room, out):  # type: ignore[no-untyped-def]
-    """The transform of a square image, or of its squared values, at its lowest frequencies, times 2.
+@_intrinsic
+def weighted_sums(  # type: ignore[no-untyped-def]
+    typing_context: Any, weights, count, source, step, across, target, apart
+):
+    """Sums of `count` vectors, `step` bytes apart from the address `source` on, times the float32 at the address
+    `weights`: SIDE_BY_SIDE of them, the first vectors of which are `across` bytes apart; to `target`, `apart` bytes
+    apart."""
 
-    image: float32 (n, n). factors, turns: of n, see `stages_of`. rows: int64 (Y,), the ky of the result, 0 to n - 1.
-    columns: float32 (X / LANES, n + 2 LANES, 2, LANES), strip: float32 (2 LANES, n, rounded up to whole vectors), room:
-    float32 (3 (n + 2 LANES), 2, LANES), of any content. out: complex64 (Y, X), kx from 0 on.
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        weights, count, source, step, across, target, apart = arguments
+        sums = [cgutils.alloca_once_value(builder, _constant(0.0)) for _ in range(SIDE_BY_SIDE)]
+        with cgutils.for_range(builder, count) as loop:
+            place = builder.inttoptr(builder.add(weights, builder.mul(loop.index, _I64(4))), _FLOAT.as_pointer())
+            weight, here = _splat(builder, builder.load(place)), builder.add(source, builder.mul(loop.index, step))
+            for total in sums:
+                product = builder.fmul(_load(builder, here), weight, flags=_FAST)
+                builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
+                here = builder.add(here, across)
+        for total in sums:
+            _store(builder, builder.load(total), target)
+            target = builder.add(target, apart)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), generate
+
+
+@_intrinsic
+def _number(typing_context: Any, address):  # type: ignore[no-untyped-def]
+    """The float32 at an address."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.load(builder.inttoptr(arguments[0], _FLOAT.as_pointer()))
+
+    return types.float32(types.int64), generate
+
+
+@_intrinsic
+def bits_of(typing_context: Any, value):  # type: ignore[no-untyped-def]
+    """The bits of a float32, as int32."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@njit(**_OPTIONS)
+def lowest_frequencies(image, size, step, weights, factors, turns, rows, columns, room, out):  # type: ignore[no-untyped-def]
+    """The transform of `size` rows at its lowest frequencies, times 2, of every `step`-th weighted sum of columns.
+
+    image: float32, (size, step size) filled up to pairs of vectors. weights: float32 (L,), see `decimation`. factors,
+    turns: of the size, see `stages_of`. rows: int64 (Y,), the ky of the result, 0 to size - 1. columns: float32 (X /
+    LANES, size + 2 LANES, 2, LANES), room: float32 (3 R, 2, LANES) with R at least step (size + 10) + L + 2 LANES, of
+    any content. out: complex64 (Y, X), kx from 0 on.
     """
-    size = len(image)
-    pair = np.int64(2 * _BYTES)
+    wide, reach = step * size, len(weights)
+    pair, line = np.int64(2 * _BYTES), np.int64(4 * image.shape[1])
     work = (room.ctypes.data + pair - 1) // pair * pair
-    other = work + np.int64(size + LANES) * pair
-    more = other + np.int64(size + LANES) * pair
-    blocks, table, line = columns.ctypes.data, turns.ctypes.data, np.int64(4 * strip.shape[1])
+    other = work + np.int64(len(room) // 3) * pair
+    more = other + np.int64(len(room) // 3) * pair
+    blocks, table = columns.ctypes.data, turns.ctypes.data
     for first in range(0, size, 2 * LANES):
         # rows by turns are the real and the imaginary parts of lines
-        for row in range(min(2 * LANES, size - first)):
-            for x in range(size):
-                value = image[first + row, x]
-                strip[row, x] = value * value if squared else value
-        for x in range(0, size, LANES):
+        lines, spare = work, other
+        for x in range(0, wide, LANES):
             for part in range(2):
-                source = strip.ctypes.data + part * line + 4 * x
-                _transpose(source, 2 * line, work + x * pair + part * _BYTES, pair, np.int64(LANES))
-        done = _lines(work, pair, np.int64(_BYTES), size, factors, table, other, work, more)
+                source = image.ctypes.data + line * (first + part) + 4 * x
+                _transpose(source, 2 * line, lines + x * pair + part * _BYTES, pair, np.int64(LANES))
+        if step > 1:
+            for x in range(reach - step):  # they go on periodically
+                for part in range(2):
+                    _copy(lines + x * pair + part * _BYTES, lines + (wide + x) * pair + part * _BYTES)
+            for x in range(0, size, SIDE_BY_SIDE):
+                for part in range(2):
+                    source, target = lines + step * x * pair + part * _BYTES, spare + x * pair + part * _BYTES
+                    weighted_sums(weights.ctypes.data, reach, source, pair, step * pair, target, pair)
+            lines, spare = spare, lines
+        done = _lines(lines, pair, np.int64(_BYTES), size, factors, table, spare, lines, more)
         for block in range(len(columns)):
             for k in range(LANES):
                 x = LANES * block + k
@@ -475,11 +533,11 @@ def lowest_frequencies(image, squared, factors, turns, rows, columns, strip, roo
     for block in range(len(columns)):
         source = blocks + block * columns.shape[1] * pair
         done = _lines(source, pair, np.int64(_BYTES), size, factors, table, work, other, more)
-        values = room.reshape(-1)[(done - room.ctypes.data) // 4 :]
         for row in range(len(rows)):
-            start = 2 * LANES * ((size - rows[row]) % size)  # of the inverse transform
+            place = done + pair * ((size - rows[row]) % size)  # of the inverse transform
             for lane in range(min(LANES, out.shape[1] - LANES * block)):
-                out[row, LANES * block + lane] = complex(values[start + lane], values[start + LANES + lane])
+                here = place + 4 * lane
+                out[row, LANES * block + lane] = complex(_number(here), _number(here + _BYTES))
 
 
 @njit(**_OPTIONS)

@@ -92,6 +92,23 @@ def test_sections_are_read_alone_and_from_several_threads(tmp_path):
     assert pixel_size == 2.0
 
 
+@pytest.mark.parametrize(
+    ("order", "dtype", "offset"), [("<", "f4", 16), ("<", "f4", 2), (">", "f4", 16), ("<", "i2", 0)]
+)
+def test_an_image_that_is_mapped(tmp_path, order, dtype, offset):
+    """The same values, aligned and of this machine's byte order, wherever they lie in the file."""
+    values = np.arange(2 * 40 * 50).reshape(2, 40, 50)
+    data = bytes(offset) + values.astype(np.dtype(order + dtype)).tobytes()
+    path = _raw(tmp_path / "x.mrcs", data, order, nx=50, ny=40, nz=2, mode=2 if dtype == "f4" else 1, nsymbt=offset)
+    for number in (0, 1):
+        image, _ = mrc.read_image(f"{number + 1}@{path}", mapped=True)
+        np.testing.assert_array_equal(image, values[number])
+        assert image.dtype == np.float32 and image.dtype.isnative
+        assert image.flags.aligned and not image.flags.writeable
+    with pytest.raises(MrcError, match=r"Image number 3 .* has 2 images"):
+        mrc.read_image(f"3@{path}", mapped=True)
+
+
 # --------------------------------------------------------------------------- damaged files
 
 

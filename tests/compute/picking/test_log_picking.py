@@ -16,7 +16,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_image
 from relion_py.compute.picking.kernels import moments
-from relion_py.compute.picking.log import LogSettings, best_of, diameters_of, log_maps, pick_log
+from relion_py.compute.picking.log import LogSettings, _highest_first, best_of, diameters_of, log_maps, pick_log
 from relion_py.compute.picking.micrograph import Geometry, Picks, geometry_of, working_size
 
 PIXEL = 2.0
@@ -63,6 +63,35 @@ def test_the_filter_by_its_definition() -> None:
             continue  # frequencies beyond those that are kept play a role
         wanted = np.fft.ifft2(transform).real[::2, ::2]
         np.testing.assert_allclose(found, wanted, atol=2e-3 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("work", [40, 66, 262])  # the last is SciPy's turn
+def test_all_maps_by_their_definition(work: int) -> None:
+    """Down to the highest frequencies and the widest filters, against NumPy in double precision."""
+    size = 2 * work
+    image = np.random.default_rng(3).standard_normal((size, size)).astype(np.float32)
+    how = LogSettings(20, 60, outlier_zscore=99, shrink=work, optimise_scale=False)
+    geometry = geometry_of(image.shape, PIXEL, how)
+    assert geometry.work == work
+    standard = -(image.astype(np.float64) - image.mean(dtype=np.float64)) / image.std(ddof=1, dtype=np.float64)
+    ky = np.r_[0 : work // 2 + 1, work // 2 + 1 - work : 0]
+    transform = np.fft.rfft2(standard)[ky, : work // 2 + 1] / size**2
+    r2 = ky[:, None] ** 2.0 + np.arange(work // 2 + 1) ** 2
+    diameters = []
+    for diameter, found in log_maps(image, geometry, how):
+        s2 = (0.5 * size * PIXEL / diameter) ** 2
+        filtered = transform * r2 * np.exp(-0.5 * r2 / s2) / s2
+        wanted = np.fft.irfft2(filtered, s=(work, work), norm="forward")
+        np.testing.assert_allclose(found, wanted, atol=2e-6 * np.abs(wanted).max())
+        diameters.append(diameter)
+    assert diameters == diameters_of(how) and len(diameters) == 11
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([-1.0, 0.0, 1e-30, 0.5, 1.0, 1.5, 3e30]), max_size=20))
+def test_the_highest_come_first_and_of_equal_ones_the_first(heights: list[float]) -> None:
+    expected = sorted((place for place, height in enumerate(heights) if height > 0), key=lambda place: -heights[place])
+    assert list(_highest_first(np.array(heights, np.float32))) == expected
 
 
 def test_the_diameter_of_a_disc_is_found() -> None:

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 from relion_py.compute.picking import micrograph, transform_kernels
+from relion_py.compute.picking.decimation import sieve_of
+from relion_py.compute.picking.micrograph import Standard
 from relion_py.compute.picking.transform_kernels import LANES, map_of_harmonic, stages_of
 
 RANDOM = np.random.default_rng(0)
 # all factors that are written out, one that is not, the least size, and odd ones
+FEWER = [(242, 50), (243, 32), (408, 40), (600, 50), (1000, 26)]  # of which rows are left out
 SIZES = [8, 45, 60, 66, 91, 128, 142, 182]
 
 
 @pytest.mark.parametrize("squared", [False, True])
-@pytest.mark.parametrize(("size", "work"), [(size, size // 3 * 2) for size in SIZES] + [(64, 64), (262, 20)])
+@pytest.mark.parametrize(("size", "work"), [(size, size // 3 * 2) for size in SIZES] + [(64, 64), (262, 20)] + FEWER)
 def test_the_lowest_frequencies_of_a_micrograph(size, work, squared):
     image = RANDOM.standard_normal((size, size)).astype(np.float32)
     whole = np.fft.rfft2(image.astype(float) ** (2 if squared else 1)) / size**2
@@ -25,7 +28,56 @@ def test_the_lowest_frequencies_of_a_micrograph(size, work, squared):
     got = micrograph.window(image, work, squared)
     assert got.dtype == np.complex64 and got.shape == expected.shape
     np.testing.assert_allclose(got, expected, atol=5e-7 * np.abs(expected).max())
-    assert (stages_of(size)[0].max() > micrograph._LARGEST_FACTOR) == (size == 262)  # SciPy's turn
+    kept = size // sieve_of(size, work).step
+    assert (stages_of(kept)[0].max() > micrograph.LARGEST_FACTOR) == (size == 262)  # SciPy's turn
+
+
+@pytest.mark.parametrize(("size", "work"), FEWER)
+def test_what_has_no_place_among_the_lowest_frequencies_vanishes(size, work):
+    """One wave after the other, higher and higher ones, against the rounding of single precision."""
+    sieve = sieve_of(size, work)
+    assert sieve.step > 1 and size % sieve.step == 0 and size >= 2.4 * sieve.step * work
+    kept = size // sieve.step
+    left = 0.0
+    for wave in range(size // 2 + 1):
+        line = np.exp(2j * np.pi * wave * np.arange(size) / size)
+        sums = [sieve.weights @ line[(sieve.step * row + np.arange(len(sieve.weights))) % size] for row in range(kept)]
+        seen = (np.fft.fft(sums) / kept)[np.fft.fftfreq(work, 1 / work).astype(int)] * sieve.factors / sieve.step
+        expected = np.fft.fftfreq(work, 1 / work) == wave
+        if wave != work // 2:  # which is kept as a positive frequency
+            left = max(left, np.abs(seen - expected).max())
+    assert left < 1e-6
+
+
+@pytest.mark.parametrize(("size", "work"), [(64, 40), (242, 50), (262, 20)])
+@pytest.mark.parametrize("squared", [False, True])
+def test_a_micrograph_is_made_standard_on_the_way(size, work, squared):
+    image = RANDOM.normal(50.0, 3.0, (size, size)).astype(np.float32)
+    image[3, 5], image[size - 1, 0] = 90.0, -20.0
+    standard = Standard(50.0, -1 / 3, 8.0)
+    expected = (50.0 - image) / 3
+    expected[np.abs(expected) > 8] = 0
+    before = image.copy()
+    got = micrograph.window(image, work, squared, standard)
+    np.testing.assert_allclose(got, micrograph.window(expected, work, squared), atol=1e-6 * np.abs(got).max())
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("outlier", [False, True])
+@pytest.mark.parametrize("size", [242, 262, 600])
+def test_a_micrograph_is_looked_at_once_or_twice(size, outlier):
+    """The moments are those of the whole, and an outlier counts as the mean, whichever way that is found out."""
+    image = RANDOM.normal(500.0, 3.0, (size, size)).astype(np.float32)
+    if outlier:
+        image[size - 1, 4] = 600.0
+    expected = -(image - image.mean(dtype=np.float64)) / image.std(ddof=1, dtype=np.float64)
+    assert (np.abs(expected) > 8).sum() == outlier
+    expected[np.abs(expected) > 8] = 0
+    got = micrograph.standard_window(image, micrograph.Geometry(size, size, 1.0, 50), 8.0, -1.0, 0)
+    wanted = micrograph.window(expected.astype(np.float32), 50)
+    assert abs(got[0, 0] - wanted[0, 0]) < np.spacing(np.float32(500)) / 3  # the mean of a second look is rounded
+    got[0, 0] = wanted[0, 0]
+    np.testing.assert_allclose(got, wanted, atol=2e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("odd", [False, True])
