@@ -20,12 +20,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from relion_py.compute.scipy_alone import load_alone
-
-_TRIED = {(0, 68)}
-"""Releases of Numba, see `_begin_runtime`."""
 
 
 class Kernel:
@@ -95,31 +90,15 @@ def load_numba() -> Any:
         gc.disable()
         try:
             importlib.import_module("numba")
-            _look_at_less()
+            entry_points: Any = importlib.import_module("numba.core.entrypoints")
+            if hasattr(entry_points, "_already_initialized"):  # as in all releases so far
+                # else it reads what all installed packages say of themselves, lest they extend it: 0.01 s
+                entry_points._already_initialized = True
         finally:
             gc.freeze()
             if collecting:
                 gc.enable()
     return importlib.import_module("numba")  # which another thread may be doing
-
-
-def _look_at_less() -> None:
-    """What Numba does when it is first given an array, 0.015 s, serves nothing here: it reads what all installed
-    packages say of themselves, lest they extend it, and imports numpy.ma, to know masked arrays when it sees them."""
-    numba: Any = importlib.import_module("numba")
-    entry_points: Any = importlib.import_module("numba.core.entrypoints")
-    if hasattr(entry_points, "_already_initialized"):  # as in all releases so far
-        entry_points._already_initialized = True
-    typeof_impl = importlib.import_module("numba.extending").typeof_impl
-    of_any_array = typeof_impl.dispatch(np.ndarray)
-
-    @typeof_impl.register(np.ndarray)
-    def of_array(array: np.ndarray, context: Any) -> Any:
-        if "numpy.ma" in sys.modules or array.dtype.kind not in "biufc" or not array.dtype.isnative:
-            return of_any_array(array, context)
-        layout = "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else "A"
-        kind = numba.from_dtype(array.dtype)
-        return numba.types.Array(kind, array.ndim, layout, readonly=not array.flags.writeable)
 
 
 def _enable_cache(dispatcher: Any) -> None:
@@ -134,23 +113,9 @@ def _enable_cache(dispatcher: Any) -> None:
 
 def _load(cache: Any, signature: Any, context: Any) -> Any:
     """`numba.core.caching.Cache.load_overload`, but the context stays as it is: without its compiler's tables."""
+    from numba.core.runtime import rtsys
+
     load_alone("scipy.linalg.cython_blas")
-    _begin_runtime(context)
+    rtsys.initialize(context)
     with cache._guard_against_spurious_io_errors():
         return cache._load_overload(signature, context)
-
-
-def _begin_runtime(context: Any) -> None:
-    """What kernels from the cache need of Numba's runtime.
-
-    That has functions in C, whose addresses are told, and a few that are compiled at each start, 0.02 s; of these every
-    kernel has its own (`numba.core.cpu.CPUContext.post_lowering`). What compiles begins the rest. With releases of
-    Numba with which that was not tried all of it is begun: a missing function ends the program.
-    """
-    binding: Any = importlib.import_module("llvmlite.binding")
-    runtime: Any = importlib.import_module("numba.core.runtime")
-    if importlib.import_module("numba").version_info.short not in _TRIED:
-        runtime.rtsys.initialize(context)
-        return
-    for name, address in runtime._nrt_python.c_helpers.items():  # named as in numba.core.runtime.nrt
-        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)

@@ -32,12 +32,3 @@ def quadrupled(x):  # type: ignore[no-untyped-def]
 def narrow(x):  # type: ignore[no-untyped-def]
     """Of single precision, whatever it is given."""
     return x + np.float32(1e-9)
-
-
-@njit(cache=True)
-def pieces(x):  # type: ignore[no-untyped-def]
-    """A list of arrays that own, share and give back memory."""
-    made = [x.copy()]
-    for _ in range(100):
-        made.append(np.concatenate((made[-1], made[-1][:1])))
-    return made[-1][1:], len(made)

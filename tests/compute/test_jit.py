@@ -8,11 +8,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 
-from relion_py.compute import jit
 from relion_py.compute.jit import Kernel, njit
 
 HERE = Path(__file__).parent
@@ -73,51 +71,3 @@ def test_threads_may_call_a_kernel_for_the_first_time_together():
         kernels = [outer, inner, outer, inner, outer, inner]
         assert list(pool.map(lambda kernel: kernel(4), kernels, timeout=60)) == [10, 5, 10, 5, 10, 5]
     assert len(outer.signatures) == len(inner.signatures) == 1
-
-
-MEMORY = """
-import sys
-sys.path.insert(0, {here!r})
-import jit_kernels as k, numpy as np
-from numba.core.runtime import rtsys
-for _ in range(50):
-    array, count = k.pieces(np.arange(3.0))
-    assert count == 101 and len(array) == 102 and list(array[:3]) == [1, 2, 0] and not array[2:].any()
-hits = sum(k.pieces.stats.cache_hits.values())
-compiled = rtsys._init
-k.pieces(np.arange(3, dtype={kind!r}))
-print(hits, compiled, rtsys._init, len(k.pieces(np.arange(3.0))[0]))
-"""
-
-
-@pytest.mark.skipif(numba.version_info.short not in jit._TRIED, reason="another release of Numba")
-def test_kernels_from_the_cache_bring_what_they_need_of_the_runtime(tmp_path):
-    """The second time nothing of it is compiled, until a kernel is, for other arguments."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    for kind, expected in (("f8", ["0", "True", "True", "102"]), ("f4", ["1", "False", "True", "102"])):
-        code = MEMORY.format(here=str(HERE), kind=kind)
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout.split() == expected
-
-
-TYPES = """
-import sys, numpy as np
-from relion_py.compute import jit
-numba = jit.load_numba()
-kinds = (bool, np.int8, np.uint16, np.int64, np.float16, np.float32, np.complex64)
-arrays = [part for kind in kinds for one in [np.zeros((3, 4), kind)] for part in (one, one.T, one[:, ::2], one[1:2])]
-arrays += [np.array(1.0), np.zeros(0), np.zeros((2, 0, 3)), np.frombuffer(b"1234", np.int16)]
-mine = [numba.typeof(array) for array in arrays]
-print("numpy.ma" in sys.modules)
-import numpy.ma
-print(mine == [numba.typeof(array) for array in arrays], len(set(map(str, mine))) > 15)
-try:
-    numba.typeof(np.ma.masked_array([1.0], [True]))
-except Exception as error:
-    print("MaskedArray" in str(error))
-"""
-
-
-def test_arrays_are_of_numbas_types_though_masked_ones_are_unknown():
-    done = subprocess.run([sys.executable, "-c", TYPES], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True", "True", "True"]
