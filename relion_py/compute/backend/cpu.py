@@ -66,17 +66,17 @@ class CpuBackend:
     """Runs kernels over ranges in `threads` threads; use as a context manager.
 
     check() is called between pieces of work, by the thread that waits for them, and may raise to stop; work_mib caps
-    the work space of one batch (0: 16 for each thread, at least 32). `cuda.CudaBackend` offers the same methods.
+    the work space of one batch (0: 16 for each thread, at least 32). image_bytes: what the images of a batch may take
+    where its coarse scores are made piece by piece; 0 if they never are. `cuda.CudaBackend` offers the same methods.
     """
 
     name = "cpu"
     xp = np
-    coarse_in_pieces = True
-    """Whether a global search may score a part of a batch at a time: projections are cheap beside its products."""
 
     def __init__(self, threads: int = 1, check: Callable[[], None] | None = None, work_mib: int = 0) -> None:
         self.threads = max(1, threads)
         self.work_mib = work_mib or max(32, 16 * self.threads)
+        self.image_bytes = max(16, 8 * self.threads) * MIB
         self._check = check or (lambda: None)
         self.members: list[Any] = [self]
         self._stack = ExitStack()

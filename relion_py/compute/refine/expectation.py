@@ -231,18 +231,18 @@ class Expectation:
     def batch_size(self, coarse_pixels: int, fine_pixels: int, box: int) -> int:
         """Particles that are treated together: projections of the fine pass are shared by all of them.
 
-        On the CPU a global search scores as many of them at a time as its work space has room for, and their images
-        take half as much; other searches score all of a batch at once.
+        On the CPU a global search scores as many of them at a time as its work space has room for, and the batch is
+        as large as there is room for its images; other searches score all of a batch at once.
         """
         if self._coarse_in_pieces:
             each = max(4 * box**2 + 24 * fine_pixels, 48 * fine_pixels)  # transforms, CTFs and weights; the images go
-            return int(np.clip(self.backend.work_bytes() // (2 * each), FEWEST, 2048))
+            return int(np.clip(self.backend.image_bytes // each, FEWEST, 2048))
         per_particle = self._coarse_bytes(coarse_pixels) + 24 * (coarse_pixels + fine_pixels)
         return int(np.clip(self.backend.work_bytes() // max(per_particle, 4 * box**2), FEWEST, 2048))
 
     @property
     def _coarse_in_pieces(self) -> bool:
-        return self.backend.coarse_in_pieces and self.local is None and not self.settings.free_along
+        return self.backend.image_bytes > 0 and self.local is None and not self.settings.free_along
 
     def _coarse_bytes(self, pixels: int) -> float:
         """Of a particle's coarse scores and of its image at all shifts."""
@@ -314,7 +314,8 @@ class Expectation:
         n, s, t = len(images), self.settings, len(self.sampling.shifts)
         size = n
         if self._coarse_in_pieces:
-            size = max(FEWEST, int(self.backend.work_bytes() // self._coarse_bytes(images.coarse.size)))
+            most = max(FEWEST, int(self.backend.work_bytes() // self._coarse_bytes(images.coarse.size)))
+            size = -(-n // -(-n // most))  # pieces of one size
         found = []
         for first in range(0, n, size):
             piece = images.part(first, min(first + size, n))
