@@ -13,11 +13,15 @@ making or reshaping arrays that is `numba.np.arrayobj`, 0.02 s: kernels of quick
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import importlib
+import re
 import sys
 from collections.abc import Callable
+from mmap import MADV_DONTNEED
+from pathlib import Path
 from typing import Any
 
 from relion_py.compute.scipy_alone import load_alone
@@ -118,4 +122,26 @@ def _load(cache: Any, signature: Any, context: Any) -> Any:
     load_alone("scipy.linalg.cython_blas")
     rtsys.initialize(context)
     with cache._guard_against_spurious_io_errors():
-        return cache._load_overload(signature, context)
+        loaded = cache._load_overload(signature, context)
+    _unmap_compiler()
+    return loaded
+
+
+@functools.cache
+def _compiler_code() -> tuple[tuple[int, int], ...]:
+    """Address and length of the code of LLVM's library; empty where /proc does not say."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return ()
+    found = re.findall(r"^(\w+)-(\w+) r-xp .*/libllvmlite\.so$", maps, re.MULTILINE)
+    return tuple((int(first, 16), int(last, 16) - int(first, 16)) for first, last in found)
+
+
+def _unmap_compiler() -> None:
+    """Takes LLVM's code, 50 MB, out of this process's memory: what links a kernel is not needed until the next one.
+
+    It stays in the system's cache of files, from where it comes back when it runs. Constants (relocated) stay.
+    """
+    for address, length in _compiler_code():
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), MADV_DONTNEED)

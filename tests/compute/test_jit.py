@@ -43,6 +43,23 @@ def test_cached_kernels_need_no_compiler(tmp_path):
     assert _call(other, tmp_path) == ["False", "4", "False", "False"]  # that of one signature is always there
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+def test_the_code_of_the_compiler_does_not_stay_in_memory(tmp_path):
+    resident = """
+def resident():
+    parts = open('/proc/self/smaps').read().split('libllvmlite.so')
+    code = [after for before, after in zip(parts, parts[1:]) if ' r-xp ' in before.splitlines()[-1]]
+    return [int(each.split('Rss:')[1].split()[0]) for each in code]
+a = np.arange(4.0)
+assert (k.doubled(a) == 2 * a).all()
+"""
+    assert int(_call(f"{resident}print(*resident())", tmp_path)[0]) > 10_000, "kB, where it compiles"
+    # and it comes back when it is needed again
+    again = "print(*resident()); b = np.arange(3); assert (k.quadrupled(b) == 4 * b).all(); print(*resident())"
+    first, second = map(int, _call(f"{resident}{again}", tmp_path)[:2])
+    assert first == 0 and second > 10_000
+
+
 def test_a_kernel_is_compiled_where_there_is_no_place_for_a_cache():
     scope: dict[str, object] = {}
     exec("def added(a, b):\n    'The sum.'\n    return a + b", scope)  # without a file

@@ -7,6 +7,7 @@ in small products slow each other down.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -40,8 +41,6 @@ DENSE_ROWS, DENSE_COLUMNS = 256, 1024
 """Orientations and shifted images in one matrix product; its result stays in the processor's cache."""
 IMAGES_AT_A_TIME, IMAGES_MIB = 32, 2
 """So many images at most, of so much memory, are masked and transformed at once; intermediate arrays stay small."""
-LARGE_ROWS = 0.25
-"""Share of the work space beyond which shifted images are kept in it; what smaller ones leave, the fine pass takes."""
 GRIDS_MIB = 4096
 """Cap of the threads' accumulators together."""
 
@@ -67,7 +66,8 @@ class CpuBackend:
     """Runs kernels over ranges in `threads` threads; use as a context manager.
 
     check() is called between pieces of work, by the thread that waits for them, and may raise to stop; work_mib caps
-    the work space of one batch (0: 32 for each thread, at least 64). `cuda.CudaBackend` offers the same methods.
+    the work space of one batch (0: 16 for each thread, at least 32). image_bytes: what the images of a batch may take
+    where its coarse scores are made piece by piece; 0 if they never are. `cuda.CudaBackend` offers the same methods.
     """
 
     name = "cpu"
@@ -75,7 +75,8 @@ class CpuBackend:
 
     def __init__(self, threads: int = 1, check: Callable[[], None] | None = None, work_mib: int = 0) -> None:
         self.threads = max(1, threads)
-        self.work_mib = work_mib or max(64, 32 * self.threads)
+        self.work_mib = work_mib or max(32, 16 * self.threads)
+        self.image_bytes = max(16, 8 * self.threads) * MIB
         self._check = check or (lambda: None)
         self.members: list[Any] = [self]
         self._stack = ExitStack()
@@ -85,7 +86,7 @@ class CpuBackend:
     def __enter__(self) -> CpuBackend:
         self._stack.enter_context(threadpool_limits(limits=1, user_api="blas"))
         if self.threads > 1:
-            self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads))
+            self._pool = _pool_of(self.threads)
         return self
 
     def __exit__(
@@ -240,12 +241,10 @@ class CpuBackend:
     ) -> NDArray[np.float32]:
         """images[rows] (N, P) complex64 moved by x, y (R,) pixels -> (R, 2, P), see `estep_numba.shift_rows`.
 
-        Where they are large they take their part of the work space: groups' scores, and the next shifted rows,
-        overwrite these; dense scores are put behind them.
+        They are in the work space: groups' scores, and the next shifted rows, overwrite these; dense scores are put
+        behind them.
         """
-        size = 2 * len(rows) * len(kx)
-        large = 4 * size > LARGE_ROWS * self.work_bytes()
-        out = (self._reused(size) if large else np.empty(size, np.float32)).reshape(len(rows), 2, len(kx))
+        out = self._reused(2 * len(rows) * len(kx)).reshape(len(rows), 2, len(kx))
         self._shift_rows(images, rows, x, y, kx, ky, box, out)
         return out
 
@@ -272,7 +271,7 @@ class CpuBackend:
         self._shift_rows(ones, zero, x, y, kx, ky, box, phases)
         cosine, sine = np.ascontiguousarray(phases[:-1, 0]), phases[:-1, 1] * sign[one_of, None]
         centre = phases[-1, 0] + np.complex64(1j) * phases[-1, 1]
-        return AtShifts(_split(images * centre), centre, cosine, sine, pair[which], sign[which])
+        return AtShifts(_split(images, centre), centre, cosine, sine, pair[which], sign[which])
 
     def bytes_at_shifts(self, pixels: int, shared: bool) -> int:
         """Memory for each row of :meth:`at_shifts`, and for what :meth:`sum_groups` makes of the unmasked images.
@@ -483,7 +482,7 @@ class CpuBackend:
         CTF X / sigma2 as well, are what is back-projected, at the table's shifts, with the weights inserted (N, P).
         """
         g, at = plan, table.rows
-        plain = _split(unmasked * at.centre)
+        plain = _split(unmasked, at.centre)
         threads = len(accumulators)
         signal = np.zeros((threads, len(table.ctf2), shells))
         power = np.zeros_like(signal)
@@ -500,6 +499,12 @@ class CpuBackend:
         ranges = self.group_ranges(g.block, g.work(), SUM_PIECES * threads)
         self.map_in_order(work, [(i % threads, a, b) for i, (a, b) in enumerate(ranges)], threads)
         return signal.sum(axis=0), power.sum(axis=0)
+
+
+@functools.cache
+def _pool_of(threads: int) -> ThreadPoolExecutor:
+    """Threads for the whole run: malloc would keep for new ones, in each iteration, what the old ones had."""
+    return ThreadPoolExecutor(threads)
 
 
 def opposite_shifts(x: NDArray, y: NDArray) -> tuple[NDArray, NDArray[np.int64], NDArray[np.float32]]:
@@ -520,8 +525,8 @@ def opposite_shifts(x: NDArray, y: NDArray) -> tuple[NDArray, NDArray[np.int64],
     return centre, pair, sign
 
 
-def _split(images: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """Images (N, P) as the kernels of groups take them, (N, 2P): real parts, then imaginary ones."""
+def _split(images: NDArray[np.complex64], phases: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Images (N, P) times phases (P,) as the kernels of groups take them, (N, 2P): real, then imaginary parts."""
     out = np.empty((len(images), 2 * images.shape[1]), np.float32)
-    kernels.split(images, out)
+    kernels.turn_and_split(images, phases, out)
     return out

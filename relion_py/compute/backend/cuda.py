@@ -67,6 +67,7 @@ class CudaBackend(DeviceArrays):
     """Computes on one device; use as a context manager. The methods are those of `CpuBackend`, which describes them."""
 
     name = "cuda"
+    image_bytes = 0
 
     # ---- images ----
 

@@ -102,6 +102,17 @@ def split(rows, out):
 
 
 @njit(**KERNEL_OPTIONS)
+def turn_and_split(rows, phases, out):
+    """Complex rows (R, P) times phases (P,) -> out (R, 2P): their real parts, then their imaginary parts."""
+    n_pix = rows.shape[1]
+    for r in range(rows.shape[0]):
+        for p in range(n_pix):
+            re, im, c, s = rows[r, p].real, rows[r, p].imag, phases[p].real, phases[p].imag
+            out[r, p] = re * c - im * s
+            out[r, n_pix + p] = re * s + im * c
+
+
+@njit(**KERNEL_OPTIONS)
 def _project_split(volume, rotations, kx, ky, pad, r_max, few, out):
     """Projections along rotations (R, 3, 3), split, into out (R, 2P); few (F, P) complex64: work space."""
     for first in range(0, rotations.shape[0], few.shape[0]):

@@ -7,7 +7,9 @@ translations, V their children, P pixels, S shells.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,6 +140,27 @@ class Significant:
     used: NDArray[np.bool_]
     threshold: NDArray[np.float32]
     count: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Significant]) -> Significant:
+        """What several coarse passes leave, of all their particles; NumPy's arrays, those of the parts are changed."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = ("mask_start", "group_start", "angle_start", "mask_at")
+        particles = 0
+        for before, part in pairwise(parts):
+            particles += len(before.used)
+            part.groups.particle += np.int32(particles)
+            part.groups.psi_start += before.angle_start[-1]
+            for name in starts:
+                getattr(part, name)[:] += getattr(before, name)[-1]
+
+        def of_all(name: str) -> NDArray:
+            *others, last = (getattr(part, name) for part in parts)
+            return np.concatenate([each[:-1] if name in starts else each for each in others] + [last])
+
+        groups = Groups(*(np.concatenate([getattr(part.groups, f.name) for part in parts]) for f in fields(Groups)))
+        return cls(groups, *(of_all(f.name) for f in fields(cls) if f.name != "groups"))
 
     def part(self, first: int, last: int) -> tuple[Groups, Array, Array]:
         """Groups, mask and mask_start of particles first ... last-1, counted from `first`."""

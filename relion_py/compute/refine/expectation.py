@@ -28,6 +28,9 @@ from relion_py.compute.refine.images import DiscPixels, PreparedImages
 from relion_py.compute.refine.optics import ImageGeometry
 from relion_py.compute.refine.sampling import LocalSearch, OwnPoses, SamplingTables
 
+FEWEST = 8
+"""Particles, at least, of a batch and of a coarse pass."""
+
 
 @dataclass(frozen=True)
 class ExpectationSettings:
@@ -194,7 +197,7 @@ class Expectation:
         self._means = volumes[:, volumes.shape[1] // 2, volumes.shape[2] // 2, 0].real.astype(np.float64)
         self._origins = np.zeros((len(volumes), 2))  # what is to be added to the grids' value and weight there
         self._pixels: dict[int, tuple[DiscPixels, tuple[Array, Array, Array]]] = {}
-        self._dense: tuple[Groups, NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._dense: dict[int, tuple[Groups, NDArray[np.int64], NDArray[np.int64]]] = {}
         self._use(sampling)
 
     def _use(self, sampling: SamplingTables) -> None:
@@ -226,15 +229,29 @@ class Expectation:
     # ---- batches ----
 
     def batch_size(self, coarse_pixels: int, fine_pixels: int, box: int) -> int:
-        """Particles that fit into the work space of one coarse pass, and whose images, apart from it, are no larger."""
+        """Particles that are treated together: projections of the fine pass are shared by all of them.
+
+        On the CPU a global search scores as many of them at a time as its work space has room for, and the batch is
+        as large as there is room for its images; other searches score all of a batch at once.
+        """
+        if self._coarse_in_pieces:
+            each = max(4 * box**2 + 24 * fine_pixels, 48 * fine_pixels)  # transforms, CTFs and weights; the images go
+            return int(np.clip(self.backend.image_bytes // each, FEWEST, 2048))
+        per_particle = self._coarse_bytes(coarse_pixels) + 24 * (coarse_pixels + fine_pixels)
+        return int(np.clip(self.backend.work_bytes() // max(per_particle, 4 * box**2), FEWEST, 2048))
+
+    @property
+    def _coarse_in_pieces(self) -> bool:
+        return self.backend.image_bytes > 0 and self.local is None and not self.settings.free_along
+
+    def _coarse_bytes(self, pixels: int) -> float:
+        """Of a particle's coarse scores and of its image at all shifts."""
         if self.local is None:
-            orientations, table = float(self.sampling.orientations), 8 * coarse_pixels
+            orientations, table = float(self.sampling.orientations), 8 * pixels
         else:
             shared = not self.settings.free_along  # else each segment has its own frame
-            orientations, table = self.local.orientations, self.backend.bytes_at_shifts(coarse_pixels, shared)
-        per_shift = 4 * orientations * self.classes + table
-        per_particle = per_shift * len(self.sampling.shifts) + 24 * (coarse_pixels + fine_pixels)
-        return int(np.clip(self.backend.work_bytes() // max(per_particle, 4 * box**2), 8, 2048))
+            orientations, table = self.local.orientations, self.backend.bytes_at_shifts(pixels, shared)
+        return (4 * orientations * self.classes + table) * len(self.sampling.shifts)
 
     def run(self, images: PreparedImages, only_class: NDArray[np.int32] | None = None) -> Assignments:
         """Scores, weighs and sums one batch; adds to the sums and returns the particles' new assignments.
@@ -294,14 +311,23 @@ class Expectation:
 
     def _coarse_pass(self, images: PreparedImages, only_class: NDArray[np.int32] | None) -> Significant:
         """The samples that matter, of all particles."""
-        coarse = self._score_coarse(images)
-        if only_class is not None:
-            coarse = coarse.of_classes(only_class, self.sampling.directions)
-        self.clock.lap("coarse")
-        s, t = self.settings, len(self.sampling.shifts)
-        found = self.backend.select(coarse, len(images), t, s.adaptive_fraction, s.maximum_significants, s.correlate)
-        self.clock.lap("selection")
-        return found
+        n, s, t = len(images), self.settings, len(self.sampling.shifts)
+        size = n
+        if self._coarse_in_pieces:
+            most = max(FEWEST, int(self.backend.work_bytes() // self._coarse_bytes(images.coarse.size)))
+            size = -(-n // -(-n // most))  # pieces of one size
+        found = []
+        for first in range(0, n, size):
+            piece = images.part(first, min(first + size, n))
+            coarse = self._score_coarse(piece)
+            if only_class is not None:
+                coarse = coarse.of_classes(only_class[first : first + size], self.sampling.directions)
+            self.clock.lap("coarse")
+            found.append(
+                self.backend.select(coarse, len(piece), t, s.adaptive_fraction, s.maximum_significants, s.correlate)
+            )
+            self.clock.lap("selection")
+        return Significant.joined(found)
 
     def _slices(self, pixels: DiscPixels, coarse: bool) -> Slices:
         if id(pixels) not in self._pixels:
@@ -390,9 +416,9 @@ class Expectation:
         scores, row_best = self.backend.dense_scores(
             slices, self._coarse_rotations, d * q, log_pdf, table, self.settings.correlate
         )
-        if self._dense is None or len(self._dense[1]) != n + 1:
-            self._dense = self._every_orientation(n)
-        groups, group_ptr, base = self._dense
+        if n not in self._dense:
+            self._dense[n] = self._every_orientation(n)
+        groups, group_ptr, base = self._dense[n]
         return Coarse(scores.reshape(-1), row_best.reshape(-1), group_ptr, base, n * t, groups)
 
     def _every_orientation(self, n: int) -> tuple[Groups, NDArray[np.int64], NDArray[np.int64]]:
@@ -457,6 +483,7 @@ class Expectation:
         shifts = self.sampling.child_shifts.reshape(-1, 2)
         slot_prior = np.ascontiguousarray(self._shift_prior(batch)[:, who, shift_index])
         shifted = self._at_shifts(weighted, batch, rows, shifts, which, slices)
+        del weighted
         table = Shifted(shifted, start, v, slot_prior, ctf2)
         groups.out_start = mask_start * (slices.children * v)
         plan = backend.plan(slices, groups)

@@ -32,7 +32,7 @@ from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingS
 from relion_py.compute.refine.options import RefineOptions
 from relion_py.compute.refine.preparation import ImagePreparation
 
-WORK_MIB_2D = 32, 16
+WORK_MIB_2D = 16, 8
 """Work space of a batch of images for 2D references, at least and for each thread: more is no faster, as there are few
 projections to be shared by the images of a batch. Of maps there are many, see `CpuBackend`."""
 

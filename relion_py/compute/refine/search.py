@@ -42,12 +42,13 @@ EMPTY_CLASS = 0.01
 """Accuracies are not estimated for classes with a smaller share of the particles."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """Particles `index` (N,) that are treated together, their images (N, box, box), and how they are compared.
 
     geometry: that of all the images; distortion (2, 2): see `estep_numba.block_rotations`. images may be the device's.
     means (N,): those of the images. reconstructed: others of which the maps are made, if so; means are those of these.
+    Both are let go, None, once they are transformed.
     """
 
     index: NDArray[np.int64]
@@ -317,8 +318,9 @@ class Search(Run):
             for index, images in source.batches(self.particles, part, size, self.options, self.job.comm, half):
                 other = None if others is None else others.read_images(index)
                 means = (images if other is None else other).mean(axis=(1, 2), dtype=np.float64)
-                yield Batch(index, images, coarse, fine, geometry, distortion, means, other)
-                del images, other  # before the next ones are read
+                batch = Batch(index, images, coarse, fine, geometry, distortion, means, other)
+                del images, other  # lest they stay for longer than those of the batch
+                yield batch
 
     def _run_batch(
         self, step: Expectation, model: ModelState, batch: Batch, only_class: NDArray[np.int32] | None
@@ -328,6 +330,7 @@ class Search(Run):
         prepared = self.preparation.prepare(
             step.backend, model, index, batch.images, batch.means, batch.coarse, batch.fine, batch.reconstructed
         )
+        batch.images = batch.reconstructed = None
         step.clock.lap("images")
         if self.options.keeps_orientations:
             own = euler_to_matrix(p.rot[index], p.tilt[index], p.psi[index])

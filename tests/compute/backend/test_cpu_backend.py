@@ -74,6 +74,33 @@ def test_every_task_is_done_once_and_an_error_is_raised_here(threads: int) -> No
             backend.map(lambda i: 1 / i, [(2,), (0,), (3,)])
 
 
+def test_a_run_has_the_same_threads_throughout() -> None:
+    """Memory that malloc keeps for a thread is lost with it."""
+    seen: list[set[int]] = []
+    for _ in range(4):
+        both = threading.Barrier(2)
+        seen.append(set())
+        with CpuBackend(2) as backend:
+            backend.map(
+                lambda _, ids=seen[-1], both=both: (both.wait(5), ids.add(threading.get_native_id())), [(0,), (1,)]
+            )
+    assert len(seen[0]) == 2 and all(ids == seen[0] for ids in seen)
+
+
+@pytest.mark.parametrize("kind", ["seeded", "few", "correlate", "turned"])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_coarse_pass_in_pieces_finds_the_same(kind: str, dimensions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = estep_problem.make(kind, dimensions, noise=0.02)
+    whole = estep_problem.solve(CpuBackend(2), problem)
+    monkeypatch.setattr("relion_py.compute.refine.expectation.FEWEST", 3)
+    monkeypatch.setattr(CpuBackend, "work_bytes", lambda _: 4)
+    sizes: list[int] = []
+    select = CpuBackend.select
+    monkeypatch.setattr(CpuBackend, "select", lambda *a: (sizes.append(a[2]), select(*a))[1])
+    estep_problem.assert_same(estep_problem.solve(CpuBackend(2), problem), whole)
+    assert sizes == [3, 3, 1]
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_request_to_stop_drops_the_work_that_waits(threads: int, ordered: bool) -> None:
@@ -141,12 +168,8 @@ def test_shifts_are_a_centre_and_pairs_of_opposite_ones(kind: str, pairs: int) -
 def test_dense_scores_are_those_of_the_definition(
     angles: int, correlate: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of an even number of angles half are scored with the projections of the others; of an odd one, none.
-
-    Shifted images lie before the scores in the work space, or apart from it.
-    """
+    """Of an even number of angles half are scored with the projections of the others; of an odd one, none."""
     monkeypatch.setattr("relion_py.compute.backend.cpu.DENSE_COLUMNS", 9)
-    monkeypatch.setattr("relion_py.compute.backend.cpu.LARGE_ROWS", 0.0 if angles == 6 else 1.0)
     problem = estep_problem.make()
     tables, images, pixels = problem.tables, problem.images, problem.images.coarse
     k, d, n, t = len(problem.volumes), tables.directions, len(images), len(tables.shifts)

@@ -173,9 +173,12 @@ def _cut(scores, fraction):
     return best + np.log(smallest) - 1e-9, best + np.log(weights.sum())
 
 
-@pytest.mark.parametrize("mode", ["global", "local", "correlate", "residual", "turned", "premultiplied"])
+@pytest.mark.parametrize("mode", ["global", "in pieces", "local", "correlate", "residual", "turned", "premultiplied"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_posterior_and_sums_equal_brute_force(problem, mode, threads):
+def test_posterior_and_sums_equal_brute_force(problem, mode, threads, monkeypatch):
+    if mode == "in pieces":
+        monkeypatch.setattr("relion_py.compute.refine.expectation.FEWEST", 2)
+        monkeypatch.setattr(CpuBackend, "work_bytes", lambda _: 4)
     if mode == "correlate":
         problem = _six_particles(True)
     volumes, grid, tables, images, log_pdf, inverse = problem
