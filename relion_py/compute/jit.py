@@ -17,10 +17,10 @@ import ctypes
 import functools
 import gc
 import importlib
+import mmap
 import re
 import sys
 from collections.abc import Callable
-from mmap import MADV_DONTNEED
 from pathlib import Path
 from typing import Any
 
@@ -144,4 +144,4 @@ def _unmap_compiler() -> None:
     It stays in the system's cache of files, from where it comes back when it runs. Constants (relocated) stay.
     """
     for address, length in _compiler_code():
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), MADV_DONTNEED)
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), mmap.MADV_DONTNEED)

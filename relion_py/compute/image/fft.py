@@ -1,7 +1,8 @@
-"""Fourier transforms: SciPy's (pocketfft), with the names and arguments of `scipy.fft`, loaded without that package.
+"""Fourier transforms: SciPy's, with the names and arguments of `scipy.fft`, loaded without that package.
 
 Importing scipy.fft takes 0.13 s and 12 MB, for array libraries and special functions that no transform needs. The
-compiled module beneath is loaded by itself; where a release of SciPy has it elsewhere, scipy.fft does the work.
+compiled module beneath (pocketfft; DUCC from SciPy 1.18 on, which calls it alike) is loaded by itself; where a release
+of SciPy has neither, scipy.fft does the work.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ _NORMS = ("backward", "ortho", "forward")
 _threads = threading.local()
 
 
-_pocketfft: Any = load_alone("scipy.fft._pocketfft.pypocketfft")
-if not all(hasattr(_pocketfft, name) for name in ("c2c", "r2c", "c2r", "good_size")):
-    _pocketfft = None
+_compiled: Any = load_alone("scipy.fft._pocketfft.pypocketfft") or load_alone("scipy.fft._duccfft.pyduccfft")
+if not all(hasattr(_compiled, name) for name in ("c2c", "r2c", "c2r", "good_size")):
+    _compiled = None
 
 
 def fft(x: Array, n: int | None = None, axis: int = -1, **options: Any) -> Any:
@@ -100,7 +101,7 @@ def rfftn(
     """Of real values along the axes (all), the last of which is halved; s: sizes along these, or the last axes."""
     x = _floats(x)
     s, axes = _sizes_and_axes(x, s, axes)
-    return _pocketfft.r2c(_sized(x, s, axes), axes, True, _scaling(norm, True), None, _workers(workers))
+    return _compiled.r2c(_sized(x, s, axes), axes, True, _scaling(norm, True), None, _workers(workers))
 
 
 def irfftn(
@@ -119,12 +120,12 @@ def irfftn(
     s, axes = _sizes_and_axes(x, s, axes)
     size = 2 * (s[-1] - 1) if last is None else last
     half = _sized(x, [*s[:-1], size // 2 + 1], axes)
-    return _pocketfft.c2r(half, axes, size, False, _scaling(norm, False), None, _workers(workers))
+    return _compiled.c2r(half, axes, size, False, _scaling(norm, False), None, _workers(workers))
 
 
 def next_fast_len(target: int, real: bool = False) -> int:
     """The least size of at least `target` whose transform is fast."""
-    return int(_pocketfft.good_size(target, real))
+    return int(_compiled.good_size(target, real))
 
 
 def prev_fast_len(target: int, real: bool = False) -> int:
@@ -157,7 +158,7 @@ def _complex(
     x = _sized(x, s, axes)
     ours = overwrite_x or not np.may_share_memory(x, given)
     out = x if ours and x.dtype.kind == "c" else None
-    return _pocketfft.c2c(x, axes, forward, _scaling(norm, forward), out, _workers(workers))
+    return _compiled.c2c(x, axes, forward, _scaling(norm, forward), out, _workers(workers))
 
 
 def _floats(x: Array) -> Array:
@@ -192,7 +193,7 @@ def _sized(x: Array, sizes: Sequence[int], axes: Sequence[int]) -> Array:
 
 
 def _scaling(norm: str | None, forward: bool) -> int:
-    """What pocketfft divides by: 0 nothing, 1 the root of the number of values, 2 that number."""
+    """What a transform is divided by: 0 nothing, 1 the root of the number of values, 2 that number."""
     way = _NORMS.index(norm or "backward")
     return way if forward else 2 - way
 
@@ -201,7 +202,7 @@ def _workers(workers: int | None) -> int:
     return getattr(_threads, "number", 1) if workers is None else workers
 
 
-if _pocketfft is None:
+if _compiled is None:
     from scipy.fft import (  # type: ignore[no-redef,assignment]
         fft,
         fft2,
