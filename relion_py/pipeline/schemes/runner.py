@@ -123,23 +123,26 @@ class SchemeRunner:
             scheme = self.store.read()
             node = scheme.current_node
             if node in scheme.operators:
-                if not self._run_operator(scheme, node):
+                following = self._run_operator(scheme, node)
+                if following is None:
                     self._mail("Finished successfully!")
                     return Outcome.EXITED
             elif node in scheme.jobs:
                 self._run_job(node)
+                following = self._advance(node)
             else:
                 raise PipelineError(f"The scheme {scheme.name} stops: it has no operator or job called {node!r}.")
             done += 1
-            following = self._advance(node)
             if following == UNDEFINED:
                 self._tell(f"The scheme {scheme.name} is at its end: no edge leaves {node}.")
                 self._mail("Finished successfully!")
                 return Outcome.FINISHED
         return Outcome.STOPPED
 
-    def _advance(self, node: str) -> str:
+    def _advance(self, node: str, act: Callable[[Scheme], None] = lambda scheme: None) -> str:
+        """Go to the next node; act: what is done to the scheme before, and is on disc only together with that."""
         with self.store.change() as scheme:
+            act(scheme)
             if scheme.current_node != node:  # a person went elsewhere meanwhile
                 following = scheme.current_node
             else:
@@ -151,8 +154,12 @@ class SchemeRunner:
 
     # ---- operators -----------------------------------------------------------------------------------
 
-    def _run_operator(self, scheme: Scheme, node: str) -> bool:
-        """Execute an operator; False if the scheme exits there."""
+    def _run_operator(self, scheme: Scheme, node: str) -> str | None:
+        """Execute an operator and go on; the next node, or None if the scheme exits there.
+
+        What it did to a variable must not be on disc before the next node is: a run that was killed between the two
+        would do it again.
+        """
         op = scheme.operators[node]
         if op.type in operators.DONE_BY_RUNNER:
             wrong = operators.problem(scheme, op)
@@ -162,18 +169,21 @@ class SchemeRunner:
                 self._rest.clear()
             else:
                 self._notice_busy_loop(scheme, node, op)
-            return self._run_slow_operator(scheme, node, op)
+            return self._advance(node) if self._run_slow_operator(scheme, node, op) else None
         self._notice_busy_loop(scheme, node, op)
-        with self.store.change() as fresh:
+
+        def perform(fresh: Scheme) -> None:
             if node not in fresh.operators:
                 raise PipelineError(f"The operator {node} was taken out of the scheme {fresh.name} while it ran.")
             operators.perform(fresh, node, self._context)
             variable = fresh.variable(op.output)
-        if variable is not None:
-            self._tell(f"{node}: {op.output} -> {variable.text}")
-        return True
+            if variable is not None:
+                self._tell(f"{node}: {op.output} -> {variable.text}")
+
+        return self._advance(node, perform)
 
     def _run_slow_operator(self, scheme: Scheme, node: str, op: Operator) -> bool:
+        """One that waits, asks or tells, which can be done again; False if the scheme exits there."""
         if op.type == "exit":
             self._tell("The scheme has reached an exit point.")
             return False

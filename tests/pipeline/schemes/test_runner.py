@@ -23,8 +23,10 @@ from relion_py.pipeline.schemes import (
     from_jobs,
     reset,
     scheduled_jobs,
+    scheme_file,
     start_in_background,
 )
+from relion_py.pipeline.schemes.model import Scheme
 from relion_py.pipeline.schemes.operators import make
 from relion_py.pipeline.schemes.runner import send_mail
 
@@ -389,6 +391,23 @@ def test_job_that_was_made_but_never_started_is_started(
     assert runs(project) == []
     assert runner_for(Project.open(project.root), "loop").run() == Outcome.EXITED
     assert len(runs(project)) == 6
+
+
+def test_an_operator_is_on_disc_together_with_the_node_after_it(
+    project: Project, loop: SchemeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a runner that is killed between the two would count twice."""
+    states: list[tuple[float, str]] = []
+    write = scheme_file.write
+
+    def note(path: Path, scheme: Scheme) -> None:
+        states.append((float(scheme.floats["n"].value), scheme.current_node))
+        write(path, scheme)
+
+    monkeypatch.setattr(scheme_file, "write", note)
+    runner_for(project, "loop").run()
+    assert [n for n, node in dict.fromkeys(states) if node == "COUNT"] == [0, 1, 2]
+    assert [n for n, node in dict.fromkeys(states) if node == "CHECK"] == [1, 2, 3]
 
 
 def test_kills_at_any_moment_lose_and_repeat_nothing(project: Project, loop: SchemeStore) -> None:
