@@ -105,6 +105,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Data array contains NaN")  # which mrcfile says while they are written
 @pytest.mark.req("G3")
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_sentence(mistake: str, project: Path) -> None:
