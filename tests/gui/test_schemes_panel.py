@@ -121,6 +121,7 @@ def test_variables_and_edges_are_edited(qtbot, panel: SchemesPanel, store: Schem
 def choose_in_cell(qtbot, panel: SchemesPanel, row: int, column: int, text: str) -> None:
     """Double-click a cell of the edges and choose from the list that opens there, with the keyboard."""
     table = panel.edges
+    wait_until(qtbot, lambda: table.viewport().findChild(QComboBox) is None)  # the one before may not be gone yet
     place = table.visualItemRect(table.item(row, column)).center()
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
     qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
