@@ -202,7 +202,7 @@ def window(
     from relion_py.compute.picking.decimation import TOGETHER, fewer_rows, sieve_of, standard_row, width_of
     from relion_py.compute.picking.transform_kernels import LANES, lowest_frequencies, stages_of
 
-    size, half, sums = len(image), work // 2, np.empty((2, 3)) if sums is None else sums
+    size, half, sums = len(image), work // 2, np.zeros((2, 3)) if sums is None else sums
     sieve = sieve_of(size, work)
     step, weights, count = sieve.step, sieve.weights, size // sieve.step
     factors, turns = stages_of(count)
@@ -211,21 +211,26 @@ def window(
         whole = np.empty((size, size), np.float32)
         for row, out in zip(image, whole, strict=True):
             standard_row(row, *form, squared, sums[0], out)
-        kept = np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
-        transform: NDArray[np.complex64] = fft.rfft2(whole)[kept, : half + 1]
+        transform: NDArray[np.complex64] = fft.rfft2(whole)[_lowest(size, work), : half + 1]
         return transform / np.float32(size * size)
-    kept = np.r_[0 : half + 1, count - half + 1 : count] if work < count else np.arange(count)
+    kept = _lowest(count, work)
     wide, turn = width_of(size)
     rows = _memory("rows", (-(-count // (2 * LANES)) * 2 * LANES, wide))
     room = _memory("room", (step * (TOGETHER - 1) + len(weights), wide + turn))
     fewer_rows(image, *form, squared, sums, weights, count, room, rows)
     columns = _memory("columns", (half // LANES + 1, count + 2 * LANES, 2, LANES))
-    room = _memory("lines", (3 * (step * (count + 10) + len(weights) + 2 * LANES), 2, LANES))
+    lines = _memory("lines", (3 * (step * (count + 10) + len(weights) + 2 * LANES), 2, LANES))
     transform = np.empty((len(kept), half + 1), np.complex64)
-    lowest_frequencies(rows, count, step, weights, factors, turns, kept, columns, room, transform)
+    lowest_frequencies(rows, count, step, weights, factors, turns, kept, columns, lines, transform)
     transform *= sieve.factors[:, None]
     transform *= np.float32(0.5 / size**2) * sieve.factors[: half + 1]
     return transform
+
+
+def _lowest(size: int, work: int) -> NDArray[np.int64]:
+    """Places of the `work` lowest frequencies, 0, .., work // 2, .., -1, in a transform of `size` of them."""
+    half = work // 2
+    return np.r_[0 : half + 1, size - half + 1 : size] if work < size else np.arange(size)
 
 
 class Memory(threading.local):
