@@ -131,9 +131,7 @@ class ParticleTable:
 
     def finite(self, label: str, default: float | None = None) -> np.ndarray:
         """The same where NaN and infinite values are errors, too."""
-        if default is not None and label not in self.particles:
-            return np.full(len(self), float(default))
-        return self.particles.finite(label)
+        return self.particles.finite(label) if label in self.particles else self.floats(label, default)
 
     def ints(self, label: str, default: int | None = None) -> np.ndarray:
         """A column of the particles as int64, shape (N,); `default` everywhere if the column is absent."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.image.fourier import frequencies
 from relion_py.compute.jit import njit
 from relion_py.compute.picking.transform_kernels import LANES, SIDE_BY_SIDE, bits_of, weighted_sums
 
@@ -48,14 +49,13 @@ class Sieve:
 @functools.cache
 def sieve_of(size: int, work: int) -> Sieve:
     """How to make fewer rows of `size` such that their transform has the same `work` lowest frequencies."""
-    divisors = [step for step in range(1, int(size / (_LEAST_SIZE * work)) + 1) if size % step == 0]
-    frequencies = np.arange(work) if work == size else (np.arange(work) + work // 2 - 1) % work - (work // 2 - 1)
+    divisors = [step for step in range(2, int(size / (_LEAST_SIZE * work)) + 1) if size % step == 0]
     for step in reversed(divisors):
+        across = np.add.outer(size // step * np.arange(step), frequencies(work))
         for number in range(5, _MOST_WEIGHTS):
-            weights = _weights(step, work / (2 * size), number * step) if step > 1 else np.ones(1, np.float32)
-            across = np.add.outer(size // step * np.arange(step), frequencies)
+            weights = _weights(step, work / (2 * size), number * step)
             passed = np.exp(2j * np.pi / size * np.multiply.outer(across, np.arange(len(weights)))) @ weights
-            if step == 1 or np.abs(passed[1:]).max() <= ALIASED * np.abs(passed[0]).min():
+            if np.abs(passed[1:]).max() <= ALIASED * np.abs(passed[0]).min():
                 return Sieve(step, weights, (step / passed[0]).astype(np.complex64))
     return Sieve(1, np.ones(1, np.float32), np.ones(work, np.complex64))
 

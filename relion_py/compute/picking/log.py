@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from relion_py.compute.errors import UserError
 from relion_py.compute.image import fft
 from relion_py.compute.image.ctf import CtfParams, ctf_values
+from relion_py.compute.image.fourier import frequencies
 from relion_py.compute.picking.kernels import choose_peaks, keep_larger
 from relion_py.compute.picking.micrograph import (
     LARGEST_FACTOR,
@@ -118,7 +119,7 @@ def log_maps(
     sign = 1.0 if settings.white else -1.0
     transform = standard_window(micrograph, geometry, settings.outlier_zscore, sign, settings.seed)
     if ctf is not None:
-        ky = np.r_[0 : half + 1, half + 1 - work : 0].astype(np.float32)
+        ky = frequencies(work).astype(np.float32)
         grid_y, grid_x = np.meshgrid(ky, np.arange(half + 1, dtype=np.float32), indexing="ij")
         values = ctf_values(
             ctf, grid_x.ravel(), grid_y.ravel(), geometry.size, geometry.angpix,
