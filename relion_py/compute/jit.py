@@ -129,19 +129,22 @@ def _load(cache: Any, signature: Any, context: Any) -> Any:
 
 @functools.cache
 def _compiler_code() -> tuple[tuple[int, int], ...]:
-    """Address and length of the code of LLVM's library; empty where /proc does not say."""
+    """Address and length of LLVM's code and constants, as they lie in the file; empty where /proc does not say.
+
+    Constants that hold addresses were written when the library was loaded: their pages are this process's own
+    ("Anonymous"), and would not come back from the file.
+    """
     try:
-        maps = Path("/proc/self/maps").read_text()
+        maps = Path("/proc/self/smaps").read_text()
     except OSError:
         return ()
-    found = re.findall(r"^(\w+)-(\w+) r-xp .*/libllvmlite\.so$", maps, re.MULTILINE)
+    found = re.findall(r"^(\w+)-(\w+) r-.p .*/libllvmlite\.so\n(?:\w+:.*\n)*?Anonymous: +0 kB$", maps, re.MULTILINE)
     return tuple((int(first, 16), int(last, 16) - int(first, 16)) for first, last in found)
 
 
 def _unmap_compiler() -> None:
-    """Takes LLVM's code, 50 MB, out of this process's memory: what links a kernel is not needed until the next one.
-
-    It stays in the system's cache of files, from where it comes back when it runs. Constants (relocated) stay.
+    """Takes LLVM's code and constants, 70 MB, out of this process's memory: what links a kernel is not needed until the
+    next one. They stay in the system's cache of files, from where they come back when it runs.
     """
     for address, length in _compiler_code():
         ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), mmap.MADV_DONTNEED)

