@@ -203,8 +203,11 @@ class _Correction:
 
     def _usable(self, side: int) -> int:
         """As many of a side's pixels as make an even number, binned and, where transforms are not, unbinned."""
-        while int(side / self.settings.bin_factor) % 2 or (not self.early and side % 2):
+        factor, full, step = self.settings.bin_factor, side, 1 if self.early else 2
+        while int(side / factor) % 2 or (not self.early and side % 2):
             side -= 1
+        while side < full and int((side - step) / factor) == int(side / factor):
+            side -= step  # to where the binned pixel has its nominal size
         return side
 
     def _binned(self, ny: int, nx: int) -> tuple[int, int]:
