@@ -238,7 +238,7 @@ class _Correction:
 
     def _leave_out_blank_ends(self, raw: list[NDArray[Any]], total: Image) -> None:
         """Frames without beam hold nothing to be aligned, and their random shifts would spoil the local model."""
-        spread = np.array([frame[::4, ::4].std(dtype=np.float64) for frame in raw])
+        spread = np.array([frame[::8, ::8].std(dtype=np.float64) for frame in raw])
         lit = np.flatnonzero(spread >= BLANK * np.median(spread))
         first, end = lit[0], lit[-1] + 1
         for frame in raw[:first] + raw[end:]:
