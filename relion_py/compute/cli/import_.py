@@ -45,6 +45,9 @@ _IMAGE_ENDINGS = (
     ".img",
     ".hed",
     ".spi",
+    ".bz2",
+    ".xz",
+    ".zst",
 )
 _JOB_DIRECTORY = re.compile(r"^(?:[^/]+/)*?job\d{3,}/")
 

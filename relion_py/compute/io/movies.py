@@ -34,7 +34,6 @@ from relion_py.compute.io.eer import EerFile, is_whole
 # IMOD's way to pack two pixels into a byte; only the size tells (rwTIFF.h, readTIFF): 8-bit columns, rows
 _PACKED = {(5760, 8184), (8184, 5760), (4092, 11520), (11520, 4092), (3710, 7676), (7676, 3710)}
 _PACKED |= {(3838, 7420), (7420, 3838)}
-_COMPACT = {0: np.int8, 1: np.int16, 6: np.uint16, 101: np.uint8}  # MRC mode -> dtype that holds its values
 
 
 class MovieError(UserError):
@@ -140,8 +139,8 @@ class _Mrc:
 
     def frame(self, index: int) -> NDArray[Any]:
         image = self._stack.image(index)
-        compact = _COMPACT.get(self._stack.header.mode)
-        return image if compact is None else image.astype(compact)
+        dtype = self._stack.header.dtype
+        return image.astype(dtype.newbyteorder("=")) if dtype.kind in "iu" else image
 
     def close(self) -> None:
         self._stack.close()

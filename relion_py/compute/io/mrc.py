@@ -1,9 +1,10 @@
 """MRC maps, micrographs and image stacks: read by memory map, written whole or not at all.
 
 Arrays are float32 with axes (z, y, x) for maps, (n, y, x) for stacks and (y, x) for one image. As in RELION
-(rwMRC.h, parseMRCHeader): the byte order follows from the size of the header's numbers, mode 0 is signed, the
-third axis of a stack counts images, the axis order words (mapc, mapr, maps) are not looked at, and the pixel
-size is cell length over sampling. `mrcfile` supplies the header layout.
+(rwMRC.h, parseMRCHeader): the byte order follows from the size of the header's numbers, the third axis of a
+stack counts images, the axis order words (mapc, mapr, maps) are not looked at, and the pixel size is cell length
+over sampling. Mode 0 is signed, but where IMOD's stamp comes without its flag for signed bytes they are unsigned
+(IMOD, mrc_format.txt; RELION 5 makes values above 127 negative). `mrcfile` supplies the header layout.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from mrcfile.dtypes import HEADER_DTYPE
@@ -27,6 +29,7 @@ HEADER_BYTES = 1024
 _SWAP_ABOVE = 65535  # rwMRC.h, SWAPTRIG: a larger nx or mode means the other byte order
 _FOUR_BIT = 101
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_IMOD_AT, _IMOD_STAMP, _SIGNED_BYTES = 40, 1146047817, 1  # place in the header's extra2, stamp, bit of the word behind
 _OUTPUT_MODES = {"float32": 2, "float16": 12}
 
 
@@ -56,6 +59,14 @@ class MrcHeader:
     start: tuple[int, int, int]
     space_group: int
     row_bytes_padded: bool = False
+    unsigned_bytes: bool = False
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the pixels in the file; of 4-bit images, of the bytes that hold two."""
+        if self.mode == _FOUR_BIT or self.unsigned_bytes:
+            return np.dtype(np.uint8)
+        return np.dtype(self.byte_order + _MODES[self.mode])
 
     @property
     def pixel_size(self) -> float:
@@ -72,7 +83,7 @@ class MrcHeader:
         """Bytes of one section in the file."""
         if self.mode == _FOUR_BIT:
             return (self.nx + 1) // 2 * self.ny if self.row_bytes_padded else self.nx * self.ny // 2
-        return self.nx * self.ny * np.dtype(_MODES[self.mode]).itemsize
+        return self.nx * self.ny * self.dtype.itemsize
 
     @property
     def expected_bytes(self) -> int:
@@ -114,6 +125,7 @@ def _parse(path: str, header: np.void, order: str, size: int) -> MrcHeader:
         for length, count in zip(cell, sampling, strict=True)
     ]
     offset = HEADER_BYTES + extended
+    stamp, flags = np.frombuffer(header["extra2"].tobytes()[_IMOD_AT : _IMOD_AT + 8], order + "i4").tolist()
     # IMOD fills up each row of an odd-sized 4-bit image to a whole byte; RELION packs rows without a gap
     padded = mode == _FOUR_BIT and nx % 2 == 1 and size >= offset + (nx + 1) // 2 * ny * nz
     if mode == _FOUR_BIT and not padded and nx % 2 and ny % 2:
@@ -136,6 +148,7 @@ def _parse(path: str, header: np.void, order: str, size: int) -> MrcHeader:
         start=(int(header["nxstart"]), int(header["nystart"]), int(header["nzstart"])),
         space_group=int(header["ispg"]),
         row_bytes_padded=padded,
+        unsigned_bytes=mode == 0 and stamp == _IMOD_STAMP and not flags & _SIGNED_BYTES,
     )
 
 
@@ -160,11 +173,8 @@ class Stack:
         self.header = read_header(path)
         check_size(self.header)
         head = self.header
-        if head.mode == _FOUR_BIT:
-            self._sections = np.memmap(head.path, np.uint8, "r", head.offset, shape=(head.nz, head.section_bytes))
-        else:
-            dtype = np.dtype(head.byte_order + _MODES[head.mode])
-            self._sections = np.memmap(head.path, dtype, "r", head.offset, shape=head.shape)
+        shape = (head.nz, head.section_bytes) if head.mode == _FOUR_BIT else head.shape
+        self._sections = np.memmap(head.path, head.dtype, "r", head.offset, shape=shape)
 
     def __len__(self) -> int:
         return self.header.nz

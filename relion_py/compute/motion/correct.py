@@ -2,8 +2,9 @@
 
 Source: RELION 5, motioncorr_runner.cpp, executeOwnMotionCorrection. Where this differs: frames of a group
 are summed for the local alignment (the reference looks at the last of each group only), patches that follow
-noise do not enter the local model, and frames are repaired with a random generator of fixed seeds, so that a
-movie gives the same sum every time.
+noise do not enter the local model, frames are repaired with a random generator of fixed seeds, so that a
+movie gives the same sum every time, blank frames at either end are left out, and a side that would become odd
+loses its last pixels (the reference stops).
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ from relion_py.compute.motion.spectrum import amplitude_sum, power_spectrum
 
 HOT_SIGMA = 6.0
 """Pixels of the unaligned sum above its mean plus that many standard deviations are defective."""
+
+BLANK = 0.2
+"""A frame whose pixels deviate by less than that times the median frame's saw no beam."""
 
 MAX_FIT_RMSD = 10.0
 """Pixels: a local model that fits its observations worse than that is not used."""
@@ -132,7 +136,8 @@ class _Correction:
         ny, nx = movie.shape
         self.early = settings.early_binning and abs(settings.bin_factor - 1.0) >= 0.01
         self.scale = settings.bin_factor if self.early else 1.0  # of pixels of the transforms
-        self.ny, self.nx = self._binned(ny, nx) if self.early else (ny, nx)
+        self.used = self._usable(ny), self._usable(nx)
+        self.ny, self.nx = self._binned(*self.used) if self.early else self.used
         shifts = np.full((movie.n_frames, 2), NOT_OBSERVED)
         self.motion = MovieMotion(
             movie.path, nx, ny, shifts, int(self.frames[0]) + 1 if len(self.frames) else 1,
@@ -144,11 +149,16 @@ class _Correction:
 
     def do(self, gain: Image | None, defects: NDArray[np.bool_] | None) -> Corrected:
         settings = self.settings
-        groups = self._groups()
         if settings.dose_weighting:  # an odd voltage is told before the work, not after it
-            self.doses = doses_at_300kv(self.frames, settings.dose_per_frame, self.pre_exposure, self.voltage)
+            doses_at_300kv(self.frames, settings.dose_per_frame, self.pre_exposure, self.voltage)
+        self._groups()  # too few frames as well
         with self._timed("read"):
             raw, total = self._read()
+            self._leave_out_blank_ends(raw, total)
+        groups = self._groups()
+        self._tell_frames(groups)
+        if settings.dose_weighting:
+            self.doses = doses_at_300kv(self.frames, settings.dose_per_frame, self.pre_exposure, self.voltage)
         with self._timed("defects"):
             bad = self._bad_pixels(total, gain, defects)
         with self._timed("transforms"):
@@ -181,16 +191,24 @@ class _Correction:
                 f"{self.movie.path} has too few frames: {n} in use make {len(groups)} groups of {group}, and "
                 "at least 3 are needed; it is truncated, or the frame range or grouping is wrong."
             )
-        if any(side % 2 for side in (self.nx, self.ny)):
-            raise MovieError(
-                f"{self.movie.path}: frames must have even sides, after binning too; these have {self.nx} x "
-                f"{self.ny} pixels."
-            )
+        return groups
+
+    def _tell_frames(self, groups: Sequence[range]) -> None:
         ny, nx = self.movie.shape
         self.log.append(f"Movie size: X = {nx} Y = {ny} N = {self.movie.n_frames}")
+        if self.used != (ny, nx):
+            self.log.append(f"Only X = {self.used[1]} Y = {self.used[0]} of it are used: the sides must come out even.")
         text = " | ".join(" ".join(str(self.frames[i] + 1) for i in g) for g in groups)
         self.log.append(f"Frames in use, in groups: | {text} |")
-        return groups
+
+    def _usable(self, side: int) -> int:
+        """As many of a side's pixels as make an even number, binned and, where transforms are not, unbinned."""
+        factor, full, step = self.settings.bin_factor, side, 1 if self.early else 2
+        while int(side / factor) % 2 or (not self.early and side % 2):
+            side -= 1
+        while side < full and int((side - step) / factor) == int(side / factor):
+            side -= step  # to where the binned pixel has its nominal size
+        return side
 
     def _binned(self, ny: int, nx: int) -> tuple[int, int]:
         return int(ny / self.settings.bin_factor), int(nx / self.settings.bin_factor)
@@ -217,6 +235,19 @@ class _Correction:
         if total.min() == total.max():
             raise MovieError(f"{self.movie.path} is empty: all pixels of its sum are {total.flat[0]:g}.")
         return raw, total
+
+    def _leave_out_blank_ends(self, raw: list[NDArray[Any]], total: Image) -> None:
+        """Frames without beam hold nothing to be aligned, and their random shifts would spoil the local model."""
+        spread = np.array([frame[::8, ::8].std(dtype=np.float64) for frame in raw])
+        lit = np.flatnonzero(spread >= BLANK * np.median(spread))
+        first, end = lit[0], lit[-1] + 1
+        for frame in raw[:first] + raw[end:]:
+            total -= frame
+        if blank := self.frames[:first].tolist() + self.frames[end:].tolist():
+            self.log.append("Blank frames, which are left out: " + " ".join(str(frame + 1) for frame in blank))
+        raw[:] = raw[first:end]
+        self.frames = self.frames[first:end]
+        self.motion.first_frame = int(self.frames[0]) + 1
 
     def _bad_pixels(
         self, total: Image, gain: Image | None, defects: NDArray[np.bool_] | None
@@ -254,6 +285,7 @@ class _Correction:
                 frame *= gain
             if len(rows):
                 mend(frame, bad, rows, columns, reach, mean, deviation, index)
+            frame = frame[: self.used[0], : self.used[1]]
             transform = fft.rfft2(frame, norm="forward", overwrite_x=True)
             return al.crop(transform, self.ny, self.nx)
 
@@ -423,8 +455,6 @@ class _Correction:
         if self.early or self.settings.bin_factor == 1.0:
             return image
         ny, nx = self._binned(self.ny, self.nx)
-        if ny % 2 or nx % 2:
-            raise MovieError(f"{self.movie.path}: after binning it has {nx} x {ny} pixels; both must be even.")
         transform = al.crop(fft.rfft2(image, norm="forward"), ny, nx)
         return fft.irfft2(transform, s=(ny, nx), norm="forward")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,25 +47,28 @@ _ABSENT_OPTICS = (
 
 @dataclass
 class ListFile:
-    """A list: its table, the table's name, and the optics groups (None: there are none, or they are ignored)."""
+    """A list: its table, the table's name, and the optics groups (None: there are none, or they are ignored).
+
+    members: where the list is that of the optics groups themselves, the tables of what is in them."""
 
     path: str
     name: str
     rows: Table
     optics: Table | None = None
+    members: tuple[tuple[str, Table], ...] = ()
 
     def with_rows(self, rows: Table) -> ListFile:
         """The same with other rows."""
-        return ListFile(self.path, self.name, rows, self.optics)
+        return replace(self, rows=rows)
 
     def select(self, chosen: NDArray[np.bool_] | Sequence[int]) -> ListFile:
-        """Rows by mask or index."""
-        return self.with_rows(self.rows.select(chosen))
+        """Rows by mask or index; what is in chosen optics groups does not come along."""
+        return replace(self, rows=self.rows.select(chosen), members=())
 
     def write(self, path: str) -> None:
-        """Write optics groups, if any, and rows."""
+        """Write optics groups, if any, rows, and members, if any."""
         blocks = [("optics", self.optics)] if self.optics is not None else []
-        star.write(path, StarFile([*blocks, (self.name, self.rows)]))
+        star.write(path, StarFile([*blocks, (self.name, self.rows), *self.members]))
 
 
 def read_list(path: str, ignore_optics: bool = False, table: str = "") -> ListFile:
@@ -75,6 +78,9 @@ def read_list(path: str, ignore_optics: bool = False, table: str = "") -> ListFi
     """
     found = star.read(path)
     optics = None if ignore_optics or "optics" not in found else found["optics"]
+    if table == "optics":
+        others = tuple((name, rows) for name, rows in found.items() if name != table)
+        return ListFile(path, table, found[table], members=others)
     if table:
         return ListFile(path, table, found[table], optics)
     for name in ("particles", "micrographs", "movies", "images", "coordinate_files", ""):

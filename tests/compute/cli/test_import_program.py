@@ -58,6 +58,18 @@ def test_movies_and_micrographs_as_debian_writes_them(project, debian_relion, ki
 
 
 @pytest.mark.req("G9")
+def test_packed_movies_are_no_odd_files(project):
+    """Motion correction reads what it is not to be warned of; of a text there is a warning."""
+    for name in ("x_bz.mrcs.bz2", "x_xz.mrc.xz", "x_zst.mrc.zst"):
+        (project / name).write_bytes(b"packed")
+    flags = ("--angpix", "1", "--kV", "300", "--Cs", "2.7", "--Q0", "0.1")
+    result = ours(project, "--do_movies", "--i", "x_*", "--ofile", "movies.star", *flags)
+    assert (result.returncode, result.stderr) == (0, "")
+    (project / "x_notes.txt").write_text("a note")
+    result = ours(project, "--do_movies", "--i", "x_*", "--ofile", "movies.star", *flags)
+    assert "x_notes.txt (and 0 more) does not look like an image file" in result.stderr
+
+
 def test_continuing_adds_only_new_files(project, debian_relion):
     """New files join their optics group, or a new one with other values; what is there stays."""
     words = ["--do_movies", "--ofile", "movies.star"]

@@ -357,6 +357,20 @@ def test_images_that_cannot_be_read_are_discarded_and_told(lists: Path) -> None:
     assert names[3] not in kept and names[4] not in kept and names[5] in kept
 
 
+def test_a_changed_table_of_optics_groups_keeps_what_is_in_them(lists: Path) -> None:
+    """The wish is another pixel size for the same particles; RELION 5 does not find the table and changes the list."""
+    source = star.read(lists / "a.star")
+    code, _, err = program(
+        lists, "--i", "a.star", "--o", "o.star", "--i_tablename", "optics", "--operate", "rlnVoltage", "--set_to", "200"
+    )
+    assert code == 0, err
+    written = star.read(lists / "o.star")
+    assert list(written) == ["optics", "particles"]
+    assert written["optics"].floats("rlnVoltage").tolist() == [200.0, 200.0]
+    assert written["optics"].strings("rlnOpticsGroupName") == ["krios", "glacios"]
+    assert list(written["particles"].rows()) == list(source["particles"].rows())
+
+
 def test_histogram(lists: Path) -> None:
     words = [
         "--i",

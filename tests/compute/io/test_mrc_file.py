@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ import pytest
 from mrcfile.dtypes import HEADER_DTYPE
 
 from relion_py.compute.io import mrc
+from relion_py.compute.io.movies import open_movie
 from relion_py.compute.io.mrc import MrcError, StackWriter
 
 
@@ -60,6 +62,23 @@ def test_every_mode_in_both_byte_orders(tmp_path, order, mode, dtype):
     np.testing.assert_array_equal(array, values)
     assert pixel_size == 1.5
     assert mrc.read_header(path).byte_order == order
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("flags", "dtype"), [(0, "u1"), (1, "i1"), (14, "u1"), (None, "i1")])
+def test_bytes_are_unsigned_where_imod_says_so(tmp_path, order, flags, dtype):
+    """IMOD's stamp (bytes 153-156) comes with flags; without the first of them bytes are unsigned. Witness: mrcfile's
+    layout and IMOD's mrc_format.txt; without the stamp bytes are signed, as MRC2014 has them."""
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    path = _raw(tmp_path / "x.mrc", values.tobytes(), nx=16, ny=16, nz=1, mode=0, order=order)
+    if flags is not None:
+        raw = bytearray(path.read_bytes())
+        struct.pack_into(order + "2i", raw, 152, 1146047817, flags)
+        path.write_bytes(raw)
+    np.testing.assert_array_equal(mrc.read_map(path)[0], values.view(dtype))
+    with open_movie(str(path)) as movie:
+        assert movie.frame(0).dtype == dtype
+        np.testing.assert_array_equal(movie.frame(0), values.view(dtype)[0])
 
 
 def test_four_bit_images_low_half_first(tmp_path):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tifffile
 from movie_files import counts, eer_page, moved, scene, write_eer
+from scipy import ndimage
 
 from relion_py.compute.cli.motioncorr import _main, settings_of
 from relion_py.compute.cli.options.motioncorr import FLAGS
@@ -131,6 +132,53 @@ def test_frame_range_binning_and_halves(project: Path, frames: np.ndarray) -> No
     )  # fmt: skip
     assert late[0] == 0
     assert np.corrcoef(read(project / "late/Movies/m_1.mrc").ravel(), image.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("size", "binning", "shape"),
+    [((257, 321), [], (256, 320)), ((257, 321), ["--no_early_binning"], (128, 160)), ((254, 320), [], (168, 212))],
+)
+def test_sides_that_would_become_odd_lose_their_last_pixels(
+    tmp_path: Path, size: tuple[int, int], binning: list[str], shape: tuple[int, int]
+) -> None:
+    """The detector's 3,710 rows at --bin_factor 1.5 are 2,473; what is left is the same picture, at the same place."""
+    factor = {257: "2" if binning else "1", 254: "1.5"}[size[0]]
+    frames = counts(TRACK, size, seed=2)
+    tifffile.imwrite(tmp_path / "m.tiff", frames[:, ::-1], compression="zlib")
+    list_movies(tmp_path, ["m.tiff"])
+    code, _, err = motioncorr(
+        tmp_path, "--i", "movies.star", "--o", "out", *OWN, *binning, "--bin_factor", factor, "--patch_x", "3",
+        "--patch_y", "3",
+    )  # fmt: skip
+    assert code == 0, err
+    image = read(tmp_path / "out/m.mrc")
+    assert image.shape == shape
+    motion = read_motion(str(tmp_path / "out/m.star"))
+    assert (motion.size_y, motion.size_x) == size
+    np.testing.assert_allclose(motion.shifts, -TRACK, atol=0.2)
+    scale = float(factor)
+    places = np.add.outer(np.arange(20, shape[0] - 20), [0]) * scale, np.arange(20, shape[1] - 20) * scale
+    truth = ndimage.map_coordinates(scene(*size, 2), np.broadcast_arrays(*places), order=1)
+    assert np.corrcoef(truth.ravel(), image[20:-20, 20:-20].ravel())[0, 1] > 0.8
+
+
+def test_blank_frames_at_the_ends_are_left_out(project: Path, frames: np.ndarray) -> None:
+    """The beam came late and went early: the motion is that of the other frames, and their sum the micrograph."""
+    dark = np.random.default_rng(1).poisson(0.02, (3, 256, 320)).astype(np.uint8)
+    dark[0] = 0
+    tifffile.imwrite(project / "Movies/m.1.tiff", np.concatenate([dark[:1], frames, dark[1:]])[:, ::-1])
+    list_movies(project, ["Movies/m.1.tiff"])
+    arguments = ["--i", "movies.star", *OWN, "--dose_weighting", "--patch_x", "3", "--patch_y", "3"]
+    for name, range_of_frames in (("out", []), ("told", ["--first_frame_sum", "2", "--last_frame_sum", "7"])):
+        code, _, err = motioncorr(project, "--o", name, *arguments, *range_of_frames)
+        assert code == 0, err
+    motion, told = (read_motion(str(project / f"{name}/Movies/m_1.star")) for name in ("out", "told"))
+    assert motion.first_frame == 2
+    np.testing.assert_array_equal(motion.shifts, told.shifts)
+    assert (motion.shifts[[0, 7, 8]] == NOT_OBSERVED).all()
+    np.testing.assert_allclose(motion.shifts[1:7], -TRACK, atol=0.15)
+    np.testing.assert_allclose(read(project / "out/Movies/m_1.mrc"), read(project / "told/Movies/m_1.mrc"), rtol=1e-5)
+    assert "Blank frames, which are left out: 1 8 9" in (project / "out/Movies/m_1.log").read_text()
 
 
 def test_aligned_sum_is_sharper(project: Path, frames: np.ndarray) -> None:
