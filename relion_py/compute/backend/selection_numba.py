@@ -242,7 +242,8 @@ def weigh_samples(
     Samples outside the coarse significance mask, and those below the smallest weight needed to hold `fraction` of
     the total, become 0; the others exp(score) / total, so that they sum to slightly less than 1 as in the reference.
     Sets log_sum (log of the total), best_score, best_group and best_sample (row * columns + column of that group).
-    bad[n] is set where no score is finite. best_only: the best sample has weight 1, all others 0.
+    bad[n] is set where no score is finite. best_only: the best sample, the first of equals (an empty image scores 0
+    everywhere), has weight 1, all others 0.
     """
     n_bins = int(LOG_RANGE * BINS_PER_LOG)
     weight_in_bin = np.empty(n_bins, np.float64)
@@ -284,14 +285,15 @@ def weigh_samples(
         for b in range(n_bins):
             total += weight_in_bin[b]
         depth, _ = _depth_of_threshold(weight_in_bin, count_in_bin, fraction, 0)
-        smallest = np.float32(1.0 if best_only else np.exp(-depth))
+        smallest, norm = np.float32(np.exp(-depth)), np.float32(1.0 / total)
         log_sum[n] = best + np.log(total)
-        norm = np.float32(1.0 if best_only else 1.0 / total)
         for g in range(group_ptr[n], group_ptr[n + 1]):
             size = psi_count[g] * n_rot_children * slot_count[g] * n_shifts
             line = scores[out_start[g] : out_start[g] + size]
             for i in range(size):
-                line[i] = line[i] * norm if line[i] >= smallest else np.float32(0.0)
+                line[i] = line[i] * norm if line[i] >= smallest and not best_only else np.float32(0.0)
+        if best_only:
+            scores[out_start[best_group[n]] + best_sample[n]] = 1.0
 
 
 @njit(**KERNEL_OPTIONS)

@@ -203,6 +203,8 @@ def _reference(name: str, options: RefineOptions, particles: ParticleSet) -> Ite
     if own <= 0:
         yield f"The header of {name} has no pixel size: give it with --ref_angpix, in A."
         return
+    if particles.box_size <= 0:
+        return  # told by `_optics`
     differs = abs(own - particles.pixel_size) > SAME_PIXEL_SIZE or nx != particles.box_size
     if differs and not options.trust_ref_size:
         yield (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import CtfParams, ctf_values
 from relion_py.compute.image.masks import mask_outside, mask_outside_tubes, tube_mask
 from relion_py.compute.jit import njit
@@ -79,7 +80,10 @@ def first_noise(
                 averages.add(values, weights, index, pixels.kx, pixels.ky, seed, psis, geometry.ratio, options.threads)
     for array in [] if averages is None else [each.grid for each in averages.sums]:
         host.comm.allreduce_sum(array)
-    return sums.spectra(host.comm), averages
+    spectra = sums.spectra(host.comm)
+    if not sums.power.any():
+        raise UserError(f"The images of {particles.table.path} are empty (all pixels are 0): extract them again.")
+    return spectra, averages
 
 
 def _first_of_each_group(particles: ParticleSet, options: RefineOptions, seed: int) -> NDArray[np.int64]:

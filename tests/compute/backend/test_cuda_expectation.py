@@ -82,6 +82,19 @@ def test_a_particle_without_finite_pixels_is_set_aside(device) -> None:
     assert_same((found, sums), solve(CpuBackend(), problem))
 
 
+def test_an_empty_image_counts_once_in_a_correlation(device) -> None:
+    """It correlates with nothing, at all poses alike: one of them is taken, not all."""
+    problem = make("correlate")
+    empty = problem.images.masked.copy()
+    empty[1] = 0.0
+    problem.images = replace(problem.images, masked=empty)
+    ours, wanted = solve(CudaBackend(device), problem), solve(CpuBackend(), problem)
+    for _, sums in (ours, wanted):
+        assert sums.sum_weight == len(problem.images)
+        assert np.array_equal(sums.sumw_group, np.bincount(problem.images.optics, minlength=len(sums.sumw_group)))
+    assert_same(ours, wanted)
+
+
 def test_nothing_is_launched_once_per_particle() -> None:
     one, many = EmulatedDevice(), EmulatedDevice()
     problem = make()

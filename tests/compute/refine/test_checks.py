@@ -204,6 +204,13 @@ def test_groups_of_different_size_pass_and_each_should_hold_the_particle() -> No
         check()
 
 
+def test_a_missing_box_is_not_told_again_as_a_reference_of_another_size() -> None:
+    set_optics("rlnImageSize", "0")
+    with pytest.raises(UserError) as error:
+        check()
+    assert str(error.value).count(". ") == 0 and "ref.mrc" not in str(error.value)
+
+
 def test_all_problems_are_told_at_once() -> None:
     os.remove("ref.mrc")
     remove_column("rlnDefocusU")

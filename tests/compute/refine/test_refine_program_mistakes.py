@@ -44,8 +44,8 @@ def first_particles(project: Path, count: int) -> None:
     rewrite(project, keep)
 
 
-def with_stack(project: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    path = project / "Particles/mic0002.mrcs"
+def with_stack(project: Path, change: Callable[[np.ndarray], np.ndarray], name: str = "mic0002") -> None:
+    path = project / f"Particles/{name}.mrcs"
     images = change(np.array(mrcfile.read(path)))
     with mrcfile.new(path, overwrite=True) as file:
         file.set_data(images)
@@ -56,6 +56,11 @@ def with_stack(project: Path, change: Callable[[np.ndarray], np.ndarray]) -> Non
 def set_nan(images: np.ndarray) -> np.ndarray:
     images[6, 3, 4] = np.nan
     return images
+
+
+def empty(project: Path) -> None:
+    for path in (project / "Particles").glob("*.mrcs"):
+        with_stack(project, np.zeros_like, path.stem)
 
 
 def cut(path: Path) -> None:
@@ -84,6 +89,7 @@ MISTAKES: dict[str, tuple[Change, list[str], str]] = {
     "no image names": (lambda p: without_column(p, "rlnImageName"), [], r"particles\.star.*rlnImageName"),
     "non-square images": (lambda p: with_stack(p, lambda a: a[:, :, :-2].copy()), [], r"mic0002\.mrcs.*square"),
     "pixels that are no numbers": (lambda p: with_stack(p, set_nan), [], r"000007@Particles/mic0002.*not numbers"),
+    "images of zeros": (empty, [], r"particles\.star are empty"),
     "a truncated stack": (lambda p: cut(p / "Particles/mic0002.mrcs"), [], r"mic0002\.mrcs"),
     "a truncated reference": (lambda p: cut(p / "reference.mrc"), [], r"reference\.mrc"),
     "no symmetry of that name": (lambda p: None, ["--sym", "D0"], r"D0"),

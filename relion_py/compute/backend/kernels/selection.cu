@@ -217,15 +217,18 @@ KERNEL(weigh_samples, float* scores, const int64* sample_ptr, double fraction, i
             double total;
             int64 count;
             float depth = depth_of_threshold(weights, counts, fraction, 0, &total, &count);
-            cut[1] = best_only ? best : best - depth;
+            cut[1] = best - depth;
             log_sum[n] = best + log(total);
-            norm[0] = best_only ? 1.0 : 1.0 / total;
+            norm[0] = 1.0 / total;
         }
     }
     BARRIER
     PHASE {
         for (int64 i = begin + threadIdx.x; i < end; i += blockDim.x)
-            scores[i] = scores[i] >= cut[1] ? (float)(expf(scores[i] - best) * norm[0]) : 0.0f;
+            if (best_only)
+                scores[i] = i == best_at[n] ? 1.0f : 0.0f;
+            else
+                scores[i] = scores[i] >= cut[1] ? (float)(expf(scores[i] - best) * norm[0]) : 0.0f;
     }
 }
 
