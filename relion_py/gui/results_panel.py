@@ -91,11 +91,6 @@ class ResultsPanel(QWidget):
         self._timer.setInterval(POLL_MILLISECONDS)
         self._timer.timeout.connect(self.refresh)
 
-    def set_project(self, project: Any) -> None:
-        """Look at another project; nothing is shown until a job is chosen."""
-        self.project = project
-        self.clear()
-
     def show_job(self, job_name: str) -> None:
         """Show the results of a job ("Refine3D/job007/" or its alias); "" shows nothing."""
         if not job_name:

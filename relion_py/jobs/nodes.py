@@ -9,7 +9,6 @@ it. A type matches another when it begins with it, so an entry that asks for
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 MOVIES = "MicrographMovieGroupMetadata.star.relion"
@@ -108,23 +107,6 @@ class Node:
     type: str
 
 
-def type_of_number(number: int) -> str:
-    """Today's type of a number written by release 3.1 or older; KeyError for a number that none wrote."""
-    return NUMBER_TO_TYPE[number]
-
-
-def number_of_type(node_type: str) -> int | None:
-    """The number that release 3.1 wrote for a type, or None where it had none."""
-    wanted = canonical(node_type)
-    best: tuple[int, int] | None = None
-    for number, known in NUMBER_TO_TYPE.items():
-        if number in (4, 8, 11):  # duplicates of 3, 9 and 6
-            continue
-        if matches(wanted, known) and (best is None or len(known) > best[0]):
-            best = (len(known), number)
-    return None if best is None else best[1]
-
-
 def canonical(node_type: str) -> str:
     """The type in RELION 5's words: older words and numbers are translated, others come back unchanged."""
     if node_type.isdecimal() and int(node_type) in NUMBER_TO_TYPE:
@@ -147,8 +129,3 @@ def matches(node_type: str, wanted: str) -> bool:
     if have[:2] != want[:2]:
         return False
     return all(word == "relion" or word in have[2:] for word in want[2:])
-
-
-def filter_type(nodes: Iterable[Node], wanted: str) -> tuple[Node, ...]:
-    """The nodes whose type matches `wanted`, in their order."""
-    return tuple(node for node in nodes if matches(node.type, wanted))

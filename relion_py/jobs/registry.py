@@ -112,12 +112,3 @@ def by_number(number: int) -> JobSpec:
         if spec.type_number == number:
             return spec
     raise JobTypeError(f"There is no job type with number {number}.")
-
-
-def by_directory(name: str) -> JobSpec:
-    """The job type whose jobs live in directory `name` ("Refine3D", or a path below it)."""
-    top = name.strip("/").partition("/")[0]
-    for spec in all_specs():
-        if spec.directory == top:
-            return spec
-    raise JobTypeError(f"No job type keeps its jobs in '{top}'.")

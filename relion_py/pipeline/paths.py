@@ -21,11 +21,6 @@ def has_control_characters(text: str) -> bool:
     return any(ord(character) < 32 or ord(character) == 127 for character in text)
 
 
-def normal_job_name(name: str) -> str:
-    """A job name with exactly one slash at its end."""
-    return name.strip().rstrip("/") + "/"
-
-
 def job_directory(root: Path, name: str) -> Path:
     """The directory of a job, made sure to be a plain `Type/jobNNN/` inside the project.
 

@@ -435,11 +435,6 @@ class Project:
             after.append(lambda: trash.finish_moves(self.root, graph))
         return names
 
-    def deletable(self, job_name: str, with_dependants: bool = False) -> list[str]:
-        """What `delete` would move to the trash."""
-        name = self.process(job_name).name
-        return [name, *(self.graph.downstream(name) if with_dependants else ())]
-
     def deleted_jobs(self) -> list[str]:
         """The jobs in the trash that can be undeleted."""
         return trash.deleted_jobs(self.root)

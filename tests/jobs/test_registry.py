@@ -58,7 +58,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_another_package_adds_a_job_type(acme: None) -> None:
     spec = registry.all_specs()[-1]
     assert spec is registry.by_label("acme.sharpen") is registry.by_number(1001)
-    assert registry.by_directory("AcmeSharpen") is spec and len(registry.all_specs()) == 23
+    assert spec.directory == "AcmeSharpen" and len(registry.all_specs()) == 23
     job = spec.build({"fn_in": "a.mrc"}, "AcmeSharpen/job003/", files=NamedFiles())
     assert job.commands == (("acme_sharpen", "--i", "a.mrc", "--o", "AcmeSharpen/job003/out.mrc", "-n", "2"),)
     assert [(n.path, n.type) for n in job.output_nodes] == [("AcmeSharpen/job003/out.mrc", "DensityMap.mrc.acme")]

@@ -68,17 +68,6 @@ def direction(rot: ArrayLike, tilt: ArrayLike) -> NDArray[np.float64]:
     return np.stack([np.sin(beta) * np.cos(alpha), np.sin(beta) * np.sin(alpha), np.cos(beta)], axis=-1)
 
 
-def direction_to_angles(vector: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(rot, tilt) in degrees of vectors (..., 3) of any length; rot is 0 within 0.001 degree of the poles.
-
-    Source: ``Euler_direction2angles``.
-    """
-    v = np.asarray(vector, dtype=np.float64)
-    tilt = np.rad2deg(np.arctan2(np.hypot(v[..., 0], v[..., 1]), v[..., 2]))
-    rot = np.rad2deg(np.arctan2(v[..., 1], v[..., 0]))
-    return np.where((tilt < 0.001) | (tilt > 180.0 - 0.001), 0.0, rot), tilt
-
-
 @njit(cache=True, nogil=True)
 def _mean_axis_angle(first, second, operators, out):  # type: ignore[no-untyped-def]
     for n in range(first.shape[0]):

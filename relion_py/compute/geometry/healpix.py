@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry import local_search
 from relion_py.compute.geometry.asymmetric_unit import unique_directions
-from relion_py.compute.geometry.euler import direction, euler_to_matrix, matrix_to_euler
+from relion_py.compute.geometry.euler import direction, euler_to_matrix
 from relion_py.compute.geometry.local_search import Selection
 from relion_py.compute.geometry.symmetry import canonical, operators
 
@@ -171,34 +171,14 @@ class Sampling:
         """The coarse in-plane angles in degrees (Q,), from 0 to below 360, not perturbed."""
         return np.arange(self.n_psis, dtype=np.float64) * float(self.psi_step or 0.0)
 
-    def oversampled_angles(
-        self, dirs: ArrayLike, psis: ArrayLike, oversampling: int
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """(rot, tilt, psi) in degrees, (L, children) each, of the children of L coarse orientations.
-
-        dirs, psis: integers (L,), indices into :meth:`directions` and :meth:`psis`.  Children in the order of
-        the reference (``getOrientations``): the direction's children row by row of the HEALPix face, psi
-        fastest.  With oversampling 0 the only child is the coarse orientation itself.  Perturbed as
-        :meth:`oversampled`.
-        """
-        direction_index, psi_index = np.asarray(dirs, dtype=np.int64), np.asarray(psis, dtype=np.int64)
-        if self.perturbation and self.is_3d:
-            return matrix_to_euler(self.oversampled(direction_index, psi_index, oversampling))
-        psi = self.child_psis(oversampling)[psi_index]
-        if not self.is_3d:
-            psi = psi + self.perturbation * self.step
-            return np.zeros_like(psi), np.zeros_like(psi), psi
-        rot, tilt = self._child_angles(direction_index, oversampling)
-        across, around = rot.shape[1], psi.shape[1]
-        psi = np.broadcast_to(psi[:, None, :], (len(psi), across, around)).reshape(len(psi), -1)
-        return np.repeat(rot, around, axis=1), np.repeat(tilt, around, axis=1), psi
-
     def oversampled(self, dirs: ArrayLike, psis: ArrayLike, oversampling: int) -> NDArray[np.float64]:
         """Rotation matrices (L, children, 3, 3), float64, of the children of L coarse orientations.
 
-        Arguments and order as :meth:`oversampled_angles`.  In 3D the random perturbation turns every
-        orientation by the Euler matrix of three equal angles ``perturbation * step``, on the right; in 2D it
-        is added to psi.
+        dirs, psis: integers (L,), indices into :meth:`directions` and :meth:`psis`.  Children in the order of
+        the reference (``getOrientations``): the direction's children row by row of the HEALPix face, psi
+        fastest.  With oversampling 0 the only child is the coarse orientation itself.  In 3D the random
+        perturbation turns every orientation by the Euler matrix of three equal angles ``perturbation * step``,
+        on the right; in 2D it is added to psi.
         """
         direction_index, psi_index = np.asarray(dirs, dtype=np.int64), np.asarray(psis, dtype=np.int64)
         turns = self._psi_turns(oversampling)[psi_index]  # (L, 2^o, 3, 3)

@@ -118,8 +118,8 @@ def _fill_ctf(coefficients, x, y, gamma_offset, intact, form, damping, out):  # 
             elif form == 2:
                 value = -1.0 if value < 0.0 else 1.0
             value *= scale
-            if abs(value) < 1e-8:
-                value = -1e-8 if value < 0.0 else 1e-8
+            if abs(value) < SMALLEST_CTF:
+                value = -SMALLEST_CTF if value < 0.0 else SMALLEST_CTF
             out[n, p] = value
 
 

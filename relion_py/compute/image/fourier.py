@@ -265,13 +265,3 @@ def power_spectrum(image: Real, dimensions: int | None = None) -> NDArray[np.flo
     dimensions = image.ndim if dimensions is None else dimensions
     transform = fft.rfftn(image.astype(np.float64)) / image.size
     return shell_average(np.abs(transform) ** 2, image.shape[-1], dimensions)
-
-
-def radial_average(image: Real) -> NDArray[np.float64]:
-    """Mean density of a centred image or map at each rounded distance 0 .. box // 2 from its centre."""
-    box = image.shape[-1]
-    axis = np.arange(box) - box // 2
-    squared = sum(np.meshgrid(*([axis**2] * image.ndim), indexing="ij", sparse=True), start=np.zeros(1))
-    shells = np.floor(np.sqrt(np.broadcast_to(squared, image.shape)) + 0.5).astype(np.int64).ravel()
-    sums = np.bincount(shells, weights=image.ravel())[: box // 2 + 1]
-    return sums / np.bincount(shells)[: box // 2 + 1]

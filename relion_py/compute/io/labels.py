@@ -180,8 +180,3 @@ _TYPES = {label: kind for kind, labels in _LABELS.items() for label in labels.sp
 def type_of(label: str) -> str:
     """ "string", "double", "int", "bool", "doubles" or "ints" (vectors); unknown labels are "string"."""
     return _TYPES.get(label, "string")
-
-
-def is_known(label: str) -> bool:
-    """Whether RELION 5 knows the label (given without the leading underscore)."""
-    return label in _TYPES

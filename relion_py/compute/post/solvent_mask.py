@@ -53,11 +53,6 @@ def _distance_to(region: Inside) -> NDArray[np.float64]:
     return distance_transform_edt(~region)
 
 
-def auto_mask(volume: Real, threshold: float, extension: float, width: float) -> Map:
-    """Soft mask, float32, of the voxels at or above the threshold, extended and with a soft edge."""
-    return soften(extend(volume >= threshold, extension), width)
-
-
 def crown_mask(box: int, inner: float, outer: float, width: float, centre: tuple[float, float, float]) -> Map:
     """Soft spherical shell, float32 (box, box, box), between two radii with edges of ``width`` on both sides.
 

@@ -126,11 +126,6 @@ class BackProjector:
         other.grid = self.grid.copy()
         return other
 
-    def merge(self, other: BackProjector) -> None:
-        """Add the sums of another accumulator of the same shape."""
-        self._check_same_shape(other)
-        self.grid += other.grid
-
     def enforce_hermitian(self) -> None:
         """Add the Friedel mates in the plane x == 0 to each other; once, when the sums are complete."""
         kernels_volume.fold_friedel_plane(self.grid)

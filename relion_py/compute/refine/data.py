@@ -253,14 +253,6 @@ class ParticleSet:
                     f"{where}: half {half} has no particles; auto-refinement needs particles in both halves."
                 )
 
-    def processing_order(self, half: int, seed: int) -> IntArray:
-        """The particles of a half in random order, those of one optics group together.
-
-        Source: exp_model.cpp, randomiseParticlesOrder; the random numbers are NumPy's.
-        """
-        order = np.random.default_rng([max(seed, 0), half]).permutation(self.members(half))
-        return order[np.argsort(self.optics_group[order], kind="stable")]
-
     def with_own_poses(self) -> ParticleSet:
         """The same particles, whose poses and results change on their own."""
         return replace(self, **{name: getattr(self, name).copy() for name in _FOUND})

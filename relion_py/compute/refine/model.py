@@ -28,7 +28,6 @@ NO_PRIOR = 0
 PRIOR_ROTTILT_PSI = 1
 """rlnOrientationalPriorMode of local searches around rot, tilt and psi (ml_model.h, PRIOR_ROTTILT_PSI)."""
 
-NEAREST_NEIGHBOUR = 0
 TRILINEAR = 1
 """rlnFourierSpaceInterpolator (projector.h)."""
 
@@ -309,7 +308,6 @@ class OptimiserState:
     iteration: int = 0
     random_seed: int = 0
     has_converged: bool = False
-    do_join_random_halves: bool = False  # the last, all-data iteration has begun; not stored in the file
     nr_iter_wo_resol_gain: int = 0
     nr_iter_wo_large_hidden_variable_changes: int = 0
     best_resolution: float = UNKNOWN  # A
@@ -330,4 +328,3 @@ class OptimiserState:
     is_gradient: bool = False  # the iteration takes a step along the gradient
     gradient_step: float = 0.0  # of the iteration
     subset_size: int = -1  # particles of the iteration; -1: all
-    nr_pool: int = 1  # particles per batch, as written by the reference; told, not needed again

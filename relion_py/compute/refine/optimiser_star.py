@@ -248,7 +248,6 @@ def _optimiser_state(general: ListValues) -> OptimiserState:
         is_gradient=bool(general.integer("rlnDoStochasticGradientDescent", 0)),
         gradient_step=general.number("rlnGradCurrentStepsize", 0.0),
         subset_size=general.integer("rlnSgdSubsetSize", -1),
-        nr_pool=general.integer("rlnMaxNumberOfPooledParticles"),
     )
 
 

@@ -143,7 +143,7 @@ class TileGrid(QAbstractScrollArea):
         self._last_clicked = 0
         self._current = -1
         self._columns = 0  # 0: as many as fit
-        self.tiles_read = 0  # how many images were read in all; tests and the status line look at it
+        self.tiles_read = 0  # how many images were read in all
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.viewport().setMouseTracking(False)
         self.setMinimumSize(120, 90)

@@ -18,7 +18,7 @@ from relion_py.pipeline.errors import PipelineError
 from relion_py.pipeline.graph import Graph, Status
 from relion_py.pipeline.jobstar import JobStar
 from relion_py.pipeline.schemes import operators
-from relion_py.pipeline.schemes.model import CONTINUE, NEW, UNDEFINED, Scheme
+from relion_py.pipeline.schemes.model import CONTINUE, NEW, Scheme
 from relion_py.pipeline.schemes.store import RUN_ERR, RUN_OUT, SchemeStore
 
 if TYPE_CHECKING:
@@ -180,9 +180,3 @@ def reset(store: SchemeStore) -> None:
     with store.change() as scheme:
         scheme.reset()
     store.set_visit(None)
-
-
-def end_node(scheme: Scheme) -> bool:
-    """True if the current node is an exit, so that another run would end at once."""
-    op = scheme.operators.get(scheme.current_node)
-    return scheme.current_node == UNDEFINED or (op is not None and op.type == "exit")

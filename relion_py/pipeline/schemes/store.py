@@ -81,7 +81,6 @@ class SchemeStore:
         self.directory = root / SCHEMES / self.name
         self.file = self.directory / scheme_file.SCHEME_STAR
         self._lock_directory = root / f".relion_lock_scheme_{self.name}"
-        self._guard_depth = 0
 
     def exists(self) -> bool:
         """True if there is a scheme.star."""

@@ -16,7 +16,7 @@ from relion_py.compute.cli.program import run
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.io.mrc import write_map
-from relion_py.compute.post.solvent_mask import auto_mask
+from relion_py.compute.post.solvent_mask import extend, soften
 
 SHARED = Path(__file__).parents[4] / "shared"
 GOLDEN = SHARED / "golden/numeric/mask/mask.mrc.gz"
@@ -90,7 +90,7 @@ def test_edge_by_brute_force() -> None:
     extended = grid[near.min(1) < 1.5]
     distance = np.sqrt(((grid[:, None] - extended) ** 2).sum(-1)).min(1)
     expected = np.where(distance < 3.0, 0.5 + 0.5 * np.cos(np.pi * distance / 3.0), 0.0)
-    np.testing.assert_allclose(auto_mask(volume, 0.5, 1.5, 3.0).ravel(), expected, atol=1e-6)
+    np.testing.assert_allclose(soften(extend(volume >= 0.5, 1.5), 3.0).ravel(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from scipy.spatial.transform import Rotation
 from relion_py.compute.geometry.euler import (
     angular_distance,
     direction,
-    direction_to_angles,
     euler_to_matrix,
     matrix_to_euler,
     rotation_angle,
@@ -40,9 +39,6 @@ def test_round_trip_and_poles() -> None:
 def test_direction_is_the_third_row() -> None:
     rot, tilt, psi = random_angles(50)
     np.testing.assert_allclose(direction(rot, tilt), euler_to_matrix(rot, tilt, psi)[:, 2], atol=1e-12)
-    back = direction_to_angles(3.0 * direction(rot, tilt))
-    np.testing.assert_allclose(back, (rot, tilt), atol=1e-9)
-    np.testing.assert_allclose(direction_to_angles([[0, 0, 1.0], [0, 0, -1.0]]), [[0, 0], [0, 180]])
 
 
 def test_angular_distance_is_the_mean_over_axes() -> None:

@@ -113,12 +113,6 @@ def test_power_spectrum_is_parsevals(image: np.ndarray) -> None:
     assert np.delete(fourier.power_spectrum(wave), 5).max() < 1e-20
 
 
-def test_radial_average() -> None:
-    at = np.arange(17) - 8
-    radius = np.floor(np.sqrt(at[:, None, None] ** 2 + at[:, None] ** 2 + at**2) + 0.5)
-    np.testing.assert_allclose(fourier.radial_average(radius), np.arange(9))
-
-
 @pytest.mark.skipif(not JOB.exists(), reason="the shared beta-galactosidase project is not here")
 @pytest.mark.parametrize("name", ["lp20", "box64", "rescaled5"])
 def test_maps_of_relion_image_handler(name: str) -> None:

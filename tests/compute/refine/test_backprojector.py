@@ -59,18 +59,6 @@ def test_pixels_beyond_the_current_size_are_left_out():
     assert small.weight.sum() > 0
 
 
-def test_merged_parts_are_the_whole():
-    images, weights, rotations, kx, ky = random_slices(20, 16, 3)
-    whole, first, second = BackProjector(16), BackProjector(16), BackProjector(16)
-    whole.insert(images, weights, rotations, kx, ky)
-    first.insert(images[:7], weights[:7], rotations[:7], kx, ky)
-    second.insert(images[7:], weights[7:], rotations[7:], kx, ky)
-    first.merge(second)
-    np.testing.assert_allclose(first.grid, whole.grid, atol=1e-5)
-    with pytest.raises(ValueError, match="cannot be combined"):
-        first.merge(BackProjector(16, 8))
-
-
 def test_hermitian_plane_holds_the_sum_of_mates():
     images, weights, rotations, kx, ky = random_slices(20, 12, 4)
     sums = BackProjector(12)

@@ -100,15 +100,6 @@ def test_impossible_halves_are_refused(project: Path, subset: list[int], words: 
         ParticleSet.read("particles.star").split_random_halves(1)
 
 
-def test_processing_order(particles: ParticleSet) -> None:
-    particles.split_random_halves(1)
-    order = particles.processing_order(1, 7)
-    assert sorted(order) == particles.members(1).tolist()
-    assert (np.diff(particles.optics_group[order]) >= 0).all()
-    assert (order == particles.processing_order(1, 7)).all()
-    assert (order != particles.processing_order(1, 8)).any()
-
-
 def truth(particles: ParticleSet, indices: list[int]) -> np.ndarray:
     """The pixels as they were made, found by name."""
     found = []
