@@ -116,6 +116,9 @@ class SchemeRunner:
             raise PipelineError(f"The scheme {scheme.name} has no edges yet, so there is nothing to run.")
         for sentence in scheme.problems():
             self._tell(f"Warning: {sentence}")
+        visit = self.store.visit()
+        if visit is not None and visit.node != scheme.current_node:
+            self.store.set_visit(None)  # a run was killed between going on and forgetting this
         self._tell(f"Starting the scheme {scheme.name} at {scheme.current_node}")
         done = 0
         while steps is None or done < steps:

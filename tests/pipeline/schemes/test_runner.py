@@ -393,6 +393,42 @@ def test_job_that_was_made_but_never_started_is_started(
     assert len(runs(project)) == 6
 
 
+def test_a_job_that_was_left_does_not_count_for_the_next_visit(
+    project: Project, loop: SchemeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the runner had died after going on from a job, before that job was forgotten; in a loop without other
+    jobs, and with an edge from the job to itself."""
+
+    def killed(following: str) -> None:
+        with loop.change() as scheme:
+            scheme.edges.clear()
+            scheme.add_edge("first", following)
+            scheme.add_edge("COUNT", "first")
+            scheme.set_current_node("first")
+        with monkeypatch.context() as patch:
+            patch.setattr(SchemeStore, "set_visit", keep_visit)
+            with pytest.raises(KeyboardInterrupt):
+                runner_for(project, "loop").run()
+        assert loop.visit().node == "first" and loop.read().current_node == following
+
+    set_visit = SchemeStore.set_visit
+
+    def keep_visit(store: SchemeStore, visit: object) -> None:
+        if visit is None:
+            raise KeyboardInterrupt
+        set_visit(store, visit)
+
+    killed("COUNT")
+    runner_for(project, "loop").run(steps=0)
+    assert loop.visit() is None
+    runner_for(project, "loop").run(steps=2)
+    assert len(runs(project)) == 2
+    killed("first")
+    assert len(runs(project)) == 3
+    runner_for(project, "loop").run(steps=2)  # goes on from the third, then runs the fourth
+    assert len(runs(project)) == 4
+
+
 def test_an_operator_is_on_disc_together_with_the_node_after_it(
     project: Project, loop: SchemeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
