@@ -347,15 +347,17 @@ class MultiBodyRefinement(AutoRefinement):
 
     def write_bodies_iteration(self, raw: RawMaps | None = None) -> None:
         """The iteration's files; raw: the unregularised half maps of the last one, on the first rank."""
+        names = outputs.names_of_iteration(self.options, self.state, len(self.models))
 
-        def write_all() -> None:
-            names = outputs.write_iteration(
-                self.options, self.state, self.sampling, self.models, self.particles.to_star()
-            )
+        def write_models() -> None:
+            if self.job.comm.rank != 0:
+                return
+            for half in range(len(self.models)):
+                outputs.write_model_of_iteration(names, self.options, self.state, self.sampling, self.models, half)
             for (half, b), volume in (raw or {}).items():
                 outputs.write_reference(names.unfiltered_body(half, b + 1), volume, self.pixel_size)
 
-        self.on_first_rank(write_all)
+        self.write_files(names, write_models)
 
     def _report_end(self) -> None:
         say, root = self.job.say, self.options.output_root

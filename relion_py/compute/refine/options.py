@@ -1,8 +1,8 @@
 """What a refinement was asked to do: the command line, checked, as one frozen dataclass.
 
 `RefineOptions.from_args` makes it for a new run, `RefineOptions.continued` for one that goes on from an
-`_optimiser.star`. All checks here need no file; those that do are in `checks.py`. Which options a run accepts
-at all is the table in `cli/options/refine.py`.
+`_optimiser.star`. What contradicts itself in it is told by `option_problems`; checks that need files are in
+`checks`. Which options a run accepts at all is the table in `cli/options/refine.py`.
 
 Source of names, defaults and of what may change at a continuation: ml_optimiser.cpp, parseInitial,
 parseContinue and initialiseGeneral.
@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.geometry.helix import Range, Tube
-from relion_py.compute.refine import body_options
+from relion_py.compute.refine import body_options, option_problems
 
 Kind = Literal["text", "switch", "off_switch", "number", "integer"]
 
@@ -391,7 +390,7 @@ class RefineOptions:
             options = dataclasses.replace(options, mask_edge=HELICAL_MASK_EDGE)
         if look_at_references is not None:
             options = look_at_references(options)
-        problems = _problems_of_new_run(options)
+        problems = list(option_problems.of_new_run(options))
         if problems:
             raise UserError(" ".join(problems))
         return options
@@ -431,7 +430,7 @@ class RefineOptions:
         if root in ("", previous.output_root) and not (begins and root):
             changed["output_root"] = f"{previous.output_root}_ct{iteration}"
         options = dataclasses.replace(previous, **changed)
-        problems = body_options.problems(options, previous) + _problems_of_any_run(options)
+        problems = [*body_options.problems(options, previous), *option_problems.of_any_run(options)]
         if problems:
             raise UserError(" ".join(problems))
         return options
@@ -510,155 +509,3 @@ def _check_range(flag: str, number: float, metadata: Mapping[str, Any]) -> None:
         raise UserError(f"{flag} must be {bound}, not {number:g}.")
     if maximum is not None and number > maximum:
         raise UserError(f"{flag} must be at most {maximum:g}, not {number:g}.")
-
-
-def _problems_of_new_run(options: RefineOptions) -> list[str]:
-    """Sentences about options that are missing or that contradict each other."""
-    problems = []
-    if not options.particles:
-        problems.append("No particles were given: name their STAR file with --i.")
-    if not options.output_root:
-        problems.append("No output name was given: name it with --o, such as Refine3D/job001/run.")
-    if options.auto_refine:
-        problems += _problems_of_auto_refinement(options)
-    elif options.split_random_halves:
-        problems.append("--split_random_halves goes with --auto_refine: add that, or leave it out.")
-    if options.has_local_symmetry and not options.is_3d:
-        problems.append("--local_symmetry is about parts of maps: leave it out for 2D classes.")
-    if options.denovo_3d and options.has_reference:
-        problems.append("--denovo_3dref makes a reference from the particles: leave it out, or --ref.")
-    for flag, given in (
-        ("--force_converge", options.force_converge),
-        ("--multibody_masks", options.has_bodies),
-        ("--reconstruct_subtracted_bodies", options.reconstruct_subtracted),
-        ("--multibody_norm_overlap", options.normalise_overlap),
-    ):
-        if given:
-            problems.append(f"{flag} goes with --continue only.")
-    if options.relax_symmetry and not options.is_3d:
-        problems.append("--relax_sym is for maps: leave it out of a 2D classification.")
-    if "," in options.symmetry:
-        problems.append(f"--sym takes one point group, not the list '{options.symmetry}'.")
-    problems += _problems_of_helices(options)
-    return problems + _problems_of_any_run(options)
-
-
-def _problems_of_helices(options: RefineOptions) -> list[str]:
-    if not options.helix:
-        return _helical_options_without_helix(options)
-    problems = []
-    if not options.masks_tubes:
-        problems.append("--helix needs the tube's diameter (A): give --helical_outer_diameter.")
-    if options.denovo_3d:
-        problems.append("--helix goes with --ref in 3D, or with 2D classes, not with --denovo_3dref.")
-    if not options.is_3d and options.helical_symmetry and options.helical_rise <= 0:
-        problems.append("--helix restricts offsets to one rise: give it (A) with --helical_rise_initial.")
-    if not options.is_3d and options.helical_symmetry_search:
-        problems.append("--helical_symmetry_search refines the symmetry of maps: leave it out, or give --ref.")
-    if options.is_3d and options.symmetry.upper()[:1] not in ("C", "D"):
-        problems.append(f"A helix can have the point group Cn or Dn, not {options.symmetry}: correct --sym.")
-    if options.is_3d and options.bimodal_psi:
-        problems.append("--bimodal_psi is for 2D classes: in 3D, _rlnAnglePsiFlipRatio of the particles says it.")
-    return problems
-
-
-def _helical_options_without_helix(options: RefineOptions) -> list[str]:
-    problems = []
-    if options.masks_tubes and options.is_3d:
-        problems.append("--helical_outer_diameter has no effect without --helix: add that, or leave it out.")
-    for name in (
-        "ignore_helical_symmetry", "helical_units", "helical_twist", "helical_rise", "helical_symmetry_search",
-        "helical_sigma_distance", "helical_keep_tilt_prior", "helical_offset_step", "helical_inner_diameter",
-    ):  # fmt: skip
-        option = next(o for o in _OPTIONS if o.name == name)
-        if getattr(options, name) != option.default and getattr(options, name) != option.metadata["unset"]:
-            flag = option.metadata["flag"]
-            problems.append(f"{flag} has no effect without --helix: add that, or leave {flag} out.")
-    return problems
-
-
-def _problems_of_auto_refinement(options: RefineOptions) -> list[str]:
-    problems = []
-    if not options.has_reference:
-        problems.append("No reference was given: name a map with --ref.")
-    if not options.split_random_halves:
-        problems.append("Auto-refinement needs --split_random_halves: add it.")
-    if options.classes > 1:
-        problems.append(f"Auto-refinement has one class, not {options.classes}: leave --K out, or --auto_refine.")
-    for flag, given in (
-        ("--skip_align", options.skip_align),
-        ("--skip_rotate", options.skip_rotate),
-        ("--fast_subsets", options.fast_subsets),
-        ("--allow_coarser_sampling", options.allow_coarser_sampling),
-        ("--center_classes", options.center_classes),
-        ("--grad", options.gradient),
-        ("--auto_sampling", options.auto_sampling),
-    ):
-        if given:
-            problems.append(f"{flag} is for classifications: leave it out, or --auto_refine.")
-    return problems
-
-
-def _problems_of_any_run(options: RefineOptions) -> list[str]:
-    problems = []
-    masked = options.flatten_solvent or options.solvent_correct_fsc or options.has_bodies
-    if options.has_solvent_mask and not masked:
-        problems.append("--solvent_mask has no effect without --flatten_solvent: add it, or leave the mask out.")
-    if options.solvent_correct_fsc and not (options.has_solvent_mask or options.has_bodies):
-        problems.append("--solvent_correct_fsc needs a mask: name one with --solvent_mask.")
-    for flag, given in (("--solvent_mask2", options.has_level_mask), ("--lowpass_mask", options.has_lowpass_mask)):
-        if given and not options.flatten_solvent:
-            problems.append(f"{flag} has no effect without --flatten_solvent: add it, or leave the mask out.")
-    if options.has_lowpass_mask != (options.lowpass > 0):
-        problems.append("--lowpass_mask and --lowpass, a resolution in A, need each other: give both or none.")
-    for flag, given in (
-        ("--ctf_intact_first_peak", options.ctf_intact_first_peak),
-        ("--only_flip_phases", options.only_flip_phases),
-        ("--ctf_phase_flipped", options.ctf_phase_flipped),
-    ):
-        if given and not options.ctf:
-            problems.append(f"{flag} has no effect without --ctf: add it, or leave {flag} out.")
-    if options.bimodal_psi and options.sigma_psi <= 0:
-        problems.append("--bimodal_psi has no effect without --sigma_psi: add it, or leave --bimodal_psi out.")
-    if options.relax_symmetry and not re.fullmatch(r"[cC][1-9]\d*", options.relax_symmetry):
-        problems.append(f"--relax_sym takes a cyclic group such as C2, as in RELION, not {options.relax_symmetry}.")
-    if options.cpu and options.gpu:
-        problems.append("--cpu and --gpu exclude each other: give one of them.")
-    if options.free_gpu_memory > 0 and not options.gpu:
-        problems.append("--free_gpu_memory has no effect without --gpu: add that, or leave --free_gpu_memory out.")
-    if options.preread_images and options.scratch_dir:
-        problems.append("--preread_images and --scratch_dir exclude each other: give one of them.")
-    if not options.scratch_dir:
-        for flag, given in (
-            ("--reuse_scratch", options.reuse_scratch),
-            ("--keep_scratch", options.keep_scratch),
-        ):
-            if given:
-                problems.append(f"{flag} needs a directory: name it with --scratch_dir.")
-    if options.strict_highres_exp > 0 and 0 < options.strict_lowres_exp <= options.strict_highres_exp:
-        problems.append("--strict_lowres_exp must be a larger number of A than --strict_highres_exp.")
-    for flag, given in (("--always_cc", options.always_cc), ("--skip_maximize", options.skip_maximize)):
-        if given and options.gradient:
-            problems.append(f"{flag} and --grad exclude each other: give one of them.")
-    if options.fast_subsets and options.gradient:
-        problems.append("--fast_subsets and --grad exclude each other: give one of them.")
-    if not options.gradient:
-        for flag, given in (
-            ("--class_inactivity_threshold", options.class_inactivity_threshold > 0),
-            ("--grad_em_iters", options.gradient_em_iterations > 0),
-            ("--tau2_fudge_scheme", options.tau2_fudge_scheme != ""),
-        ):
-            if given:
-                problems.append(f"{flag} has no effect without --grad: add that, or leave {flag} out.")
-    for flag, given in (("--blush", options.blush), ("--external_reconstruct", options.external_reconstruct)):
-        if given and options.gradient:
-            problems.append(f"{flag} and --grad exclude each other: give one of them.")
-    if options.blush and not options.is_3d and not options.continue_from:
-        problems.append("--blush is for 3D references: leave it out.")
-    if options.blush and options.external_reconstruct:
-        problems.append("--blush and --external_reconstruct exclude each other: give one of them.")
-    if options.blush_skip_spectral_trailing and not options.blush:
-        problems.append("--blush_skip_spectral_trailing has no effect without --blush: add that, or leave it out.")
-    if options.fast_subsets and options.max_iterations < 20:
-        problems.append("--fast_subsets needs at least 20 iterations: give them with --iter.")
-    return problems

@@ -8,10 +8,8 @@ finds it finds the complete iteration. Names as in ml_optimiser.cpp (MlOptimiser
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -126,8 +124,7 @@ def write_model(names: OutputNames, model: ModelState, half: int = 0, owns: Call
         stack = names.class_averages
         model.reference_names = [image_name(k, stack) for k in range(model.nr_classes)]
         if owns(0):
-            with _told(stack):
-                write_stack(stack, np.asarray(model.references, np.float32), model.pixel_size)
+            write_stack(stack, np.asarray(model.references, np.float32), model.pixel_size)
     else:
         name_of = names.reference if model.bodies is None else names.body
         model.reference_names = [name_of(half, k + 1) for k in range(model.nr_classes)]
@@ -135,8 +132,7 @@ def write_model(names: OutputNames, model: ModelState, half: int = 0, owns: Call
             write_reference(model.reference_names[k], model.references[k], model.pixel_size)
     model.moment_names = _write_moments(names, model, owns)
     if owns(0):
-        with _told(names.model(half)):
-            star.write(names.model(half), model_to_star(model))
+        star.write(names.model(half), model_to_star(model))
 
 
 def _write_moments(names: OutputNames, model: ModelState, owns: Callable[[int], bool]) -> list[tuple[str, str]]:
@@ -153,8 +149,7 @@ def _write_moments(names: OutputNames, model: ModelState, owns: Callable[[int], 
             second = [_interleaved(each.second) for each in model.moments]
             for order, stack in ((1, first), (2, second)):
                 path = names.moment_stack(order)
-                with _told(path):
-                    write_stack(path, np.concatenate(stack), model.pixel_size)
+                write_stack(path, np.concatenate(stack), model.pixel_size)
         return [(image_name(k, names.moment_stack(1)), image_name(k, names.moment_stack(2))) for k in classes]
     for k in filter(owns, classes):
         mine = model.moments[k]
@@ -171,15 +166,13 @@ def _interleaved(values: NDArray[np.complex64] | NDArray[np.float32]) -> NDArray
 
 def write_reference(path: str, volume: NDArray[np.floating], pixel_size: float) -> None:
     """A map (z, y, x) as float32 with its pixel size (A)."""
-    with _told(path):
-        write_map(path, np.asarray(volume, dtype=np.float32), pixel_size)
+    write_map(path, np.asarray(volume, dtype=np.float32), pixel_size)
 
 
 def write_unmasked_averages(root: str, model: ModelState) -> None:
     """The 2D class averages as they are before the mask; each iteration replaces those of the one before."""
     path = OutputNames(root, FINAL).unmasked_averages
-    with _told(path):
-        write_stack(path, np.asarray(model.references, np.float32), model.pixel_size)
+    write_stack(path, np.asarray(model.references, np.float32), model.pixel_size)
 
 
 def write_angular_distribution(
@@ -193,19 +186,17 @@ def write_angular_distribution(
     radius, (rot, tilt) = model.ori_size * model.pixel_size / 2.0, sampling.directions.T
     for k in filter(owns, range(model.nr_classes)):
         path, weights = names.angular_distribution(half, k + 1), model.pdf_direction[k]
-        with _told(path):
-            atomic_write(path, bild(weights, rot, tilt, healpix_angular_step(sampling.healpix_order), radius).encode())
+        atomic_write(path, bild(weights, rot, tilt, healpix_angular_step(sampling.healpix_order), radius).encode())
 
 
 def write_sampling(names: OutputNames, sampling: SamplingState) -> None:
-    with _told(names.sampling):
-        star.write(names.sampling, sampling_to_star(sampling))
+    """How orientations and offsets were sampled."""
+    star.write(names.sampling, sampling_to_star(sampling))
 
 
 def write_data(names: OutputNames, data: star.StarFile) -> None:
     """The particles: `data` is what `ParticleSet.to_star` gives."""
-    with _told(names.data):
-        star.write(names.data, data)
+    star.write(names.data, data)
 
 
 def write_optimiser(
@@ -228,25 +219,7 @@ def write_optimiser(
         split_random_halves=split,
         particle_diameter=options.mask_diameter(box, pixel_size),
     )
-    with _told(names.optimiser):
-        star.write(names.optimiser, table)
-
-
-def write_iteration(
-    options: RefineOptions,
-    state: OptimiserState,
-    sampling: SamplingState,
-    models: Sequence[ModelState],
-    data: star.StarFile,
-) -> OutputNames:
-    """All files of one iteration, for one who holds everything; two models are the two halves."""
-    names = names_of_iteration(options, state, len(models))
-    for number in range(len(models)):
-        write_model_of_iteration(names, options, state, sampling, models, number)
-    write_sampling(names, sampling)
-    write_data(names, data)
-    write_optimiser(names, state, options, models[0].ori_size, models[0].pixel_size)
-    return names
+    star.write(names.optimiser, table)
 
 
 def names_of_iteration(options: RefineOptions, state: OptimiserState, models: int) -> OutputNames:
@@ -272,19 +245,6 @@ def write_model_of_iteration(
     write_model(names, models[number], half, owns)
     if sampling.is_3d and not (options.keeps_orientations or state.is_gradient):
         write_angular_distribution(names, models[number], sampling, half, owns)
-
-
-@contextmanager
-def _told(path: str) -> Iterator[None]:
-    """What can go wrong with a disc, as a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{path} cannot be written because the disc is full: make room, then continue the job."
-            ) from error
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 # ----------------------------------------------------------------------------------------------- reading
@@ -387,6 +347,7 @@ def _accuracy_to_angstrom(state: OptimiserState, path: str, pixel_size: float) -
 
 
 def read_model(path: str, nr_optics_groups: int, with_references: bool) -> ModelState:
+    """A `_model.star`, with its maps and moments if they are asked for, which are found as `find_beside` does."""
     model = model_from_star(star.read(path), nr_optics_groups)
     if with_references:
         for name in model.reference_names:

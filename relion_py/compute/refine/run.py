@@ -155,19 +155,19 @@ class Run:
             yield backend, advance
 
     def on_first_rank(self, action: Callable[[], object]) -> None:
-        """Do something on the first rank only; its UserError is raised on all, so that none waits for the others."""
+        """Do something on the first rank only; what goes wrong is raised on all, so that none waits for the others."""
         self.on_each_rank(action if self.job.comm.rank == 0 else lambda: None)
 
     def on_each_rank(self, action: Callable[[], object]) -> None:
-        """Do something on all ranks; the UserError of one is raised on all, so that none waits for the others.
+        """Do something on all ranks; what goes wrong on one is raised on all, so that none waits for the others.
 
         The files that a rank writes take their names together.
         """
-        error = None
+        error: UserError | OSError | None = None
         try:
             with written_together():
                 action()
-        except UserError as problem:
+        except (UserError, OSError) as problem:
             error = problem
         error = next((each for each in self.job.comm.allgather(error) if each is not None), None)
         if error is not None:

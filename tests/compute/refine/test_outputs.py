@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mrcfile
@@ -19,7 +19,7 @@ from relion_py.compute.refine import outputs
 from relion_py.compute.refine.data import ParticleSet
 from relion_py.compute.refine.model import ModelState, OptimiserState, SamplingState
 from relion_py.compute.refine.options import RefineOptions
-from relion_py.compute.refine.outputs import FINAL, OutputNames, read_optimiser, write_iteration
+from relion_py.compute.refine.outputs import FINAL, OutputNames, read_optimiser
 
 JOB27 = "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027"
 
@@ -67,6 +67,23 @@ def make_run(seed: int = 0) -> tuple:
     )
     state = OptimiserState(iteration=3, random_seed=5, best_resolution=12.5, incr_size=12, accuracy_rot=2.5)
     return options, state, sampling, models, particles
+
+
+def write_iteration(
+    options: RefineOptions,
+    state: OptimiserState,
+    sampling: SamplingState,
+    models: Sequence[ModelState],
+    data: star.StarFile,
+) -> OutputNames:
+    """All files of one iteration, by one who holds everything; two models are the two halves."""
+    names = outputs.names_of_iteration(options, state, len(models))
+    for number in range(len(models)):
+        outputs.write_model_of_iteration(names, options, state, sampling, models, number)
+    outputs.write_sampling(names, sampling)
+    outputs.write_data(names, data)
+    outputs.write_optimiser(names, state, options, models[0].ori_size, models[0].pixel_size)
+    return names
 
 
 def test_names() -> None:
@@ -134,11 +151,11 @@ def test_the_optimiser_appears_last_and_not_at_all_when_the_disc_is_full(
     def full(path: str, tables: star.StarFile) -> None:
         order.append(str(path))
         if str(path).endswith("_data.star"):
-            raise OSError(28, "No space left on device")
+            raise OSError(28, "No space left on device", path)
         real(path, tables)
 
     monkeypatch.setattr(outputs.star, "write", full)
-    with pytest.raises(UserError, match=r"run_it003_data\.star cannot be written because the disc is full"):
+    with pytest.raises(OSError, match=r"No space left on device: 'Refine3D/job004/run_it003_data\.star'"):
         write_iteration(options, state, sampling, models, particles.to_star())
     assert not Path("Refine3D/job004/run_it003_optimiser.star").exists()
     assert not list(Path("Refine3D/job004").glob("*tmp*"))
