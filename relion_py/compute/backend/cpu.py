@@ -412,9 +412,9 @@ class CpuBackend:
 
         def mark(a: int, b: int) -> None:
             selection.mark_significant(
-                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_start,
-                c.psi_count, c.psi_idx, c.block, t, threshold, slot_of_trans, group_start,
-                fine.block, fine.psi_count, fine.slot_first, fine.slot_count, mask_start, mask, a, b,
+                coarse.scores, coarse.row_best, coarse.group_ptr, coarse.base, coarse.row_stride, c.psi_count,
+                c.block, t, threshold, slot_of_trans, group_start,
+                fine.block, fine.slot_first, fine.slot_count, mask_start, mask, a, b,
             )  # fmt: skip
 
         self.map(mark, ranges)

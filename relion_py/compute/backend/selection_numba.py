@@ -174,9 +174,8 @@ def list_significant(
 
 @njit(**KERNEL_OPTIONS)
 def mark_significant(
-    scores, row_best, group_ptr, base, row_stride,
-    coarse_psi_start, psi_count, coarse_psi_idx, coarse_block, n_trans, threshold,
-    slot_of_trans, fine_group_start, block, psi_count_out, slot_first, slot_count, mask_start, mask, first, last,
+    scores, row_best, group_ptr, base, row_stride, psi_count, coarse_block, n_trans, threshold,
+    slot_of_trans, fine_group_start, block, slot_first, slot_count, mask_start, mask, first, last,
 ):  # fmt: skip
     """Sets mask (uint8): which (angle, translation) samples within each fine group were significant."""
     for n in range(first, last):

@@ -50,7 +50,7 @@ class _Aligned:
 def _main(argv: list[str], job: Job) -> None:
     args = parse(FLAGS, argv, "relion_align_symmetry", "Aligns a map with its symmetry axes.")
     symmetry, out = canonical(args.text("--sym")), args.text("--o")
-    _check(args, symmetry)
+    _check(args)
     names = list(_input_maps(args, symmetry))
     directory = os.path.dirname(out)
     if directory and not os.path.isdir(directory):
@@ -73,7 +73,7 @@ def _main(argv: list[str], job: Job) -> None:
     job.say(f" The aligned map has been written to {out}")
 
 
-def _check(args: Arguments, symmetry: str) -> None:
+def _check(args: Arguments) -> None:
     if args.on("--select_largest_class") and args.on("--select_highest_resol"):
         raise UserError("--select_largest_class and --select_highest_resol exclude each other: give one of them.")
     if args.integer("--box_size") < 2 or args.integer("--box_size") % 2:

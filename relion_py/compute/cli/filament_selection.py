@@ -25,7 +25,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.star import StarFile
 from relion_py.compute.ranking import filament_report, filaments
 from relion_py.compute.ranking.filaments import Compositions
-from relion_py.compute.refine.outputs import find_beside
+from relion_py.compute.refine.outputs import classification_files
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,8 @@ def _main(argv: list[str], job: Job) -> None:
 
 def read_classification(path: str) -> Classification:
     """The model and the particles that an `_optimiser.star` names; UserError where it is of no classification."""
-    optimiser = star.read(path)
-    if "optimiser_general" not in optimiser:
-        raise UserError(f"{path} is no optimiser file: give the _optimiser.star of a 2D classification.")
-    general = optimiser["optimiser_general"]
-    if "rlnModelStarFile" not in general:
-        raise UserError(f"{path} is of a 3D refinement: give the _optimiser.star of a 2D classification.")
-    model = star.read(find_beside(general.value("rlnModelStarFile"), path))
-    data = star.read(find_beside(general.value("rlnExperimentalDataStarFile"), path))
+    optimiser, *paths = classification_files(path)
+    model, data = map(star.read, paths)
     if "model_classes" not in model:
         raise UserError(f"{model.path} has no classes (no table data_model_classes).")
     if "@" not in (model["model_classes"].strings("rlnReferenceImage") or [""])[0]:

@@ -21,7 +21,7 @@ from relion_py.compute.io.star import StarFile, Table, format_float
 from relion_py.compute.ranking import score
 from relion_py.compute.ranking.features import FeatureOptions, ImageFeatures, image_features
 from relion_py.compute.refine.model import ModelState
-from relion_py.compute.refine.outputs import find_beside, number_of_optics_groups, read_model
+from relion_py.compute.refine.outputs import classification_files, number_of_optics_groups, read_model
 
 FEWEST = 10
 """Classes with no more particles than this get no score: there is nothing to be seen."""
@@ -62,19 +62,13 @@ class ClassFeatures:
 def read_classification(path: str) -> Classification:
     """The model, averages and particles that an `_optimiser.star` names, of any release; UserError if it is of no 2D
     classification."""
-    optimiser = star.read(path)
-    if "optimiser_general" not in optimiser:
-        raise UserError(f"{path} is no optimiser file: give the _optimiser.star of a 2D classification.")
+    optimiser, model_path, data_path = classification_files(path)
     general = optimiser["optimiser_general"]
-    if "rlnModelStarFile" not in general:
-        raise UserError(f"{path} is of a 3D refinement; class averages of a 2D classification can be ranked.")
-    model_path = find_beside(general.value("rlnModelStarFile"), path)
-    data_path = find_beside(general.value("rlnExperimentalDataStarFile"), path)
     if "model_general" not in star.read(model_path):  # a ranker's own output
         raise UserError(f"{model_path} is of a ranking: give the optimiser of the 2D classification itself.")
     model = read_model(model_path, number_of_optics_groups(data_path), True)
     if model.ref_dim != 2:
-        raise UserError(f"{path} is of a 3D classification; class averages of a 2D classification can be ranked.")
+        raise UserError(f"{path} is of a 3D classification: give the _optimiser.star of a 2D classification.")
     found = Classification(
         optimiser, model, ParticleTable(star.read(data_path)), float(general.floats("rlnParticleDiameter")[0])
     )

@@ -154,7 +154,7 @@ def _shell_power(transforms, shells, out):  # type: ignore[no-untyped-def]
         for i in range(rows):
             k_y = i if i <= rows // 2 else i - rows
             for k_x in range(columns):
-                if k_x == 0 and (k_y < 0 or i > rows // 2):
+                if k_x == 0 and k_y < 0:
                     continue
                 s = int(np.rint(np.sqrt(k_x * k_x + k_y * k_y)))
                 if 0 < s < shells:

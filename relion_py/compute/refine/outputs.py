@@ -406,6 +406,21 @@ def number_of_optics_groups(data: str) -> int:
     return len(tables["optics"]) if "optics" in tables else 1
 
 
+def classification_files(path: str) -> tuple[star.StarFile, str, str]:
+    """The optimiser file of a classification, and the paths of its model and its particles.
+
+    UserError if it is no optimiser file, or of a refinement of two halves.
+    """
+    optimiser = star.read(path)
+    if "optimiser_general" not in optimiser:
+        raise UserError(f"{path} is no optimiser file: give the _optimiser.star of a 2D classification.")
+    general = optimiser["optimiser_general"]
+    if "rlnModelStarFile" not in general:
+        raise UserError(f"{path} is of a 3D refinement: give the _optimiser.star of a 2D classification.")
+    model, data = (general.value(label) for label in ("rlnModelStarFile", "rlnExperimentalDataStarFile"))
+    return optimiser, find_beside(model, path), find_beside(data, path)
+
+
 def find_beside(name: str, beside: str) -> str:
     """`name` as it is, or its last part beside the file that names it."""
     if os.path.exists(name):

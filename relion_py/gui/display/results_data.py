@@ -222,13 +222,9 @@ class Collector:
         return Results(kind, stamp, table=table, images=images)
 
     def _nodes(self, stamp: Stamp) -> Results:
-        counts = []
-        for path, node_type in self.job.outputs:
-            full = self.job.root / path
-            text = self.cache.get(count_contents, full, arguments=(full, node_type))
-            counts.append((path, text))
-        problem = "" if counts else "This job has no output nodes yet"
-        return Results("nodes", stamp, counts=tuple(counts), problem=problem)
+        files = {path: self.job.root / path for path, _ in self.job.outputs}
+        counts = tuple((path, self.cache.get(count_contents, file, arguments=(file,))) for path, file in files.items())
+        return Results("nodes", stamp, counts=counts, problem="" if counts else "This job has no output nodes yet")
 
 
 def find_map(summary: IterationSummary, root: Path) -> Path | None:
@@ -252,7 +248,7 @@ def reference_path(reference: str, root: Path, model: Path) -> Path | None:
     return None
 
 
-def count_contents(path: Path, node_type: str) -> str:
+def count_contents(path: Path) -> str:
     """A few words on what an output file holds: ``2374 particles``, ``100 × 100 × 100, 3.54 Å/px``."""
     if not path.is_file():
         return "not there yet"
