@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from reference_data import SHARED
 
 # Tests run side by side and must not fight for cores; windows need no screen.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -21,9 +22,6 @@ os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 # A busy machine may take long for any example.
 hypothesis.settings.register_profile("busy machine", deadline=None)
 hypothesis.settings.load_profile("busy machine")
-
-SHARED = Path(__file__).parents[2] / "shared"
-"""Reference data beside the repository: golden files, real and simulated data sets."""
 
 DEBIAN_BIN = Path("/usr/bin")
 """Where Debian's packages `relion` and `relion-gui` (release 3.1.3) put their programs."""

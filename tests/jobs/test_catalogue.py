@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+from reference_data import SHARED
 
 from relion_py.jobs import registry
 from relion_py.jobs.environment import SiteEnvironment
 from relion_py.jobs.spec import JobSpec, Option
 
-CATALOGUE = Path(__file__).parents[2].parent / "shared" / "reference" / "job_catalogue.json"
+CATALOGUE = SHARED / "reference" / "job_catalogue.json"
 
 pytestmark = pytest.mark.skipif(not CATALOGUE.exists(), reason="the reference's catalogue is not here")
 

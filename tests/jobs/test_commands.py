@@ -10,13 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from reference_data import SHARED
 
 from relion_py.jobs import quoting, registry
 from relion_py.jobs.environment import SiteEnvironment
 from relion_py.jobs.files import DiskFiles, NamedFiles
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-PROGRAMS = Path(__file__).parents[2].parent / "shared" / "reference" / "programs.json"
+PROGRAMS = SHARED / "reference" / "programs.json"
 
 
 def load_checker() -> ModuleType:

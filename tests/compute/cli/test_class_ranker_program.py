@@ -1,16 +1,15 @@
 """relion_class_ranker on a small 2D classification with classes that are good, cut off, noise, and empty."""
 
-import contextlib
 import gzip
-import io
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import outcome
 
 from relion_py.compute.cli import class_ranker
-from relion_py.compute.cli.program import run
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map, write_stack
@@ -24,10 +23,7 @@ SHARES = (0.4, 0.2, 0.15, 0.15, 0.09, 0.01)
 GOOD = (0, 1, 2)  # then: two neighbours at the rim, noise, and four particles
 
 
-def program(directory: Path, *words: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(class_ranker._main, list(words)), out.getvalue(), err.getvalue()
+program = partial(outcome, class_ranker._main)
 
 
 def averages() -> list[np.ndarray]:

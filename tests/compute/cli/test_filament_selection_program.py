@@ -4,15 +4,14 @@ The classification was RELION 5.0.1's, of 700 simulated segments: 14 filaments e
 the stacks A and B. The script ran with `-t 0.5 -c 100`.
 """
 
-import contextlib
 import gzip
-import io
+from functools import partial
 from pathlib import Path
 
 import pytest
+from in_process import outcome
 
 from relion_py.compute.cli.filament_selection import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.io import star
 from relion_py.jobs import registry
 
@@ -20,10 +19,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "filament_selection"
 OPTIMISER = "Class2D/job001/run_it015_optimiser.star"
 
 
-def select(directory: Path, *words: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(_main, list(words)), out.getvalue(), err.getvalue()
+select = partial(outcome, _main)
 
 
 def golden(name: str) -> str:

@@ -1,39 +1,30 @@
 """relion_image_handler beside RELION 5's maps and Debian's program."""
 
-import contextlib
 import gzip
-import io
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import imagecodecs
-import mrcfile
 import numpy as np
 import pytest
+from in_process import outcome
+from reference_data import SHARED
+from witness_maps import read
 
 from relion_py.compute.cli.image_handler import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_stack, write_map, write_stack
 from relion_py.compute.io.star import StarFile, Table
 
-SHARED = Path(__file__).parents[4] / "shared"
 GOLDEN = SHARED / "golden/numeric/image_handler"
 MAP = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027/run_class001.mrc.gz"
 
 
-def program(directory: Path, *arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
-
-
-def read(path: Path) -> tuple[np.ndarray, float]:
-    with mrcfile.open(path, permissive=True) as file:
-        return file.data.astype(np.float64), float(file.voxel_size.x)
+program = partial(outcome, _main)
 
 
 @pytest.mark.skipif(not (GOLDEN.exists() and MAP.exists()), reason="RELION 5's maps are not here")
@@ -47,7 +38,10 @@ def test_maps_of_relion_5(tmp_path: Path, flags: str, name: str) -> None:
     words = ["--i", "map.mrc", "--o", "out.mrc", "--angpix", "3.54", *flags.split()]
     code, _, err = program(tmp_path, *words)
     assert code == 0, err
-    (ours, size), (theirs, golden_size) = read(tmp_path / "out.mrc"), read(tmp_path / "golden.mrc")
+    (ours, size), (theirs, golden_size) = (
+        read(tmp_path / "out.mrc"),
+        read(tmp_path / "golden.mrc"),
+    )
     assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
     assert size == pytest.approx(golden_size if "rescale" in flags else 3.54, rel=1e-4)
 
@@ -176,7 +170,10 @@ def test_average_amplitudes_as_debians_relion(pictures: Path, debian_relion: Cal
         code, _, err = program(pictures, *words, "--o", f"ours{name}.mrc")
         assert code == 0, err
     for name, reach in (("", 1e-6), ("_even", 1e-5)):
-        (ours, _), (theirs, _) = read(pictures / f"ours{name}.mrc"), read(pictures / f"theirs{name}.mrc")
+        (ours, _), (theirs, _) = (
+            read(pictures / f"ours{name}.mrc"),
+            read(pictures / f"theirs{name}.mrc"),
+        )
         np.testing.assert_allclose(ours, theirs, atol=reach, rtol=1e-4)
 
 

@@ -1,37 +1,29 @@
 """relion_mask_create beside RELION 5's mask and Debian's program."""
 
-import contextlib
 import gzip
-import io
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
+from in_process import outcome
+from reference_data import SHARED
+from witness_maps import voxels
 
 from relion_py.compute.cli.mask_create import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.io.mrc import write_map
 from relion_py.compute.post.solvent_mask import extend, soften
 
-SHARED = Path(__file__).parents[4] / "shared"
 GOLDEN = SHARED / "golden/numeric/mask/mask.mrc.gz"
 MAP = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027/run_class001.mrc.gz"
 
 
-def program(directory: Path, *arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
-
-
-def read(path: Path) -> np.ndarray:
-    with mrcfile.open(path, permissive=True) as file:
-        return file.data.astype(np.float64)
+program = partial(outcome, _main)
 
 
 @pytest.fixture
@@ -50,7 +42,7 @@ def test_mask_of_relion_5(tmp_path: Path) -> None:
     flags = "--lowpass 15 --ini_threshold 0.02 --extend_inimask 3 --width_soft_edge 6 --angpix 3.54"
     code, out, err = program(tmp_path, "--i", "map.mrc", "--o", "mask.mrc", *flags.split())
     assert code == 0, err
-    np.testing.assert_allclose(read(tmp_path / "mask.mrc"), read(tmp_path / "golden.mrc"), atol=1e-5)
+    np.testing.assert_allclose(voxels(tmp_path / "mask.mrc"), voxels(tmp_path / "golden.mrc"), atol=1e-5)
     assert " Done creating mask! Written out: mask.mrc" in out
     with mrcfile.open(tmp_path / "mask.mrc") as file:
         assert file.voxel_size.x == pytest.approx(3.54, abs=1e-3)
@@ -75,9 +67,9 @@ def test_as_debians_relion(maps: Path, debian_relion: Callable[[str], str], flag
     assert code == 0, err
     command = [debian_relion("relion_mask_create"), *words, "--o", "theirs.mrc"]
     subprocess.run(command, cwd=maps, check=True, capture_output=True)
-    theirs = read(maps / "theirs.mrc")
+    theirs = voxels(maps / "theirs.mrc")
     assert 0 < np.mean(theirs > 0.5) < 1
-    np.testing.assert_allclose(read(maps / "ours.mrc"), theirs, atol=1e-5)
+    np.testing.assert_allclose(voxels(maps / "ours.mrc"), theirs, atol=1e-5)
 
 
 def test_edge_by_brute_force() -> None:

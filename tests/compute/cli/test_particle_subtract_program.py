@@ -1,19 +1,19 @@
 """relion_particle_subtract beside Debian's, and on particles of two parts of which one is subtracted."""
 
 import contextlib
-import io
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import outcome
 
 from relion_py.compute.cli import particle_subtract
-from relion_py.compute.cli.program import run
 from relion_py.compute.image.ctf import ctf_image
 from relion_py.compute.image.fourier import frequencies, phase_shift, real_image
 from relion_py.compute.io import star
@@ -29,10 +29,7 @@ KEEP = ("--i", OPTIMISER, "--mask", "half.mrc")
 MPIRUN = Path(sys.executable).parent / "mpirun"
 
 
-def program(directory: Path, *words: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(particle_subtract._main, list(words)), out.getvalue(), err.getvalue()
+program = partial(outcome, particle_subtract._main)
 
 
 def images(directory: Path, names: list[str]) -> np.ndarray:

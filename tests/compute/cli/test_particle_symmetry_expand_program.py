@@ -1,16 +1,14 @@
 """relion_particle_symmetry_expand beside Debian's program."""
 
-import contextlib
-import io
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import outcome
 
 from relion_py.compute.cli.particle_symmetry_expand import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.io import star
 from relion_py.compute.io.star import StarFile, Table
@@ -19,9 +17,8 @@ N = 20
 
 
 def program(directory: Path, *words: str) -> tuple[int, str]:
-    err = io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-        return run(_main, list(words)), err.getvalue()
+    code, _, err = outcome(_main, directory, *words)
+    return code, err
 
 
 @pytest.fixture

@@ -1,20 +1,19 @@
 """relion_postprocess as a program: beside Debian's RELION, its files, and its sentences."""
 
-import contextlib
 import ctypes
-import io
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import pytest
+from in_process import outcome
+from witness_maps import voxels
 
 from relion_py.compute.cli.postprocess import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.image.masks import soft_mask
 from relion_py.compute.io import star
@@ -23,19 +22,7 @@ from relion_py.compute.io.mrc import write_map
 BOX, ANGPIX = 48, 2.0
 
 
-def program(directory: Path, *arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        contextlib.chdir(directory),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
-
-
-def read(path: Path) -> np.ndarray:
-    with mrcfile.open(path, permissive=True) as file:
-        return file.data.astype(np.float64)
+program = partial(outcome, _main)
 
 
 class ReferencesPhases:
@@ -95,7 +82,7 @@ def test_as_debians_relion(
     assert ours["general"].floats("rlnFinalResolution") == theirs["general"].floats("rlnFinalResolution")
     bfactors = [part["general"].floats("rlnBfactorUsedForSharpening")[0] for part in (ours, theirs)]
     assert bfactors[0] == pytest.approx(bfactors[1], rel=1e-4)
-    ours_map, theirs_map = (read(project / name / "postprocess.mrc") for name in ("ours", "theirs"))
+    ours_map, theirs_map = (voxels(project / name / "postprocess.mrc") for name in ("ours", "theirs"))
     assert np.sqrt(np.mean((ours_map - theirs_map) ** 2)) < 1e-5 * theirs_map.std()
     same_tables(ours, theirs)
 
@@ -134,7 +121,7 @@ def test_an_odd_box_as_debians_relion(
     assert mine["fsc"].floats("rlnAngstromResolution")[1] == 33 * ANGPIX
     shown = np.loadtxt(tmp_path / "ours/post_fsc.dat")
     np.testing.assert_allclose(shown[:, 0], yours["fsc"].floats("rlnResolution"), atol=1e-6)
-    ours, theirs = (read(tmp_path / name / "post.mrc") for name in ("ours", "theirs"))
+    ours, theirs = (voxels(tmp_path / name / "post.mrc") for name in ("ours", "theirs"))
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
@@ -155,10 +142,10 @@ def test_files_and_lines(project: Path) -> None:
         "postprocess_half2_masked.mrc", "postprocess_masked.mrc",
     }  # fmt: skip
     assert (job / "logfile.pdf").read_bytes().startswith(b"%PDF")
-    mean = 0.5 * (read(job / "postprocess_half1.mrc") + read(job / "postprocess_half2.mrc"))
-    np.testing.assert_allclose(mean, read(job / "postprocess.mrc"), atol=1e-4 * np.abs(mean).max())
-    masked = read(job / "postprocess.mrc") * read(project / "mask.mrc")
-    np.testing.assert_allclose(read(job / "postprocess_masked.mrc"), masked, atol=1e-5)
+    mean = 0.5 * (voxels(job / "postprocess_half1.mrc") + voxels(job / "postprocess_half2.mrc"))
+    np.testing.assert_allclose(mean, voxels(job / "postprocess.mrc"), atol=1e-4 * np.abs(mean).max())
+    masked = voxels(job / "postprocess.mrc") * voxels(project / "mask.mrc")
+    np.testing.assert_allclose(voxels(job / "postprocess_masked.mrc"), masked, atol=1e-5)
     tables = star.read(job / "postprocess.star")
     y = [float(e.text or "") for e in ElementTree.parse(job / "postprocess_fsc.xml").iter("y")]
     expected = tables["fsc"].floats("rlnFourierShellCorrelationCorrected")
@@ -191,10 +178,10 @@ def test_local_resolution_tells_sharp_from_blurred(half_blurred: Path) -> None:
     code, out, err = program(tmp_path, *words)
     assert code == 0, err
     job = tmp_path / "LocalRes/job008"
-    resolution = read(job / "relion_locres.mrc")
+    resolution = voxels(job / "relion_locres.mrc")
     assert resolution[12, 24, 24] < 7.0
     assert resolution[36, 24, 24] > 9.0
-    filtered = read(job / "relion_locres_filtered.mrc")
+    filtered = voxels(job / "relion_locres_filtered.mrc")
     spectrum = [np.abs(np.fft.rfftn(filtered[z : z + 12, 18:30, 18:30]))[4:, 4:].mean() for z in (8, 30)]
     assert spectrum[0] > 3 * spectrum[1]
     tables = star.read(job / "relion_locres_fscs.star")
@@ -222,10 +209,10 @@ def test_local_resolution_as_debians_relion(
     (tmp_path / "theirs").mkdir()
     command = [debian_relion("relion_postprocess"), *words, "--o", "theirs/relion"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    ours, theirs = (read(tmp_path / name / "relion_locres.mrc") for name in ("ours", "theirs"))
+    ours, theirs = (voxels(tmp_path / name / "relion_locres.mrc") for name in ("ours", "theirs"))
     assert theirs.max() > 1.5 * theirs[theirs > 0].min()
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
-    ours, theirs = (read(tmp_path / name / "relion_locres_filtered.mrc") for name in ("ours", "theirs"))
+    ours, theirs = (voxels(tmp_path / name / "relion_locres_filtered.mrc") for name in ("ours", "theirs"))
     np.testing.assert_allclose(2 * ours, theirs, atol=1e-5 * np.abs(theirs).max())  # 3.1 filters the sum of the halves
     mine = star.read(tmp_path / "ours/relion_locres_fscs.star")
     lines = (tmp_path / "theirs/relion_locres_fscs.star").read_text().splitlines()
@@ -246,7 +233,7 @@ def test_ranks_share_the_points(half_blurred: Path) -> None:
     command = [str(launcher), "-n", "2", sys.executable, "-m", entry, *LOCAL, "--o", "two/relion"]
     subprocess.run(command, cwd=half_blurred, check=True, capture_output=True)
     for name in ("relion_locres.mrc", "relion_locres_filtered.mrc"):
-        one, two = read(half_blurred / "one" / name), read(half_blurred / "two" / name)
+        one, two = voxels(half_blurred / "one" / name), voxels(half_blurred / "two" / name)
         np.testing.assert_allclose(two, one, atol=1e-4 * np.abs(one).max())
     tables = [len(star.read(half_blurred / name / "relion_locres_fscs.star")) for name in ("one", "two")]
     assert tables[0] == tables[1] > 100
@@ -274,7 +261,7 @@ def test_ranks_share_the_points(half_blurred: Path) -> None:
     ],
 )
 def test_mistakes(project: Path, words: str, sentence: str) -> None:
-    half = read(project / "run_half1_class001_unfil.mrc").astype(np.float32)
+    half = voxels(project / "run_half1_class001_unfil.mrc").astype(np.float32)
     write_map(project / "bad_mask.mrc", half * 3, ANGPIX)
     write_map(project / "no_mask.mrc", 0 * half, ANGPIX)
     write_map(project / "small_mask.mrc", soft_mask(24, 10, 2), ANGPIX)

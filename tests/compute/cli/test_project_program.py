@@ -1,8 +1,6 @@
 """The program relion_project beside RELION 5's own projections."""
 
-import contextlib
 import gzip
-import io
 import re
 import subprocess
 from collections.abc import Callable
@@ -11,15 +9,16 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from in_process import outcome
+from reference_data import SHARED
+from witness_maps import voxels
 
-from relion_py.compute.cli.program import run
 from relion_py.compute.cli.project import _main
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_map
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.simulate import simulate_particles
 
-SHARED = Path(__file__).parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "numeric" / "project"
 MAP = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027/run_class001.mrc.gz"
 INSIDE = np.hypot(*np.meshgrid(np.fft.fftfreq(100, 0.01), np.fft.fftfreq(100, 0.01))) < 49.0
@@ -27,18 +26,8 @@ needs_golden = pytest.mark.skipif(not (GOLDEN.exists() and MAP.exists()), reason
 
 
 def project(directory: Path, *arguments: str) -> tuple[int, str]:
-    err = io.StringIO()
-    with (
-        contextlib.chdir(directory),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(err),
-    ):
-        return run(_main, list(arguments)), err.getvalue()
-
-
-def read(path: Path) -> np.ndarray:
-    with mrcfile.open(path, permissive=True) as file:
-        return file.data.astype(np.float64)
+    code, _, err = outcome(_main, directory, *arguments)
+    return code, err
 
 
 def unpack(source: Path, target: Path) -> Path:
@@ -55,8 +44,8 @@ def test_stack_of_relion_5(tmp_path: Path, flags: str, name: str) -> None:
         tmp_path, "--i", "map.mrc", "--ang", "ang.star", "--o", "out", "--angpix", "3.54", *flags.split()
     )
     assert code == 0, err
-    expected = read(unpack(GOLDEN / f"{name}.mrcs.gz", tmp_path / "golden.mrcs"))
-    for ours, theirs in zip(read(tmp_path / "out.mrcs"), expected, strict=True):
+    expected = voxels(unpack(GOLDEN / f"{name}.mrcs.gz", tmp_path / "golden.mrcs"))
+    for ours, theirs in zip(voxels(tmp_path / "out.mrcs"), expected, strict=True):
         # Pixels exactly on the rim, such as (30, 40), come and go with float32 rounding in RELION.
         difference, power = (abs(np.fft.fft2(image)[INSIDE]) ** 2 for image in (ours - theirs, theirs))
         assert np.sqrt(difference.sum() / power[1:].sum()) < 1e-5
@@ -69,10 +58,10 @@ def test_stack_of_relion_5(tmp_path: Path, flags: str, name: str) -> None:
 @needs_golden
 def test_one_projection_is_that_of_the_stack(tmp_path: Path) -> None:
     unpack(MAP, tmp_path / "map.mrc")
-    expected = read(unpack(GOLDEN / "proj.mrcs.gz", tmp_path / "golden.mrcs"))[3]
+    expected = voxels(unpack(GOLDEN / "proj.mrcs.gz", tmp_path / "golden.mrcs"))[3]
     code, err = project(tmp_path, "--i", "map.mrc", "--o", "one.mrc", "--psi", "50", "--xoff", "1", "--yoff", "-2")
     assert code == 0, err
-    image = read(tmp_path / "one.mrc").squeeze()
+    image = voxels(tmp_path / "one.mrc").squeeze()
     assert np.sqrt(((image - expected) ** 2).mean()) < 1e-3 * expected.std()
 
 
@@ -98,11 +87,11 @@ def test_optics_groups_as_debians_relion(blobs: Path, debian_relion: Callable[[s
     assert code == 0, err
     command = [debian_relion("relion_project"), *words, "--angpix", "3.9", "--o", "theirs"]
     subprocess.run(command, cwd=blobs, check=True, capture_output=True)
-    ours, theirs = read(blobs / "ours.mrcs"), read(blobs / "theirs.mrcs")
+    ours, theirs = voxels(blobs / "ours.mrcs"), voxels(blobs / "theirs.mrcs")
     assert np.sqrt(((ours - theirs) ** 2).mean()) < 3e-3 * theirs.std()
     without = [*words, "--angpix", "4", "--o", "other"]
     assert project(blobs, *without)[0] == 0
-    assert np.sqrt(((read(blobs / "other.mrcs") - theirs) ** 2).mean()) > 3e-2 * theirs.std()
+    assert np.sqrt(((voxels(blobs / "other.mrcs") - theirs) ** 2).mean()) > 3e-2 * theirs.std()
 
 
 def test_what_is_left_of_experimental_images(blobs: Path, debian_relion: Callable[[str], str]) -> None:
@@ -112,8 +101,8 @@ def test_what_is_left_of_experimental_images(blobs: Path, debian_relion: Callabl
     assert code == 0, err
     command = [debian_relion("relion_project"), *words, "--o", "theirs"]
     subprocess.run(command, cwd=blobs, check=True, capture_output=True)
-    ours, theirs = read(blobs / "ours.mrcs"), read(blobs / "theirs.mrcs")
-    signal = read(blobs / "Particles" / "mic0001.mrcs").std()
+    ours, theirs = voxels(blobs / "ours.mrcs"), voxels(blobs / "theirs.mrcs")
+    signal = voxels(blobs / "Particles" / "mic0001.mrcs").std()
     assert np.sqrt(((ours - theirs) ** 2).mean()) < 3e-3 * signal
     table = star.read(blobs / "ours.star")["particles"]
     assert table.strings("rlnImageOriginalName")[0] == "000001@Particles/mic0001.mrcs"
@@ -122,7 +111,7 @@ def test_what_is_left_of_experimental_images(blobs: Path, debian_relion: Callabl
 
 
 def test_images_of_another_box_are_named(blobs: Path) -> None:
-    write_map(blobs / "small.mrc", read(blobs / "map.mrc")[4:28, 4:28, 4:28].astype(np.float32), 4.0)
+    write_map(blobs / "small.mrc", voxels(blobs / "map.mrc")[4:28, 4:28, 4:28].astype(np.float32), 4.0)
     words = ["--i", "small.mrc", "--ang", "truth.star", "--subtract_exp", "--angpix", "4", "--o", "out"]
     code, err = project(blobs, *words)
     assert code == 1
@@ -135,7 +124,7 @@ def test_mask_as_debians_relion(blobs: Path, debian_relion: Callable[[str], str]
     assert project(blobs, *words, "--o", "ours.mrc")[0] == 0
     command = [debian_relion("relion_project"), *words, "--o", "theirs.mrc"]
     subprocess.run(command, cwd=blobs, check=True, capture_output=True)
-    ours, theirs = read(blobs / "ours.mrc").squeeze(), read(blobs / "theirs.mrc").squeeze()
+    ours, theirs = voxels(blobs / "ours.mrc").squeeze(), voxels(blobs / "theirs.mrc").squeeze()
     assert np.sqrt(((ours - theirs) ** 2).mean()) < 2e-3 * theirs.std()
 
 
@@ -147,7 +136,7 @@ def test_a_turned_map_as_debians_relion(blobs: Path, debian_relion: Callable[[st
     assert code == 0, err
     command = [debian_relion("relion_project"), *words, "--o", "theirs.mrc"]
     subprocess.run(command, cwd=blobs, check=True, capture_output=True, timeout=60)
-    ours, theirs = read(blobs / "ours.mrc"), read(blobs / "theirs.mrc")
+    ours, theirs = voxels(blobs / "ours.mrc"), voxels(blobs / "theirs.mrc")
     assert ours.shape == theirs.shape == (32, 32, 32)
     # without --maxres they differ where a frequency lies just on Nyquist's sphere
     assert np.sqrt(((ours - theirs) ** 2).mean()) < (1e-3 if "--maxres" in flags else 0.01) * theirs.std()
@@ -173,7 +162,7 @@ def test_origins_of_an_old_list_are_pixels(blobs: Path, debian_relion: Callable[
     assert code == 0, err
     command = [debian_relion("relion_project"), *words, "--o", "theirs"]
     subprocess.run(command, cwd=blobs, check=True, capture_output=True)
-    ours, theirs = read(blobs / "ours.mrcs"), read(blobs / "theirs.mrcs")
+    ours, theirs = voxels(blobs / "ours.mrcs"), voxels(blobs / "theirs.mrcs")
     assert np.sqrt(((ours - theirs) ** 2).mean()) < 2e-3 * theirs.std()
     assert star.read(blobs / "ours.star")["optics"].floats("rlnImagePixelSize").tolist() == [4.0]
 
@@ -189,7 +178,7 @@ def test_random_projections_are_even_and_noise_is_as_strong_as_asked(blobs: Path
     assert 5.0 < table.floats("rlnOriginXAngst").std() < 7.0
     assert found["optics"].ints("rlnImageSize").tolist() == [32]
     assert project(blobs, "--i", "map.mrc", "--ang", "many.star", "--angpix", "4", "--o", "clean")[0] == 0
-    noise = read(blobs / "many.mrcs") - read(blobs / "clean.mrcs")
+    noise = voxels(blobs / "many.mrcs") - voxels(blobs / "clean.mrcs")
     assert noise.std() == pytest.approx(5.0, rel=0.02)
     neighbours = np.corrcoef(noise[:, :, 1:].ravel(), noise[:, :, :-1].ravel())[0, 1]
     assert abs(neighbours) < 0.02
@@ -211,7 +200,7 @@ def test_simulated_images_as_debians_relion(blobs: Path, debian_relion: Callable
     assert code == 0, err
     command = [debian_relion("relion_project"), *words, "--o", "theirs"]
     subprocess.run(command, cwd=blobs, check=True, capture_output=True)
-    ours, theirs = read(blobs / "ours.mrcs"), read(blobs / "theirs.mrcs")
+    ours, theirs = voxels(blobs / "ours.mrcs"), voxels(blobs / "theirs.mrcs")
     assert np.sqrt(((ours - theirs) ** 2).mean()) < 3e-3 * theirs.std()
     tables = [star.read(blobs / f"{name}.star")["particles"] for name in ("ours", "theirs")]
     np.testing.assert_allclose(*(table.floats("rlnAngleTilt") for table in tables), atol=1e-4)
@@ -223,7 +212,7 @@ def test_simulated_images_show_the_map_as_their_list_says(blobs: Path) -> None:
     assert code == 0, err
     words = ["--i", "map.mrc", "--ang", "sim.star", "--angpix", "4", "--ctf", "--o", "clean"]
     assert project(blobs, *words)[0] == 0
-    simulated, clean = read(blobs / "sim.mrcs"), read(blobs / "clean.mrcs")
+    simulated, clean = voxels(blobs / "sim.mrcs"), voxels(blobs / "clean.mrcs")
     assert (simulated - clean).std() < 0.2 * clean.std()
     before = star.read(blobs / "truth.star")["particles"].floats("rlnAngleRot")
     after = star.read(blobs / "sim.star")["particles"].floats("rlnAngleRot")
@@ -239,7 +228,7 @@ def test_noise_of_a_model_has_its_spectrum(blobs: Path) -> None:
     code, err = project(blobs, *noisy)
     assert code == 0, err
     assert project(blobs, *words, "--o", "clean")[0] == 0
-    noise = np.fft.fft2(read(blobs / "noisy.mrcs") - read(blobs / "clean.mrcs")) / 32**2
+    noise = np.fft.fft2(voxels(blobs / "noisy.mrcs") - voxels(blobs / "clean.mrcs")) / 32**2
     k = np.fft.fftfreq(32, 1 / 32)
     shell = np.rint(np.hypot(k[:, None], k)).astype(int)
     power = np.array([(np.abs(noise[:, shell == n]) ** 2).mean() for n in range(1, 16)])

@@ -1,8 +1,6 @@
 """The program relion_reconstruct, run as people run it, beside the installed RELION and RELION 5's map."""
 
-import contextlib
 import gzip
-import io
 import shutil
 import subprocess
 import sys
@@ -12,9 +10,11 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from in_process import outcome
 from installed_relion import installed_relion
+from reference_data import SHARED
+from witness_maps import read
 
-from relion_py.compute.cli.program import run
 from relion_py.compute.cli.reconstruct import _main
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.io import star
@@ -23,7 +23,6 @@ from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.reconstruct import reconstruct as divide
 from relion_py.compute.simulate import simulate_particles
 
-SHARED = Path(__file__).parents[4] / "shared"
 HEAD = """data_optics
 
 loop_
@@ -68,15 +67,7 @@ class Done:
 
 def reconstruct(directory: Path, *arguments: str) -> Done:
     """The program, in this process to spare its start; `test_map_of_relion_5` starts a real one."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = run(_main, list(arguments))
-    return Done(code, out.getvalue(), err.getvalue())
-
-
-def read(path: Path) -> tuple[np.ndarray, float]:
-    with mrcfile.open(path, permissive=True) as file:
-        return file.data.astype(np.float64), float(file.voxel_size.x)
+    return Done(*outcome(_main, directory, *arguments))
 
 
 @pytest.fixture
@@ -132,7 +123,10 @@ def test_same_map_as_the_installed_relion(particles: Path, flags: str) -> None:
     command = [RELION, "--i", "in.star", "--o", "theirs.mrc", "--skip_gridding", *flags.split()]
     theirs = subprocess.run(command, cwd=particles, capture_output=True, text=True, timeout=120)
     assert theirs.returncode == 0, theirs.stderr
-    (volume, pixel), (expected, expected_pixel) = read(particles / "ours.mrc"), read(particles / "theirs.mrc")
+    (volume, pixel), (expected, expected_pixel) = (
+        read(particles / "ours.mrc"),
+        read(particles / "theirs.mrc"),
+    )
     assert pixel == pytest.approx(expected_pixel)
     assert volume.shape == expected.shape
     assert np.sqrt(((volume - expected) ** 2).mean()) < 2e-3 * expected.std()
@@ -148,7 +142,10 @@ def test_same_volume_of_ctfs_as_the_installed_relion(particles: Path, flags: str
     ours = reconstruct(particles, *words, "--o", "ours.mrc")
     assert ours.returncode == 0, ours.stderr
     subprocess.run([RELION, *words, "--o", "theirs.mrc"], cwd=particles, check=True, capture_output=True, timeout=120)
-    (volume, pixel), (expected, expected_pixel) = read(particles / "ours.mrc"), read(particles / "theirs.mrc")
+    (volume, pixel), (expected, expected_pixel) = (
+        read(particles / "ours.mrc"),
+        read(particles / "theirs.mrc"),
+    )
     assert pixel == pytest.approx(expected_pixel)
     assert volume.shape == expected.shape == (24, 24, 24)
     radius = np.sqrt(sum(axis**2 for axis in np.ogrid[-12:12, -12:12, -12:12]))

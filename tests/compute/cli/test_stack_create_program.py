@@ -1,28 +1,20 @@
 """relion_stack_create and relion_convert_star beside Debian's programs."""
 
-import contextlib
-import io
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import outcome
 
 from relion_py.compute.cli import convert_star, stack_create
-from relion_py.compute.cli.program import run
 from relion_py.compute.image.fourier import lowpass
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_stack, write_stack
 from relion_py.compute.io.star import StarFile, Table
 
 N = 30
-
-
-def program(main: Callable, directory: Path, *arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(main, list(arguments)), out.getvalue(), err.getvalue()
 
 
 @pytest.fixture
@@ -46,7 +38,7 @@ def parts(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("flags", ["", "--apply_rounded_offsets_only", "--apply_transformation"])
 def test_as_debians_relion(parts: Path, debian_relion: Callable[[str], str], flags: str) -> None:
     words = ["--i", "parts.star", *flags.split()]
-    code, _, err = program(stack_create._main, parts, *words, "--o", "ours")
+    code, _, err = outcome(stack_create._main, parts, *words, "--o", "ours")
     assert code == 0, err
     command = [debian_relion("relion_stack_create"), *words, "--o", "theirs"]
     subprocess.run(command, cwd=parts, check=True, capture_output=True)
@@ -71,7 +63,7 @@ def test_a_stack_for_each_micrograph_and_a_bad_image(parts: Path) -> None:
     table["particles"].set("rlnImageName", names)
     star.write(parts / "parts.star", table)
     words = ["--i", "parts.star", "--o", "out/s", "--split_per_micrograph", "--float16"]
-    code, _, err = program(stack_create._main, parts, *words)
+    code, _, err = outcome(stack_create._main, parts, *words)
     assert code == 0, err
     assert "000099@parts.mrcs is left out" in err
     new = star.read(parts / "out/s.star")["particles"]
@@ -109,7 +101,7 @@ def test_mistakes(parts: Path, words: str, sentence: str) -> None:
         texts = wrong["particles"].strings(label)
         wrong["particles"].set(label, [texts[0], value, *texts[2:]])
         star.write(parts / f"{name}.star", wrong)
-    code, _, err = program(stack_create._main, parts, *words.split(), "--o", "out")
+    code, _, err = outcome(stack_create._main, parts, *words.split(), "--o", "out")
     assert code == 1
     assert sentence in err and "Traceback" not in err
     assert not (parts / "out.star").exists()
@@ -129,7 +121,7 @@ def old(parts: Path) -> Path:
 
 
 def test_convert_as_debians_relion(old: Path, debian_relion: Callable[[str], str]) -> None:
-    code, out, err = program(convert_star._main, old, "--i", "old.star", "--o", "ours.star")
+    code, out, err = outcome(convert_star._main, old, "--i", "old.star", "--o", "ours.star")
     assert code == 0, err
     command = [debian_relion("relion_convert_star"), "--i", "old.star", "--o", "theirs.star"]
     subprocess.run(command, cwd=old, check=True, capture_output=True)
@@ -146,10 +138,10 @@ def test_convert_as_debians_relion(old: Path, debian_relion: Callable[[str], str
 
 
 def test_convert_refuses_what_is_new_and_asks_for_the_box(old: Path) -> None:
-    code, _, err = program(convert_star._main, old, "--i", "parts.star", "--o", "x.star")
+    code, _, err = outcome(convert_star._main, old, "--i", "parts.star", "--o", "x.star")
     assert code == 1 and "optics groups already" in err
     (old / "parts.mrcs").unlink()
-    code, _, err = program(convert_star._main, old, "--i", "old.star", "--o", "x.star")
+    code, _, err = outcome(convert_star._main, old, "--i", "old.star", "--o", "x.star")
     assert code == 0 and "--box_size" in err
-    assert program(convert_star._main, old, "--i", "old.star", "--o", "y.star", "--box_size", "24")[0] == 0
+    assert outcome(convert_star._main, old, "--i", "old.star", "--o", "y.star", "--box_size", "24")[0] == 0
     assert star.read(old / "y.star")["optics"].ints("rlnImageSize").tolist() == [24, 24]

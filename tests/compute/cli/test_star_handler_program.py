@@ -1,18 +1,17 @@
 """relion_star_handler beside Debian's program, on lists of particles of two microscopes."""
 
-import contextlib
-import io
 import re
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import outcome
 
-from relion_py.compute.cli.program import run
 from relion_py.compute.cli.star_handler import _main
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import write_stack
@@ -22,10 +21,7 @@ from relion_py.compute.post.star_lists import later_duplicates, split_rows
 N = 60
 
 
-def program(directory: Path, *arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
+program = partial(outcome, _main)
 
 
 def particles(directory: Path, name: str, seed: int, groups: tuple[str, ...], **more: float) -> None:

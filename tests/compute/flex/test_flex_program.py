@@ -9,6 +9,7 @@ import moving_bodies as made
 import mrcfile
 import numpy as np
 import pytest
+from in_process import exit_status
 
 from relion_py.compute.cli import flex_analyse
 from relion_py.compute.cli.options.flex_analyse import FLAGS
@@ -25,10 +26,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*words: str) -> int:
-    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["relion_flex_analyse", *words])
-        flex_analyse.main()
-    return int(ended.value.code or 0)
+    return exit_status(flex_analyse.main, *words)
 
 
 def test_the_options_are_those_of_the_reference(shared: Path) -> None:

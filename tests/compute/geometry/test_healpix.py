@@ -7,6 +7,7 @@ from pathlib import Path
 import healpy
 import numpy as np
 import pytest
+from reference_data import SHARED
 from scipy.spatial import cKDTree
 
 from relion_py.compute.errors import UserError
@@ -60,7 +61,7 @@ def test_directions_are_those_of_relions_sampling_files(path: Path) -> None:
         np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
-PROJECT = Path(__file__).parents[4] / "shared/data/real/bgal-10017-relion2-project/relion_dataset"
+PROJECT = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset"
 
 
 @pytest.mark.skipif(not PROJECT.exists(), reason="the shared beta-galactosidase project is not here")

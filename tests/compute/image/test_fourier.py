@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import mrcfile
 import numpy as np
 import pytest
+from reference_data import SHARED
 
 from relion_py.compute.image import fourier
 
-SHARED = Path(__file__).parents[4] / "shared"
 JOB = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027"
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import pytest
+from reference_data import SHARED
+from witness_maps import voxels
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.fsc import (
@@ -19,7 +20,6 @@ from relion_py.compute.image.fsc import (
     resolution_at,
 )
 
-SHARED = Path(__file__).parents[4] / "shared"
 JOB = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027"
 POST_STAR = Path(__file__).parents[2] / "golden" / "postprocess" / "post.star"
 
@@ -30,16 +30,11 @@ def golden_curves() -> np.ndarray:
     return np.array([[float(w) for w in line.split()] for line in lines if len(line.split()) == 8])
 
 
-def read(path: Path) -> np.ndarray:
-    with mrcfile.open(path, permissive=True) as mrc:
-        return np.array(mrc.data)
-
-
 @pytest.mark.skipif(not JOB.exists(), reason="the shared beta-galactosidase project is not here")
 def test_curves_of_relion_postprocess() -> None:
     golden = golden_curves()
-    halves = [read(JOB / f"run_half{h}_class001_unfil.mrc.gz") for h in (1, 2)]
-    mask = read(SHARED / "golden/numeric/mask/mask.mrc.gz")
+    halves = [voxels(JOB / f"run_half{h}_class001_unfil.mrc.gz") for h in (1, 2)]
+    mask = voxels(SHARED / "golden/numeric/mask/mask.mrc.gz")
     curves = masked_fsc(halves[0], halves[1], mask, np.random.default_rng(0))
     assert len(golden) == len(curves.unmasked) == 51
     np.testing.assert_allclose(curves.unmasked[1:], golden[1:, 5], atol=2e-5)

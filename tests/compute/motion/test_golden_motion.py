@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
-import io
 import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import mrcfile
 import numpy as np
 import pytest
+from in_process import outcome
+from reference_data import SHARED
+from witness_maps import voxels
 
 from relion_py.compute.cli.motioncorr import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.io import star
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.motion.model import MovieMotion, read_motion
 
-SHARED = Path(__file__).parents[4] / "shared"
 MOVIES = SHARED / "data" / "movies"
 GOLDEN = SHARED / "golden" / "numeric" / "motioncorr"
 PIXEL = 1.77
@@ -48,18 +46,12 @@ def list_movies(directory: Path, numbers: range) -> None:
 
 
 def motioncorr(directory: Path, *arguments: str) -> None:
-    err = io.StringIO()
-    with (
-        contextlib.chdir(directory),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(err),
-    ):
-        assert run(_main, ["--i", "movies.star", *arguments]) == 0, err.getvalue()
+    code, _, err = outcome(_main, directory, "--i", "movies.star", *arguments)
+    assert code == 0, err
 
 
 def read(path: Path) -> np.ndarray:
-    with mrcfile.open(path) as file:
-        return np.squeeze(file.data).astype(np.float64)
+    return np.squeeze(voxels(path))
 
 
 def rms(values: np.ndarray) -> float:

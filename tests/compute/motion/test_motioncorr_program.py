@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import mrcfile
 import numpy as np
 import pytest
 import tifffile
+from in_process import outcome
 from movie_files import counts, eer_page, moved, scene, write_eer
+from reference_data import SHARED
 from scipy import ndimage
+from witness_maps import voxels
 
 from relion_py.compute.cli.motioncorr import _main, settings_of
 from relion_py.compute.cli.options.motioncorr import FLAGS
 from relion_py.compute.cli.parser import parse
-from relion_py.compute.cli.program import run
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.motion.model import NOT_OBSERVED, read_motion
 
-SHARED = Path(__file__).parents[4] / "shared"
 TRACK = np.cumsum(np.array([[0, 0], [1.2, -0.7], [0.9, -0.5], [0.5, -0.6], [0.3, -0.2], [0.2, 0.1]]), axis=0)
 OWN = ("--use_own", "--bfactor", "150", "--dose_per_frame", "1.5", "--grouping_for_ps", "2")
 
 
-def motioncorr(directory: Path, *arguments: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
+motioncorr = partial(outcome, _main)
 
 
 def read(path: Path) -> np.ndarray:
-    with mrcfile.open(path) as file:
-        return np.squeeze(file.data).astype(np.float64)
+    return np.squeeze(voxels(path))
 
 
 def list_movies(directory: Path, names: list[str]) -> None:

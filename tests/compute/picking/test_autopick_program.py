@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from blob_micrographs import blob_micrograph
+from in_process import exit_status
 from micrograph_list import write_input
 
 from relion_py.compute.cli import autopick
@@ -54,14 +55,7 @@ def words(*more: str, options: str = LOG, odir: str = ODIR) -> list[str]:
 
 def run(*more: str, options: str = LOG) -> int:
     """The exit status of the program in this process."""
-    before = sys.argv
-    sys.argv = ["relion_autopick", *words(*more, options=options)]
-    try:
-        autopick.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
+    return exit_status(autopick.main, *words(*more, options=options))
 
 
 def picks(name: str, odir: str = ODIR) -> np.ndarray:

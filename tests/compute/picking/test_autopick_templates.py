@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import exit_status
 from micrograph_list import write_input
 from turned_particles import particle, turned_micrograph
 
@@ -48,13 +49,7 @@ def words(options: str, odir: str = MINE) -> list[str]:
 
 def run(options: str = f"{REFS} --shrink 0 --lowpass 9", status: int = 0) -> None:
     """The program in this process."""
-    before, sys.argv = sys.argv, ["relion_autopick", *words(options)]
-    try:
-        autopick.main()
-    except SystemExit as end:
-        assert int(end.code or 0) == status
-    finally:
-        sys.argv = before
+    assert exit_status(autopick.main, *words(options)) == status
 
 
 def run_theirs(program: str, options: str) -> None:

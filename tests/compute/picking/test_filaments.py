@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from emulated_device import EmulatedDevice
+from in_process import exit_status
 from scipy import ndimage
 
 from relion_py.compute.backend import cuda_device
@@ -69,13 +69,7 @@ def words(options: str, odir: str) -> list[str]:
 
 
 def run(options: str, status: int = 0) -> None:
-    before, sys.argv = sys.argv, ["relion_autopick", *words(options, MINE)]
-    try:
-        autopick.main()
-    except SystemExit as end:
-        assert int(end.code or 0) == status
-    finally:
-        sys.argv = before
+    assert exit_status(autopick.main, *words(options, MINE)) == status
 
 
 def picks(odir: str = MINE) -> Table:

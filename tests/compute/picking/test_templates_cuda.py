@@ -12,6 +12,7 @@ import emulated_device
 import numpy as np
 import pytest
 from emulated_device import EmulatedDevice
+from in_process import exit_status
 from turned_particles import BOX, particle, turned_micrograph
 
 from relion_py.compute.backend import cuda_device
@@ -183,14 +184,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(odir: str, more: str = "", status: int = 0) -> None:
     """The program in this process."""
-    words = ["relion_autopick", "--i", "Raw/*.mrc", "--angpix", "2", "--odir", odir, *f"{OPTIONS} {more}".split()]
-    before, sys.argv = sys.argv, words
-    try:
-        autopick.main()
-    except SystemExit as end:
-        assert int(end.code or 0) == status
-    finally:
-        sys.argv = before
+    words = ["--i", "Raw/*.mrc", "--angpix", "2", "--odir", odir, *f"{OPTIONS} {more}".split()]
+    assert exit_status(autopick.main, *words) == status
 
 
 def assert_same_picks(ours: str, theirs: str) -> None:

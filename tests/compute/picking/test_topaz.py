@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import exit_status
 from turned_particles import turned_micrograph
 
 from relion_py.compute.cli import autopick
@@ -77,13 +78,7 @@ def run(options: str, *more: str, status: int = 0) -> list[list[str]]:
     """The program in this process; the words of all calls of Topaz."""
     os.makedirs(ODIR, exist_ok=True)
     words = ["--i", "Raw/*.mrc", "--angpix", "2", "--odir", ODIR, "--fn_topaz_exe", f"{os.getcwd()}/my topaz"]
-    before, sys.argv = sys.argv, ["relion_autopick", *words, *options.split(), *more]
-    try:
-        autopick.main()
-    except SystemExit as end:
-        assert int(end.code or 0) == status
-    finally:
-        sys.argv = before
+    assert exit_status(autopick.main, *words, *options.split(), *more) == status
     calls = Path("topaz_calls.jsonl")
     return [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
 

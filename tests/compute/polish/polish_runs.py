@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from in_process import outcome
 from moving_particles import PIXEL
 
 from relion_py.compute.cli.motion_refine import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.io import mrc
 from relion_py.compute.polish.tracks import read_tracks
 
@@ -18,11 +17,7 @@ SIGMAS = ("--s_vel", "0.8", "--s_div", "200", "--s_acc", "0.5")
 COMBINE = (*SIGMAS, "--combine_frames")
 
 
-def motion_refine(root: Path, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of a run in the project `root`."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(root), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(_main, list(arguments)), out.getvalue(), err.getvalue()
+motion_refine = partial(outcome, _main)
 
 
 def rms(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,17 +1,16 @@
 """relion_localsym beside Debian's RELION, and against a map whose parts and operators are known."""
 
-import contextlib
-import io
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process import outcome
 
 from relion_py.compute.cli.localsym import _main
-from relion_py.compute.cli.program import run
 from relion_py.compute.geometry.euler import euler_to_matrix, rotation_angle
 from relion_py.compute.io import star
 from relion_py.compute.io.mrc import read_map, write_map
@@ -28,10 +27,7 @@ LABELS = (
 BASE = ("--angpix", "2", "--i_map", "map.mrc")
 
 
-def localsym(directory: Path, *words: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(directory), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return run(_main, list(words)), out.getvalue(), err.getvalue()
+localsym = partial(outcome, _main)
 
 
 def density(points: np.ndarray, heights: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from reference_data import SHARED
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.fourier import filter_profile, radius_grid
@@ -13,7 +14,6 @@ from relion_py.compute.io import star
 from relion_py.compute.post import sharpening
 from relion_py.compute.post.postprocess import Settings, correlate, sharpen
 
-SHARED = Path(__file__).parents[4] / "shared"
 GOLDEN = SHARED / "golden" / "numeric"
 HALVES = SHARED / "data/real/bgal-10017-relion2-project/relion_dataset/Refine3D/job027"
 needs_golden = pytest.mark.skipif(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
+from reference_data import SHARED
 from small_project import ARGS
 
 import relion_py
@@ -19,7 +20,6 @@ from relion_py.compute.cli.parser import parse
 from relion_py.compute.errors import UserError
 from relion_py.compute.refine.options import HONOURED_FLAGS, RefineOptions
 
-SHARED = Path(__file__).parents[4] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared reference data are absent")
 
 _HIDDEN = {

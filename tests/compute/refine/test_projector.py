@@ -11,6 +11,7 @@ import pytest
 import starfile
 from blob_model import Blobs, disc, image_from_slice, random_rotations
 from installed_relion import installed_relion
+from reference_data import SHARED
 
 from relion_py.compute.backend import kernels_numba
 from relion_py.compute.geometry.euler import euler_to_matrix
@@ -19,7 +20,6 @@ from relion_py.compute.refine.projector import FourierReference, transforms
 from relion_py.compute.refine.reconstruct import to_real_space
 
 RELION = installed_relion("relion_project")
-SHARED = Path(__file__).parents[4] / "shared"
 OPTICS = """data_optics
 
 loop_

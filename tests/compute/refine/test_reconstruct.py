@@ -2,7 +2,6 @@
 
 import gzip
 import subprocess
-from pathlib import Path
 
 import mrcfile
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import starfile
 from blob_model import Blobs, disc, image_from_slice, random_rotations, shell_correlation, slice_of_image
 from installed_relion import installed_relion
+from reference_data import SHARED
 
 from relion_py.compute.geometry.euler import euler_to_matrix
 from relion_py.compute.geometry.symmetry import operators
@@ -18,7 +18,6 @@ from relion_py.compute.refine.backprojector import BackProjector
 from relion_py.compute.refine.reconstruct import reconstruct, tau2_from_fsc, update_tau2
 
 RELION = installed_relion("relion_reconstruct")
-SHARED = Path(__file__).parents[4] / "shared"
 
 
 def noise_free_sums(box, count=600, padding=2.0, current_size=-1, seed=1, reach=8.0):
