@@ -22,7 +22,6 @@ from .nodes import Node
 from .refinement import CTF_ARGS, NO_OPTIMISER, ODD_OPTIMISER, REFINE_CLEAN, compute_args, iteration, third_of_range
 from .refinement_options import (
     ALLOW_COARSER,
-    CONTINUE_FROM,
     CTF,
     DO_ALIGN,
     HIGHRES_LIMIT,
@@ -30,7 +29,7 @@ from .refinement_options import (
     OFFSET_RANGE,
     OFFSET_STEP,
     PARTICLE_DIAMETER,
-    PARTICLES_OR_STACK,
+    PARTICLES_ALONE,
     ZERO_MASK,
     compute,
 )
@@ -46,14 +45,6 @@ from .spec import (
     output,
     slider,
     yes_no,
-)
-
-I_O = Page(
-    "I/O",
-    (
-        PARTICLES_OR_STACK,
-        CONTINUE_FROM,
-    ),
 )
 
 OPTIMISATION = Page(
@@ -221,7 +212,7 @@ SPEC = JobSpec(
     browser_label="2D classification",
     hidden_file=".gui_class2djob.star",
     help="Sort particles into classes and average them.",
-    pages=(I_O, CTF, OPTIMISATION, SAMPLING, HELIX, compute(pad=False), running(mpi=True, threads=True)),
+    pages=(PARTICLES_ALONE, CTF, OPTIMISATION, SAMPLING, HELIX, compute(pad=False), running(mpi=True, threads=True)),
     commands=(
         Command(
             "relion_refine",

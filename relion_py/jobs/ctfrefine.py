@@ -58,37 +58,21 @@ FIT = Page(
             help="Fit CTF parameters.",
             enabled_when=off("do_aniso_mag"),
         ),
-        choice(
-            "do_defocus",
-            "Fit defocus?",
-            CTF_FIT,
-            "No",
-            help="Fit defocus for each particle, each micrograph, or not at all.",
-            enabled_when=all_of(off("do_aniso_mag"), on("do_ctf")),
-        ),
-        choice(
-            "do_astig",
-            "Fit astigmatism?",
-            CTF_FIT,
-            "No",
-            help="Fit astigmatism for each particle, each micrograph, or not at all.",
-            enabled_when=all_of(off("do_aniso_mag"), on("do_ctf")),
-        ),
-        choice(
-            "do_bfactor",
-            "Fit B-factor?",
-            CTF_FIT,
-            "No",
-            help="Fit B-factors for each particle, each micrograph, or not at all.",
-            enabled_when=all_of(off("do_aniso_mag"), on("do_ctf")),
-        ),
-        choice(
-            "do_phase",
-            "Fit phase-shift?",
-            CTF_FIT,
-            "No",
-            help="Fit phase shifts for each particle, each micrograph, or not at all.",
-            enabled_when=all_of(off("do_aniso_mag"), on("do_ctf")),
+        *(
+            choice(
+                key,
+                f"Fit {singular}?",
+                CTF_FIT,
+                "No",
+                help=f"Fit {plural} for each particle, each micrograph, or not at all.",
+                enabled_when=all_of(off("do_aniso_mag"), on("do_ctf")),
+            )
+            for key, singular, plural in (
+                ("do_defocus", "defocus", "defocus"),
+                ("do_astig", "astigmatism", "astigmatism"),
+                ("do_bfactor", "B-factor", "B-factors"),
+                ("do_phase", "phase-shift", "phase shifts"),
+            )
         ),
         yes_no(
             "do_tilt",

@@ -91,32 +91,17 @@ I_O = Page(
             on_continue="inactive",
             enabled_when=on("do_reextract"),
         ),
-        text(
-            "recenter_x",
-            "Re-center on X-coordinate (in pix): ",
-            "0",
-            help=("X (pixels of the reference, from its centre) of the point to centre on."),
-            on_continue="inactive",
-            enabled_when=all_of(on("do_reextract"), on("do_recenter")),
-            limits=NUMBER,
-        ),
-        text(
-            "recenter_y",
-            "Re-center on Y-coordinate (in pix): ",
-            "0",
-            help=("Y (pixels of the reference, from its centre) of the point to centre on."),
-            on_continue="inactive",
-            enabled_when=all_of(on("do_reextract"), on("do_recenter")),
-            limits=NUMBER,
-        ),
-        text(
-            "recenter_z",
-            "Re-center on Z-coordinate (in pix): ",
-            "0",
-            help=("Z (pixels of the reference, from its centre) of the point to centre on."),
-            on_continue="inactive",
-            enabled_when=all_of(on("do_reextract"), on("do_recenter")),
-            limits=NUMBER,
+        *(
+            text(
+                f"recenter_{axis.lower()}",
+                f"Re-center on {axis}-coordinate (in pix): ",
+                "0",
+                help=f"{axis} (pixels of the reference, from its centre) of the point to centre on.",
+                on_continue="inactive",
+                enabled_when=all_of(on("do_reextract"), on("do_recenter")),
+                limits=NUMBER,
+            )
+            for axis in "XYZ"
         ),
         FLOAT16,
     ),

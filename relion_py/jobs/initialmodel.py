@@ -8,7 +8,7 @@ from .conditions import above, all_of, continuing, new_job, not_, off, on, that
 from .nodes import Node
 from .numeric import whole
 from .refinement import CTF_ARGS, NO_OPTIMISER, ODD_OPTIMISER, REFINE_CLEAN, SYMMETRY_CHECK, class_maps, compute_args
-from .refinement_options import CONTINUE_FROM, CTF, PARTICLE_DIAMETER, PARTICLES_OR_STACK, SYMMETRY, compute
+from .refinement_options import CTF, PARTICLE_DIAMETER, PARTICLES_ALONE, SYMMETRY, compute
 from .spec import (
     Arg,
     Command,
@@ -22,14 +22,6 @@ from .spec import (
     output,
     slider,
     yes_no,
-)
-
-I_O = Page(
-    "I/O",
-    (
-        PARTICLES_OR_STACK,
-        CONTINUE_FROM,
-    ),
 )
 
 OPTIMISATION = Page(
@@ -115,7 +107,7 @@ SPEC = JobSpec(
     browser_label="3D initial reference",
     hidden_file=".gui_inimodeljob.star",
     help="Make a first map from particles alone.",
-    pages=(I_O, CTF, OPTIMISATION, compute(pad=False), running(mpi=True, threads=True)),
+    pages=(PARTICLES_ALONE, CTF, OPTIMISATION, compute(pad=False), running(mpi=True, threads=True)),
     commands=(
         Command(
             "relion_refine",

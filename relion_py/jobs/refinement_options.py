@@ -18,14 +18,7 @@ PARTICLES_OR_STACK = node(
     on_continue="inactive",
 )
 
-PARTICLES = node(
-    "fn_img",
-    "Input images STAR file:",
-    nodes.PARTS,
-    pattern="STAR files (*.star)",
-    help="Particles STAR file, with optics groups and CTF parameters.",
-    on_continue="inactive",
-)
+PARTICLES = replace(PARTICLES_OR_STACK, pattern="STAR files (*.star)")
 
 CONTINUE_FROM = file(
     "fn_cont",
@@ -35,6 +28,9 @@ CONTINUE_FROM = file(
     help="The _optimiser.star of the iteration to go on from.",
     on_continue="only",
 )
+
+PARTICLES_ALONE = Page("I/O", (PARTICLES_OR_STACK, CONTINUE_FROM))
+"""What a job without a reference begins with."""
 
 REFERENCE_MAP = node(
     "fn_ref",

@@ -97,32 +97,17 @@ CENTERING = Page(
             on_continue="inactive",
             enabled_when=off("do_center_mask"),
         ),
-        text(
-            "center_x",
-            "Center coordinate (pix) - X:",
-            "0",
-            help="X of that point, in pixels of the map.",
-            on_continue="inactive",
-            enabled_when=all_of(off("do_center_mask"), on("do_center_xyz")),
-            limits=NUMBER,
-        ),
-        text(
-            "center_y",
-            "Center coordinate (pix) - Y:",
-            "0",
-            help="Y of that point, in pixels of the map.",
-            on_continue="inactive",
-            enabled_when=all_of(off("do_center_mask"), on("do_center_xyz")),
-            limits=NUMBER,
-        ),
-        text(
-            "center_z",
-            "Center coordinate (pix) - Z:",
-            "0",
-            help="Z of that point, in pixels of the map.",
-            on_continue="inactive",
-            enabled_when=all_of(off("do_center_mask"), on("do_center_xyz")),
-            limits=NUMBER,
+        *(
+            text(
+                f"center_{axis.lower()}",
+                f"Center coordinate (pix) - {axis}:",
+                "0",
+                help=f"{axis} of that point, in pixels of the map.",
+                on_continue="inactive",
+                enabled_when=all_of(off("do_center_mask"), on("do_center_xyz")),
+                limits=NUMBER,
+            )
+            for axis in "XYZ"
         ),
         slider(
             "new_box",

@@ -67,16 +67,20 @@ def verdict(job: Path, ask_queue: bool = True) -> Verdict | None:
         _end_orphan(job, record)
         return None
     # The last words may have been written between the two looks.
-    told = control.told_status(job)
-    if told is not None:
-        return Verdict(told)
-    if control.abort_requested(job):
-        return Verdict(Status.ABORTED, "its processes ended after it was asked to abort.")
-    return Verdict(
-        Status.FAILED,
+    return _gone(
+        job,
+        "its processes ended after it was asked to abort.",
         f"its process ({record.child_pid or record.pid} on {record.host}) ended without a word: it was "
         "killed, ran out of memory, or the computer was restarted.",
     )
+
+
+def _gone(job: Path, aborted: str, failed: str) -> Verdict:
+    """Of a job that nobody works on any more: what it told at last, else that it was aborted, if asked, or failed."""
+    told = control.told_status(job)
+    if told is not None:
+        return Verdict(told)
+    return Verdict(Status.ABORTED, aborted) if control.abort_requested(job) else Verdict(Status.FAILED, failed)
 
 
 def _more_to_come(job: Path, record: ProcessRecord | None) -> bool:
@@ -113,13 +117,9 @@ def _queued(job: Path, record: ProcessRecord) -> Verdict | None:
         if control.abort_requested(job) and _age(job / control.ABORT_NOW) > ORPHAN_GRACE:
             queue.cancel(record.queue_command, record.queue_id)
         return None
-    told = control.told_status(job)
-    if told is not None:
-        return Verdict(told)
-    if control.abort_requested(job):
-        return Verdict(Status.ABORTED, "the queue does not have it any more, after it was asked to abort.")
-    return Verdict(
-        Status.FAILED,
+    return _gone(
+        job,
+        "the queue does not have it any more, after it was asked to abort.",
         f"the queue does not have its job {record.queue_id} any more, and it left no control file: it was "
         "cancelled, ran out of time or memory, or died; see run.err.",
     )
