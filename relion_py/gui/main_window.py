@@ -284,11 +284,7 @@ class MainWindow(QMainWindow):
         spec = self.spec_of(type_label)
         if spec is None:
             return
-        self._keep_pending_draft()
-        self._select("")
-        form = self.form_for(spec)
-        self.stack.setCurrentWidget(form)
-        self._mark_browser(spec)
+        form = self._show_new(spec)
         ticket = self.ticket
         self.control.update()
         self.session.call(
@@ -296,6 +292,15 @@ class MainWindow(QMainWindow):
             lambda values: self._fill(ticket, form, values, False),
             lambda sentence: self._fill_defaults(ticket, form, sentence),
         )
+
+    def _show_new(self, spec: JobSpec) -> JobForm:
+        """The form of a new job of this type, now in view and yet to be filled."""
+        self._keep_pending_draft()
+        self._select("")
+        form = self.form_for(spec)
+        self.stack.setCurrentWidget(form)
+        self._mark_browser(spec)
+        return form
 
     def show_values(self, type_label: str, values: Mapping[str, str]) -> None:
         """Show these parameters as a new job (File > Load job.star)."""
@@ -305,11 +310,7 @@ class MainWindow(QMainWindow):
                 f"There is no job type “{type_label}” in this program, so the file was not loaded."
             )
             return
-        self._keep_pending_draft()
-        self._select("")
-        form = self.form_for(spec)
-        self.stack.setCurrentWidget(form)
-        self._mark_browser(spec)
+        form = self._show_new(spec)
         self._fill(self.ticket, form, {**spec.defaults(self.env), **values}, False)
         self._draft_timer.start()
 

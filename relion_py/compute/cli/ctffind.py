@@ -22,14 +22,13 @@ from relion_py.compute.ctf.estimate import Search
 from relion_py.compute.ctf.listing import (
     Entry,
     MicrographList,
-    output_root,
     read_micrographs,
-    write_failures,
     write_micrographs,
 )
 from relion_py.compute.ctf.report import write_report
 from relion_py.compute.ctf.run import Settings, do_ctf
 from relion_py.compute.errors import UserError
+from relion_py.compute.io.outputs import output_root, write_failures
 
 RESULT, FAILURES, REPORT = "micrographs_ctf.star", "failed_micrographs.star", "logfile.pdf"
 _ASTIGMATISM = {"fast": 2000.0, "exhaustive": 5000.0}

@@ -361,8 +361,8 @@ def _report(given: Input, reports: list[str], angpix: float, args: Arguments, jo
     writers: dict[str, Callable[[str, Image, float], str]] = {
         "--stats": _statistics,
         "--com": lambda name, image, _: _mass(name, image),
-        "--fsc": lambda name, image, _: _fsc_table(image, other, angpix, name),
-        "--cos_dphi": lambda name, image, _: _phase_table(image, phases, angpix, name),
+        "--fsc": lambda name, image, _: _agreement_table(image, other, angpix, name, "--fsc"),
+        "--cos_dphi": lambda name, image, _: _agreement_table(image, phases, angpix, name, "--cos_dphi"),
         "--power": lambda name, image, _: _power_table(_square(image, name), angpix),
         "--guinier": lambda name, image, _: _guinier(_square(image, name), angpix, args),
     }
@@ -403,20 +403,14 @@ def _resolution_columns(box: int, angpix: float) -> Table:
     return table
 
 
-def _fsc_table(image: Image, other: Image | None, angpix: float, name: str) -> str:
+def _agreement_table(image: Image, other: Image | None, angpix: float, name: str, flag: str) -> str:
+    """By shell, the Fourier shell correlation (--fsc) or the cosine of the phases' difference (--cos_dphi)."""
     if other is None or other.shape != image.shape:
-        raise UserError(f"{name} and the image of --fsc differ in size.")
+        raise UserError(f"{name} and the image of {flag} differ in size.")
     table = _resolution_columns(_square(image, name).shape[-1], angpix)
-    table.set("rlnFourierShellCorrelation", fsc(image, other))
-    return star.dumps(StarFile({"fsc": table}))
-
-
-def _phase_table(image: Image, other: Image | None, angpix: float, name: str) -> str:
-    if other is None or other.shape != image.shape:
-        raise UserError(f"{name} and the image of --cos_dphi differ in size.")
-    table = _resolution_columns(_square(image, name).shape[-1], angpix)
-    table.set("rlnFourierShellCorrelation", cosine_of_phases(image, other))
-    return star.dumps(StarFile({"cos": table}))
+    block, measure = ("fsc", fsc) if flag == "--fsc" else ("cos", cosine_of_phases)
+    table.set("rlnFourierShellCorrelation", measure(image, other))
+    return star.dumps(StarFile({block: table}))
 
 
 def _power_table(image: Image, angpix: float) -> str:

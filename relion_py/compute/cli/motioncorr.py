@@ -33,13 +33,14 @@ from relion_py.compute.io.movies import (
     turn_gain,
 )
 from relion_py.compute.io.mrc import write_map
+from relion_py.compute.io.outputs import write_failures
 from relion_py.compute.motion.correct import Corrected, Settings, correct_movie
 from relion_py.compute.motion.listing import (
     Entry,
+    MovieList,
     is_done,
     output_root,
     read_movies,
-    write_failures,
     write_micrographs,
 )
 from relion_py.compute.motion.model import MovieMotion, read_motion, write_motion
@@ -277,14 +278,14 @@ class Own:
 def _finish(
     args: Arguments,
     settings: Settings,
-    movies: Any,
+    movies: MovieList,
     listed: list[Entry],
     directory: str,
     failures: dict[str, str],
     job: Job,
 ) -> None:
     """Write the joint STAR file, the list of failures and the PDF log. UserError if nothing came out."""
-    write_failures(directory + FAILURES, failures)
+    write_failures(directory + FAILURES, failures, "rlnMicrographMovieName")
     if failures:
         job.say(f" {len(failures)} movies could not be corrected; they are listed in {directory}{FAILURES}")
     done: list[tuple[Entry, str, MovieMotion]] = []

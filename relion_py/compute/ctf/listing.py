@@ -15,8 +15,7 @@ from relion_py.compute.ctf.estimate import Microscope
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
-from relion_py.compute.io.outputs import output_root
-from relion_py.compute.io.outputs import write_failures as write_failures
+from relion_py.compute.io.outputs import check_distinct
 from relion_py.compute.io.star import StarFile, Table
 
 _POOREST_SHOWN = 25.0  # A; CTFFIND4 says "inf" and Gctf 999 where nothing fits
@@ -109,7 +108,7 @@ def _entries(
     known: Mapping[int, tuple[float, ...]],
     path: str,
 ) -> tuple[Entry, ...]:
-    seen: dict[str, str] = {}
+    check_distinct(sources, "outputs")
     entries = []
     for name, source, group in zip(names, sources, groups, strict=True):
         if group not in known:
@@ -120,10 +119,6 @@ def _entries(
                 f"{path}: optics group {group} has the voltage {voltage:g} kV, the pixel size {pixel:g} A "
                 f"and the amplitude contrast {q0:g}; they must be positive, and the contrast at most 1."
             )
-        root = output_root("", source)
-        if root in seen:
-            raise UserError(f"{seen[root]} and {source} would give outputs of the same name; rename one of them.")
-        seen[root] = source
         entries.append(Entry(name, source, group, Microscope(voltage, cs, q0), pixel))
     return tuple(entries)
 

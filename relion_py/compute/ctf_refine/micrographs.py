@@ -20,7 +20,7 @@ from relion_py.compute.ctf_refine.particles import Optics, Views, read_views
 from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.io import star
-from relion_py.compute.io.outputs import output_root
+from relion_py.compute.io.outputs import check_distinct, output_root
 from relion_py.compute.io.particle_ctf import CTF_COLUMNS
 from relion_py.compute.io.particles import ParticleTable, split_image_name
 from relion_py.compute.io.star import StarFile
@@ -100,15 +100,12 @@ def split_by_micrograph(table: ParticleTable, directory: str) -> list[Micrograph
     rows: dict[str, list[int]] = {}
     for row in sorted(range(len(names)), key=lambda row: (names[row], numbers[row])):
         rows.setdefault(names[row], []).append(row)
-    found, seen = [], dict[str, str]()
+    check_distinct(rows, "outputs")
+    found = []
     for name, members in rows.items():
-        root = output_root(directory, name)
-        if root in seen:
-            raise UserError(f"{seen[root]} and {name} would give outputs of the same name; rename one of them.")
-        seen[root] = name
         inside = table.group_index[members]
         groups = {int(g): np.flatnonzero(inside == g) for g in np.unique(inside)}
-        found.append(Micrograph(name, root, np.array(members), groups))
+        found.append(Micrograph(name, output_root(directory, name), np.array(members), groups))
     return found
 
 

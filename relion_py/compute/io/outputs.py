@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
@@ -29,10 +29,20 @@ def output_root(directory: str, source: str) -> str:
     return directory + root
 
 
-def write_failures(path: str, failures: Mapping[str, str]) -> None:
-    """List the micrographs without a result, and why; without any, an old list goes away."""
+def check_distinct(names: Iterable[str], what: str, root_of: Callable[[str, str], str] = output_root) -> None:
+    """UserError if outputs (`what`: such as "particles") of two micrographs would have the same name."""
+    seen: dict[str, str] = {}
+    for name in names:
+        root = root_of("", name)
+        if root in seen:
+            raise UserError(f"{seen[root]} and {name} would give {what} of the same name; rename one of them.")
+        seen[root] = name
+
+
+def write_failures(path: str, failures: Mapping[str, str], label: str = "rlnMicrographName") -> None:
+    """List the micrographs (`label`: or movies) without a result, and why; without any, an old list goes away."""
     if failures:
-        columns = {"rlnMicrographName": list(failures), "relionpyFailure": list(failures.values())}
+        columns = {label: list(failures), "relionpyFailure": list(failures.values())}
         star.write(path, StarFile([("failed", Table(columns))]))
     elif os.path.exists(path):
         os.unlink(path)

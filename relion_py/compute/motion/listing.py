@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relion_py.compute.errors import UserError
 from relion_py.compute.io import star
+from relion_py.compute.io.outputs import check_distinct
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.motion.model import MovieMotion
 
@@ -78,7 +79,7 @@ def read_movies(path: str, angpix: float = -1.0, voltage: float = -1.0) -> Movie
         raise UserError(f"{path}: optics group {odd[0]} is not in its table of optics groups.")
     rows = zip(names, groups, before, strict=True)
     entries = tuple(Entry(n, g, pixel[g], kilovolts[g], b) for n, g, b in rows)
-    _check_names(entries)
+    check_distinct(names, "micrographs", output_root)
     return MovieList(optics, entries)
 
 
@@ -95,17 +96,6 @@ def _movie_table(file: StarFile, path: str) -> Table:
     raise UserError(
         f"{path} has no column _rlnMicrographMovieName; were its files imported as movies, not micrographs?"
     )
-
-
-def _check_names(entries: Iterable[Entry]) -> None:
-    seen: dict[str, str] = {}
-    for entry in entries:
-        root = output_root("", entry.movie)
-        if root in seen:
-            raise UserError(
-                f"{seen[root]} and {entry.movie} would give micrographs of the same name; rename one of them."
-            )
-        seen[root] = entry.movie
 
 
 def output_root(directory: str, movie: str) -> str:
@@ -167,12 +157,3 @@ def write_micrographs(
     micrographs = Table(columns)
     star.write(path, StarFile([("optics", optics), ("micrographs", micrographs)]))
     return micrographs
-
-
-def write_failures(path: str, failures: Mapping[str, str]) -> None:
-    """List the movies that could not be corrected, and why; without any, an old list goes away."""
-    if failures:
-        columns = {"rlnMicrographMovieName": list(failures), "relionpyFailure": list(failures.values())}
-        star.write(path, StarFile([("failed", Table(columns))]))
-    elif os.path.exists(path):
-        os.unlink(path)

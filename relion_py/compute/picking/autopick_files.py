@@ -16,7 +16,7 @@ from relion_py.compute.errors import UserError
 from relion_py.compute.image.ctf import CtfParams
 from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
-from relion_py.compute.io.outputs import output_root
+from relion_py.compute.io.outputs import check_distinct
 from relion_py.compute.io.star import StarFile, Table
 
 _CTF_COLUMNS = {
@@ -63,7 +63,8 @@ def read_micrographs(path: str, angpix: float, ctf_flag: str = "") -> list[Micro
         if ctf_flag:
             raise UserError(f"{ctf_flag} needs a STAR file of micrographs with their CTFs after --i.")
         _check_pixel_size(angpix, path)
-        return _distinct([Micrograph(name, angpix) for name in names])
+        check_distinct(names, "coordinates")
+        return [Micrograph(name, angpix) for name in names]
     file = star.read(path)
     if "optics" not in file:
         file = to_optics_form(file)
@@ -85,12 +86,11 @@ def read_micrographs(path: str, angpix: float, ctf_flag: str = "") -> list[Micro
         _check_pixel_size(angpix, path)
         sizes = np.full(len(optics), angpix)
     ctfs = _ctfs(table, optics, rows, path, ctf_flag) if ctf_flag else None
-    return _distinct(
-        [
-            Micrograph(name, float(sizes[row]), None if ctfs is None else ctfs[index])
-            for index, (name, row) in enumerate(zip(names, rows, strict=True))
-        ]
-    )
+    check_distinct(names, "coordinates")
+    return [
+        Micrograph(name, float(sizes[row]), None if ctfs is None else ctfs[index])
+        for index, (name, row) in enumerate(zip(names, rows, strict=True))
+    ]
 
 
 def _table(file: StarFile, path: str) -> Table:
@@ -114,18 +114,6 @@ def _ctfs(table: Table, optics: Table, rows: np.ndarray, path: str, flag: str) -
             elif label not in _OPTIONAL:
                 raise UserError(f"{flag} needs the column _{label}, which {path} does not have.")
     return CtfParams(**values)
-
-
-def _distinct(micrographs: list[Micrograph]) -> list[Micrograph]:
-    seen: dict[str, str] = {}
-    for micrograph in micrographs:
-        root = output_root("", micrograph.name)
-        if root in seen:
-            raise UserError(
-                f"{seen[root]} and {micrograph.name} would give coordinates of the same name; rename one of them."
-            )
-        seen[root] = micrograph.name
-    return micrographs
 
 
 def read_done(name: str, path: str) -> Done | None:

@@ -23,7 +23,7 @@ from relion_py.compute.io import star
 from relion_py.compute.io.convert import to_optics_form
 from relion_py.compute.io.labels import type_of
 from relion_py.compute.io.mrc import StackWriter, read_header, read_image
-from relion_py.compute.io.outputs import output_root
+from relion_py.compute.io.outputs import check_distinct, output_root
 from relion_py.compute.io.particles import image_name
 from relion_py.compute.io.star import StarFile, Table
 from relion_py.compute.picking.extract_coordinates import RefinedParticles, X, Y, read_coordinates
@@ -144,16 +144,12 @@ def read_micrographs(path: str) -> Micrographs:
     groups = dict(zip(numbers, zip(sizes, optics.rows(), strict=True), strict=True))
     table = tables[0]
     members = table.ints("rlnOpticsGroup").tolist() if "rlnOpticsGroup" in table else [1] * len(table)
-    seen: dict[str, str] = {}
+    check_distinct(table.strings("rlnMicrographName"), "particles")
     entries = []
     for row, group in zip(table.rows(), members, strict=True):
         name = row["rlnMicrographName"]
         if group not in groups:
             raise UserError(f"{path}: optics group {group} of {name} is not in its table of optics groups.")
-        root = output_root("", name)
-        if root in seen:
-            raise UserError(f"{seen[root]} and {name} would give particles of the same name; rename one of them.")
-        seen[root] = name
         size, of_group = groups[group]
         entries.append(Micrograph(name, group, size, row, of_group))
     return Micrographs(tuple(entries), optics, dict(zip(_group_names(optics), sizes, strict=True)))
