@@ -40,7 +40,9 @@ _FLOAT = ir.FloatType()
 _I64 = ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, LANES)
 _BYTES = 4 * LANES  # of a vector
-_FAST = ("fast",)
+# but sums keep their order: a kernel that others call is optimised alone and within each of them, one of these serves
+# all, and which one it is depends on what came from the cache
+_FAST = ("nnan", "ninf", "nsz", "arcp", "contract")
 
 Parts = tuple[Any, Any]
 """Real and imaginary part."""

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relion_py.compute.ctf.listing import output_root, read_micrographs
+from relion_py.compute.ctf.listing import read_micrographs
 from relion_py.compute.errors import UserError
+from relion_py.compute.io.outputs import output_root
 
 GIVEN = {"--CS": 2.7, "--HT": 300.0, "--AmpCnst": 0.1, "--angpix": 1.5}
 MISSING = dict.fromkeys(GIVEN, -1.0)

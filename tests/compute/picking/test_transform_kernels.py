@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,3 +132,25 @@ def test_stages_multiply_to_the_size(size):
     factors, turns = stages_of(size)
     assert np.prod(factors) == size
     np.testing.assert_allclose(np.abs(turns), 1, atol=1e-6)
+
+
+MAPS = """
+import hashlib
+import numpy as np
+from relion_py.compute.picking.log import LogSettings, log_maps
+from relion_py.compute.picking.micrograph import geometry_of
+settings = LogSettings(50, 80, lowpass=12, shrink=0, max_search=1)
+image = np.random.default_rng(0).standard_normal((256, 256), np.float32)
+maps = [merit.tobytes() for _, merit in log_maps(image, geometry_of(image.shape, 2.0, settings), settings)]
+print(hashlib.md5(b"".join(maps)).hexdigest())
+"""
+
+
+def test_kernels_from_the_cache_give_the_bits_that_compiled_ones_give(tmp_path: Path) -> None:
+    """Else the first run after an installation differs from all others, and ranks from one another."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    compiled, cached = (
+        subprocess.run([sys.executable, "-c", MAPS], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
+    assert compiled == cached
