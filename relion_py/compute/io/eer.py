@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,25 +88,25 @@ class EerFile:
             raise UserError(f"The EER upsampling must be 1 or 2, not {upsampling}.")
         self.path = path
         self.upsampling = upsampling
-        self._tiff = tifffile.TiffFile(path)
-        self._tiff.filehandle.set_lock(True)
-        pages = self._tiff.pages
-        skipped = 0
-        while skipped < len(pages) and int(pages[skipped].aspage().compression) not in COMPRESSIONS:
-            skipped += 1
-        if skipped == len(pages):
-            self._tiff.close()
-            raise UserError(f"{path} is not an EER file: no page holds electron events.")
-        key = pages[skipped].aspage()
-        self.encoding = encoding_of(key, path)
-        self.width, self.height = int(key.imagewidth), int(key.imagelength)
-        pages.set_keyframe(skipped)
-        pages.useframes = True  # the thousands of pages differ in their place in the file only
-        readouts = list(pages)[skipped:]
-        if not is_whole(self._tiff, readouts):
-            self._tiff.close()
-            raise UserError(f"{path} is cut short after {len(readouts)} readouts.")
-        self._places = [tuple(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in readouts]
+        with ExitStack() as opened:  # closed where it is no EER file
+            self._tiff = opened.enter_context(tifffile.TiffFile(path))
+            self._tiff.filehandle.set_lock(True)
+            pages = self._tiff.pages
+            skipped = 0
+            while skipped < len(pages) and int(pages[skipped].aspage().compression) not in COMPRESSIONS:
+                skipped += 1
+            if skipped == len(pages):
+                raise UserError(f"{path} is not an EER file: no page holds electron events.")
+            key = pages[skipped].aspage()
+            self.encoding = encoding_of(key, path)
+            self.width, self.height = int(key.imagewidth), int(key.imagelength)
+            pages.set_keyframe(skipped)
+            pages.useframes = True  # the thousands of pages differ in their place in the file only
+            readouts = list(pages)[skipped:]
+            if not is_whole(self._tiff, readouts):
+                raise UserError(f"{path} is cut short after {len(readouts)} readouts.")
+            self._places = [tuple(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in readouts]
+            opened.pop_all()
 
     @property
     def n_readouts(self) -> int:

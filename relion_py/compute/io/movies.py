@@ -20,7 +20,7 @@ import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -149,18 +149,20 @@ class _Mrc:
 class _Tiff:
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = tifffile.TiffFile(path)
-        self._file.filehandle.set_lock(True)
-        self._pages: list[Any] = list(self._file.pages)
-        self.n_frames = len(self._pages)
-        first = self._pages[0]
-        if len(first.shape) != 2 or first.dtype is None or first.dtype.kind not in "iuf":
-            raise MovieError(f"{path}: its frames are no grey images of real numbers.")
-        for number, page in enumerate(self._pages, 1):
-            if page.shape != first.shape or page.dtype != first.dtype:
-                raise MovieError(f"{path}: frame {number} differs from the first in its size or number format.")
-        if not is_whole(self._file, self._pages):
-            raise MovieError(f"{path} is cut short: not all of its frames are there.")
+        with ExitStack() as opened:  # closed again if these are no frames
+            self._file = opened.enter_context(tifffile.TiffFile(path))
+            self._file.filehandle.set_lock(True)
+            self._pages: list[Any] = list(self._file.pages)
+            self.n_frames = len(self._pages)
+            first = self._pages[0]
+            if len(first.shape) != 2 or first.dtype is None or first.dtype.kind not in "iuf":
+                raise MovieError(f"{path}: its frames are no grey images of real numbers.")
+            for number, page in enumerate(self._pages, 1):
+                if page.shape != first.shape or page.dtype != first.dtype:
+                    raise MovieError(f"{path}: frame {number} differs from the first in its size or number format.")
+            if not is_whole(self._file, self._pages):
+                raise MovieError(f"{path} is cut short: not all of its frames are there.")
+            opened.pop_all()
         ny, nx = first.shape
         self._packed = first.dtype.itemsize == 1 and (nx, ny) in _PACKED
         self.shape = (ny, 2 * nx) if self._packed else (ny, nx)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -231,8 +232,10 @@ def _broken(kind: str, directory: Path) -> str:
     ],
 )
 def test_broken_movies_are_refused_in_one_sentence(tmp_path: Path, kind: str) -> None:
+    """And none stays open."""
     path = _broken(kind, tmp_path)
     with pytest.raises(UserError) as caught, open_movie(path) as movie:
         for index in range(movie.n_frames):
             movie.frame(index)
     assert path in str(caught.value) and "\n" not in str(caught.value)
+    assert path not in [os.path.realpath(link) for link in Path("/proc/self/fd").glob("*")]
